@@ -1,0 +1,404 @@
+//! The documents that a node keeps, as they stand in the state store. Each carries a schema version.
+//!
+//! One document per VPS holds its datasets and mounts as well, so that one compare-and-set changes all of them.
+
+use serde::{Deserialize, Serialize};
+
+use crate::bytes::Bytes;
+use crate::error::Refusal;
+use crate::ids::{Digest, Incarnation, NodeId, OperationId, RunId, VpsId};
+use crate::names::{DatasetName, GuestPath, Hostname, PoolPath, TemplateName};
+use crate::plan::Plan;
+use crate::run::{IdRange, Limits};
+use crate::template::{Manifest, RootKind};
+
+/// The version of all documents that this program writes.
+pub const SCHEMA: u32 = 1;
+
+/// The node itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeDoc {
+    /// [`SCHEMA`] of the writer.
+    pub schema: u32,
+    /// Its id.
+    pub id: NodeId,
+    /// Where its datasets are.
+    pub pool: PoolSpec,
+}
+
+/// A pool, as `--pool` names it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum PoolSpec {
+    /// A file with a btrfs of its own.
+    Loop {
+        /// Absolute path of the file.
+        file: String,
+        /// Its size when it was made.
+        size_bytes: Bytes,
+        /// Whether its blocks were left unallocated.
+        sparse: bool,
+    },
+    /// A directory of a mounted btrfs.
+    Btrfs {
+        /// Absolute path of the directory.
+        directory: String,
+    },
+}
+
+/// How far a VPS is in its life.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum Lifecycle {
+    /// Being made; it has never run.
+    Creating,
+    /// There.
+    Ready,
+    /// Being destroyed; there is no way back.
+    Destroying,
+    /// An undo could not finish: every change is refused until someone has looked.
+    NeedsOperator {
+        /// What happened and what to do.
+        why: String,
+    },
+}
+
+/// Whether it ought to run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Desired {
+    /// It ought to.
+    Running,
+    /// It ought not.
+    Stopped,
+}
+
+/// What happens after a crash of the guest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnCrash {
+    /// Start it again, at most 3 times in 5 minutes.
+    #[default]
+    Restart,
+    /// Leave it stopped.
+    Stop,
+}
+
+/// A dataset of a VPS.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dataset {
+    /// Its name; empty for the root dataset.
+    pub name: DatasetName,
+    /// What it may hold, taken from the VPS's disk space.
+    pub quota_bytes: Bytes,
+}
+
+/// A dataset at a path of the guest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mount {
+    /// Which dataset.
+    pub dataset: DatasetName,
+    /// Where.
+    pub path: GuestPath,
+    /// Whether guest root is kept from writing.
+    pub read_only: bool,
+}
+
+/// The feature `impermanence`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Impermanence {
+    /// What one temporary root may hold beside the template's bytes.
+    pub root_quota_bytes: Bytes,
+    /// What it is made from.
+    pub root_kind: RootKind,
+}
+
+/// What roots of kind `template` are cloned from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Base {
+    /// The template, by digest.
+    pub template: Digest,
+}
+
+/// The present run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CurrentRun {
+    /// Its id.
+    pub run: RunId,
+    /// The dataset that is its `/`.
+    pub root: PoolPath,
+    /// The kernel's boot in which it began.
+    pub boot_id: String,
+    /// When it began, in milliseconds since 1970.
+    pub started_unix_ms: u64,
+}
+
+/// A VPS.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VpsDoc {
+    /// [`SCHEMA`] of the writer.
+    pub schema: u32,
+    /// Its number.
+    pub id: VpsId,
+    /// Its host name, unique on the node.
+    pub hostname: Hostname,
+    /// Which VPS of that number.
+    pub incarnation: Incarnation,
+    /// The node that answers for it.
+    pub node: NodeId,
+    /// The name of the template that it was made from.
+    pub template: TemplateName,
+    /// What `/` is or was cloned from.
+    pub base: Base,
+    /// The manifest of that template.
+    pub manifest: Manifest,
+    /// Where declared paths really live.
+    pub storage: Option<GuestPath>,
+    /// Disk space: the quotas of its datasets never exceed it together.
+    pub disk_bytes: Bytes,
+    /// Its datasets, the root dataset first.
+    pub datasets: Vec<Dataset>,
+    /// Its mounts.
+    pub mounts: Vec<Mount>,
+    /// The feature `impermanence`, where it is on.
+    pub impermanence: Option<Impermanence>,
+    /// What it may take of the host.
+    pub limits: Limits,
+    /// Its host ids.
+    pub ids: IdRange,
+    /// How far it is.
+    pub lifecycle: Lifecycle,
+    /// Whether it ought to run.
+    pub desired: Desired,
+    /// What happens after a crash.
+    pub on_crash: OnCrash,
+    /// When it crashed lately, in milliseconds of the host's boot clock.
+    pub crashes_boot_ms: Vec<u64>,
+    /// The present run.
+    pub run: Option<CurrentRun>,
+    /// The temporary root of the last run, kept until the next start.
+    pub last_root: Option<PoolPath>,
+}
+
+impl VpsDoc {
+    /// The dataset of that name.
+    pub fn dataset(&self, name: &DatasetName) -> Option<&Dataset> {
+        self.datasets.iter().find(|d| d.name == *name)
+    }
+
+    /// Where a dataset is in the pool.
+    pub fn pool_path(&self, name: &DatasetName) -> PoolPath {
+        PoolPath::dataset(self.id, name)
+    }
+
+    /// How it is shown: number and host name.
+    pub fn title(&self) -> String {
+        format!("{} ({})", self.id, self.hostname)
+    }
+}
+
+/// A template of the node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TemplateDoc {
+    /// [`SCHEMA`] of the writer.
+    pub schema: u32,
+    /// Its name.
+    pub name: TemplateName,
+    /// The sha256 of its archive.
+    pub digest: Digest,
+    /// The bytes of its files.
+    pub size_bytes: Bytes,
+    /// When it was made, in milliseconds since 1970.
+    pub created_unix_ms: u64,
+    /// What it is.
+    pub manifest: Manifest,
+}
+
+/// What a new VPS is to be: checked, complete, no choice left.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewVps {
+    /// The document as it will be once the VPS is there.
+    pub doc: VpsDoc,
+    /// Which datasets start with contents of the template, in the order of the document.
+    pub filled: Vec<DatasetName>,
+}
+
+/// A requested change with everything that was drawn for it, so that carrying it out twice gives the same names.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Request {
+    /// Make a VPS.
+    Create {
+        /// What it is to be.
+        new: Box<NewVps>,
+        /// Whether to start it, and as which run.
+        start: Option<RunId>,
+    },
+    /// Start it.
+    Start {
+        /// The run to be.
+        run: RunId,
+    },
+    /// Stop it.
+    Stop {
+        /// How long the guest may take, in milliseconds.
+        timeout_ms: u64,
+        /// Whether to kill it at once.
+        force: bool,
+        /// Whether to give up the last root at once.
+        discard: bool,
+    },
+    /// Stop it where it runs, then start it.
+    Restart {
+        /// The run to be.
+        run: RunId,
+        /// How long the guest may take, in milliseconds.
+        timeout_ms: u64,
+        /// Whether to kill it at once.
+        force: bool,
+    },
+    /// Destroy it with all its data.
+    Destroy {
+        /// Whether to wait until its space is free.
+        now: bool,
+    },
+    /// Settle what the end of a run calls for.
+    RunEnded {
+        /// The run that ended.
+        run: RunId,
+        /// Why, as far as is known.
+        end: crate::run::RunEnd,
+        /// The run to be where it is started again.
+        next: RunId,
+        /// When it ended, by the host's boot clock.
+        boot_ms: u64,
+    },
+    /// Make a dataset.
+    DatasetCreate {
+        /// Its name.
+        name: DatasetName,
+        /// Its quota.
+        quota_bytes: Bytes,
+        /// Where to mount it.
+        mount: Option<GuestPath>,
+    },
+    /// Change a dataset's quota.
+    DatasetSet {
+        /// Its name.
+        name: DatasetName,
+        /// Its quota.
+        quota_bytes: Bytes,
+    },
+    /// Destroy a dataset with its data.
+    DatasetDestroy {
+        /// Its name.
+        name: DatasetName,
+        /// Whether its mounts go with it.
+        force: bool,
+    },
+    /// Show a dataset at a path.
+    MountAdd {
+        /// The mount.
+        mount: Mount,
+    },
+    /// Show it no more.
+    MountRemove {
+        /// Where.
+        path: GuestPath,
+    },
+    /// Switch impermanence on (or change it) or off.
+    SetImpermanence {
+        /// What it is to be; none switches it off.
+        want: Option<Impermanence>,
+        /// The run to be where the VPS runs.
+        run: RunId,
+    },
+    /// Build a template.
+    TemplateBuild {
+        /// The recipe: a built-in one's name or the absolute path of a file.
+        recipe: String,
+        /// The name that the template gets.
+        name: TemplateName,
+        /// The package mirror; none for the host's own.
+        mirror: Option<String>,
+    },
+    /// Remove a template.
+    TemplateRemove {
+        /// Its name.
+        name: TemplateName,
+    },
+}
+
+impl Request {
+    /// The word for it.
+    pub fn verb(&self) -> &'static str {
+        match self {
+            Self::Create { .. } => "create",
+            Self::Start { .. } => "start",
+            Self::Stop { .. } => "stop",
+            Self::Restart { .. } => "restart",
+            Self::Destroy { .. } => "destroy",
+            Self::RunEnded { .. } => "run ended",
+            Self::DatasetCreate { .. } => "dataset create",
+            Self::DatasetSet { .. } => "dataset set",
+            Self::DatasetDestroy { .. } => "dataset destroy",
+            Self::MountAdd { .. } => "mount add",
+            Self::MountRemove { .. } => "mount remove",
+            Self::SetImpermanence { .. } => "feature set",
+            Self::TemplateBuild { .. } => "template build",
+            Self::TemplateRemove { .. } => "template remove",
+        }
+    }
+}
+
+/// How far an operation is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OperationState {
+    /// Waiting for its turn.
+    Queued,
+    /// Being carried out.
+    Running,
+    /// A step failed; what was done is being put back.
+    Undoing,
+    /// Done.
+    Done,
+    /// Refused or failed; what it had done was put back.
+    Failed,
+}
+
+impl OperationState {
+    /// Whether nothing more will happen.
+    pub fn is_over(self) -> bool {
+        matches!(self, Self::Done | Self::Failed)
+    }
+}
+
+/// One requested change and how far it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OperationDoc {
+    /// [`SCHEMA`] of the writer.
+    pub schema: u32,
+    /// Its id.
+    pub id: OperationId,
+    /// The VPS that it changes; none for templates.
+    pub vps: Option<VpsId>,
+    /// What was asked.
+    pub request: Request,
+    /// Who asked: `uid 0`, `mayfly`.
+    pub by: String,
+    /// How far it is.
+    pub state: OperationState,
+    /// When it was asked, in milliseconds since 1970.
+    pub created_unix_ms: u64,
+    /// When it was over, in milliseconds since 1970.
+    pub ended_unix_ms: Option<u64>,
+    /// What it was decided to do; none before it had its turn.
+    pub plan: Option<Plan>,
+    /// Steps of the plan that are done.
+    pub steps_done: usize,
+    /// What it is at, in words.
+    pub progress: String,
+    /// Why it failed.
+    pub error: Option<Refusal>,
+}

@@ -1,0 +1,166 @@
+//! Refusals: one stable code, the object and the reason in a sentence, the next thing to type.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+macro_rules! codes {
+    ($($(#[$doc:meta])* $name:ident = $text:literal, $status:literal;)*) => {
+        /// Every error code that a user, a script or a client may see. Codes never change their meaning.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+        pub enum Code {
+            $($(#[$doc])* #[serde(rename = $text)] $name,)*
+        }
+
+        impl Code {
+            /// Every code.
+            pub const ALL: &'static [Self] = &[$(Self::$name),*];
+
+            /// The code as it is written in answers.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$name => $text),* }
+            }
+
+            /// The HTTP status that goes with it.
+            pub fn http_status(self) -> u16 {
+                match self { $(Self::$name => $status),* }
+            }
+        }
+    };
+}
+
+codes! {
+    /// The input is not well formed.
+    Invalid = "input.invalid", 400;
+    /// The caller may not do this.
+    Forbidden = "auth.forbidden", 403;
+    /// The daemon does not answer.
+    NodeUnreachable = "node.unreachable", 503;
+    /// The state directory is not that of a node.
+    NodeNotInitialised = "node.not_initialised", 409;
+    /// There is a node already.
+    NodeExists = "node.exists", 409;
+    /// Another daemon has the state directory.
+    NodeBusy = "node.busy", 409;
+    /// The host lacks something that is needed.
+    HostUnsuitable = "host.unsuitable", 409;
+    /// The pool is not there or cannot be used.
+    PoolUnavailable = "pool.unavailable", 503;
+    /// The pool belongs to another node.
+    PoolForeign = "pool.foreign", 409;
+    /// The pool has no room.
+    PoolFull = "pool.full", 507;
+    /// No such VPS.
+    VpsNotFound = "vps.not_found", 404;
+    /// The id is taken.
+    VpsIdTaken = "vps.id_taken", 409;
+    /// The host name is taken.
+    VpsNameTaken = "vps.name_taken", 409;
+    /// It runs, and the change needs it stopped.
+    VpsRunning = "vps.running", 409;
+    /// It does not run, and the change needs it running.
+    VpsNotRunning = "vps.not_running", 409;
+    /// Another operation has it.
+    VpsBusy = "vps.busy", 409;
+    /// An operator must look at it first.
+    VpsNeedsOperator = "vps.needs_operator", 409;
+    /// It would not boot.
+    VpsWouldNotBoot = "vps.would_not_boot", 409;
+    /// It did not start.
+    VpsStartFailed = "vps.start_failed", 500;
+    /// No such template.
+    TemplateNotFound = "template.not_found", 404;
+    /// The name is taken by another template.
+    TemplateExists = "template.exists", 409;
+    /// A VPS or a root still needs it.
+    TemplateInUse = "template.in_use", 409;
+    /// It could not be built.
+    TemplateBuildFailed = "template.build_failed", 500;
+    /// No such dataset.
+    DatasetNotFound = "dataset.not_found", 404;
+    /// There is one of that name.
+    DatasetExists = "dataset.exists", 409;
+    /// It is mounted, or holds other datasets.
+    DatasetInUse = "dataset.in_use", 409;
+    /// The disk space of the VPS is not enough.
+    DiskSpace = "dataset.disk_space", 409;
+    /// The quota is below what is used.
+    QuotaBelowUse = "dataset.quota_below_use", 409;
+    /// No such mount.
+    MountNotFound = "mount.not_found", 404;
+    /// Something is mounted at that path.
+    MountExists = "mount.exists", 409;
+    /// The path cannot be a mount point.
+    MountPointRefused = "mount.refused", 409;
+    /// The feature is not there.
+    FeatureUnavailable = "feature.unavailable", 409;
+    /// No such operation.
+    OperationNotFound = "operation.not_found", 404;
+    /// Ownership is not proven.
+    NotOurs = "storage.not_ours", 409;
+    /// A look at the host failed; nothing was changed.
+    CouldNotLook = "host.could_not_look", 503;
+    /// Something of a run is still alive.
+    StillAlive = "run.still_alive", 409;
+    /// A change on the host failed.
+    HostFailed = "host.failed", 500;
+    /// The state database could not be read or written.
+    StateFailed = "state.failed", 500;
+    /// There is no such address in the API.
+    NoSuchRoute = "api.no_such_route", 404;
+    /// A mistake in Mayfly.
+    Internal = "internal", 500;
+}
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Why something was not done. Nothing was changed, or what was changed has been put back, unless the message says
+/// otherwise.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct Refusal {
+    /// What kind of refusal.
+    pub code: Code,
+    /// The object and the reason.
+    pub message: String,
+    /// The next step, usually a command to type.
+    pub hint: String,
+}
+
+impl Refusal {
+    /// A refusal with its parts.
+    pub fn new(code: Code, message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self { code, message: message.into(), hint: hint.into() }
+    }
+}
+
+/// A look at the host that did not succeed: neither "there" nor "absent".
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("could not look at {what}: {why}")]
+pub struct LookFailed {
+    /// What was looked at.
+    pub what: String,
+    /// Why it failed.
+    pub why: String,
+}
+
+impl LookFailed {
+    /// A failed look.
+    pub fn new(what: impl Into<String>, why: impl fmt::Display) -> Self {
+        Self { what: what.into(), why: why.to_string() }
+    }
+}
+
+impl From<LookFailed> for Refusal {
+    fn from(failed: LookFailed) -> Self {
+        Self::new(
+            Code::CouldNotLook,
+            failed.to_string(),
+            "nothing was changed; mend the cause and try again",
+        )
+    }
+}

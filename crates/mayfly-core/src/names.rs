@@ -1,0 +1,365 @@
+//! Names that people choose, built only by validation.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{RunId, VpsId};
+
+/// A name that was refused, and why.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{}` is not a valid {kind}: {why}", got.escape_debug())]
+pub struct BadName {
+    /// What was given, cut to 80 characters.
+    pub got: String,
+    /// What it should have been.
+    pub kind: &'static str,
+    /// The rule that it breaks.
+    pub why: &'static str,
+}
+
+fn bad(got: &str, kind: &'static str, why: &'static str) -> BadName {
+    BadName { got: got.chars().take(80).collect(), kind, why }
+}
+
+macro_rules! text_newtype {
+    ($name:ident) => {
+        impl $name {
+            /// The text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = BadName;
+
+            fn try_from(text: String) -> Result<Self, BadName> {
+                text.parse()
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(name: $name) -> String {
+                name.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+    };
+}
+
+/// The host name of a VPS: one label of RFC 1123, lower case.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Hostname(String);
+text_newtype!(Hostname);
+
+impl FromStr for Hostname {
+    type Err = BadName;
+
+    fn from_str(text: &str) -> Result<Self, BadName> {
+        const KIND: &str = "host name";
+        if text.is_empty() || text.len() > 63 {
+            return Err(bad(text, KIND, "it must have 1 to 63 characters"));
+        }
+        if !text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-') {
+            return Err(bad(text, KIND, "only a-z, 0-9 and - are allowed"));
+        }
+        if text.starts_with('-') || text.ends_with('-') {
+            return Err(bad(text, KIND, "it may not begin or end with -"));
+        }
+        if text.bytes().all(|b| b.is_ascii_digit()) {
+            return Err(bad(text, KIND, "a number alone would be taken for an id"));
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+/// The name of a template, such as `debian-12-impermanence`. Names move; digests do not.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct TemplateName(String);
+text_newtype!(TemplateName);
+
+impl FromStr for TemplateName {
+    type Err = BadName;
+
+    fn from_str(text: &str) -> Result<Self, BadName> {
+        const KIND: &str = "template name";
+        if text.is_empty() || text.len() > 64 {
+            return Err(bad(text, KIND, "it must have 1 to 64 characters"));
+        }
+        if !text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b)) {
+            return Err(bad(text, KIND, "only letters, digits, -, _ and . are allowed"));
+        }
+        if !text.as_bytes()[0].is_ascii_alphanumeric() {
+            return Err(bad(text, KIND, "it must begin with a letter or digit"));
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+/// A dataset of one VPS, relative to it: empty for the root dataset, else `nix` or `srv/data`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct DatasetName(String);
+text_newtype!(DatasetName);
+
+impl DatasetName {
+    /// The root dataset, `<pool>/<id>`.
+    pub fn root() -> Self {
+        Self(String::new())
+    }
+
+    /// Whether this is the root dataset.
+    pub fn is_root(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The dataset that holds this one; none for the root dataset.
+    pub fn parent(&self) -> Option<Self> {
+        if self.is_root() {
+            return None;
+        }
+        Some(Self(self.0.rsplit_once('/').map_or(String::new(), |(parent, _)| parent.to_owned())))
+    }
+
+    /// Whether this dataset lies somewhere below `other`.
+    pub fn is_below(&self, other: &Self) -> bool {
+        !self.is_root() && (other.is_root() || self.0.strip_prefix(&other.0).is_some_and(|r| r.starts_with('/')))
+    }
+}
+
+impl FromStr for DatasetName {
+    type Err = BadName;
+
+    fn from_str(text: &str) -> Result<Self, BadName> {
+        const KIND: &str = "dataset name";
+        if text.is_empty() {
+            return Ok(Self::root());
+        }
+        if text.len() > 200 {
+            return Err(bad(text, KIND, "it may have 200 characters at most"));
+        }
+        for part in text.split('/') {
+            if part.is_empty() {
+                return Err(bad(text, KIND, "a part between slashes is empty"));
+            }
+            if !part.as_bytes()[0].is_ascii_alphanumeric() {
+                return Err(bad(text, KIND, "each part must begin with a letter or digit"));
+            }
+            if !part.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b)) {
+                return Err(bad(text, KIND, "only letters, digits, -, _, . and / are allowed"));
+            }
+            if part == "private" || part == "trash" {
+                return Err(bad(text, KIND, "`private` and `trash` are reserved"));
+            }
+            if part.contains(".impermanence-") || part.contains(".rescue-") {
+                return Err(bad(text, KIND, "`.impermanence-` and `.rescue-` name temporary roots"));
+            }
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+/// An absolute, normalised path inside a VPS: no `.`, no `..`, no doubled or trailing slash.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct GuestPath(String);
+text_newtype!(GuestPath);
+
+impl GuestPath {
+    /// The top of the tree.
+    pub fn top() -> Self {
+        Self("/".to_owned())
+    }
+
+    /// Whether this is `/`.
+    pub fn is_top(&self) -> bool {
+        self.0 == "/"
+    }
+
+    /// The path below `/`, without the leading slash.
+    pub fn relative(&self) -> &str {
+        &self.0[1..]
+    }
+
+    /// What remains of this path below `ancestor`, without a leading slash; empty when they are equal.
+    pub fn below<'a>(&'a self, ancestor: &Self) -> Option<&'a str> {
+        if ancestor.is_top() {
+            return Some(self.relative());
+        }
+        let rest = self.0.strip_prefix(&ancestor.0)?;
+        if rest.is_empty() { Some(rest) } else { rest.strip_prefix('/') }
+    }
+}
+
+impl FromStr for GuestPath {
+    type Err = BadName;
+
+    fn from_str(text: &str) -> Result<Self, BadName> {
+        const KIND: &str = "path inside a VPS";
+        if text.len() > 1024 {
+            return Err(bad(text, KIND, "it may have 1024 characters at most"));
+        }
+        if !text.starts_with('/') {
+            return Err(bad(text, KIND, "it must be absolute"));
+        }
+        if text.chars().any(|c| c.is_control() || c.is_whitespace() || c == '\\') {
+            return Err(bad(text, KIND, "spaces, backslashes and control characters are not allowed"));
+        }
+        if text == "/" {
+            return Ok(Self::top());
+        }
+        for part in text[1..].split('/') {
+            match part {
+                "" => return Err(bad(text, KIND, "it has a doubled or trailing slash")),
+                "." | ".." => return Err(bad(text, KIND, "`.` and `..` are not allowed")),
+                _ => {}
+            }
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+/// A dataset of the pool, relative to the pool: `11327`, `11327/nix`, `11327.impermanence-c5a8b7`,
+/// `templates/<digest>`, `trash/…`. Built by Mayfly, or read from the pool; never typed by a person.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct PoolPath(String);
+
+impl PoolPath {
+    /// The dataset of a VPS.
+    pub fn dataset(vps: VpsId, name: &DatasetName) -> Self {
+        if name.is_root() { Self(vps.to_string()) } else { Self(format!("{vps}/{name}")) }
+    }
+
+    /// The temporary root of one run.
+    pub fn temporary_root(vps: VpsId, run: &RunId) -> Self {
+        Self(format!("{vps}.impermanence-{run}"))
+    }
+
+    /// Where something lies in the graveyard; `grave` is one path component.
+    pub fn grave(grave: &str) -> Self {
+        Self(format!("trash/{grave}"))
+    }
+
+    /// A part of a template: its base tree, or what one of its datasets starts with.
+    pub fn template(digest: &crate::ids::Digest, part: &TemplatePart) -> Self {
+        let top = format!("templates/{}", digest.short());
+        match part {
+            TemplatePart::Base => Self(top),
+            TemplatePart::Dataset(name) if name.is_root() => Self(format!("{top}/.root")),
+            TemplatePart::Dataset(name) => Self(format!("{top}/{name}")),
+        }
+    }
+
+    /// Taken as read from the pool. None where a part is empty, `.` or `..`, or it is absolute.
+    pub fn from_pool(text: &str) -> Option<Self> {
+        let plain = |part: &str| !part.is_empty() && part != "." && part != "..";
+        text.split('/').all(plain).then(|| Self(text.to_owned()))
+    }
+
+    /// The text, relative to the pool.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether this lies in the graveyard.
+    pub fn is_grave(&self) -> bool {
+        self.0.starts_with("trash/")
+    }
+
+    /// Whether this lies somewhere below `other`.
+    pub fn is_below(&self, other: &Self) -> bool {
+        self.0.strip_prefix(&other.0).is_some_and(|r| r.starts_with('/'))
+    }
+
+    /// This path after `from` was renamed to `to`, where it is `from` or lies below it.
+    pub fn moved(&self, from: &Self, to: &Self) -> Option<Self> {
+        if self == from {
+            return Some(to.clone());
+        }
+        self.is_below(from).then(|| Self(format!("{}{}", to.0, &self.0[from.0.len()..])))
+    }
+
+    /// The VPS and run that the name of a temporary root speaks of. A name proves nothing.
+    pub fn named_temporary_root(&self) -> Option<(VpsId, RunId)> {
+        let (vps, run) = self.0.split_once(".impermanence-")?;
+        Some((vps.parse().ok()?, run.parse().ok()?))
+    }
+}
+
+impl fmt::Display for PoolPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0.escape_debug())
+    }
+}
+
+/// One part of a template in the pool.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TemplatePart {
+    /// What `/` is cloned from.
+    Base,
+    /// What a dataset that is mounted below `/` starts with.
+    Dataset(DatasetName),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reserved_and_hostile_dataset_names_are_refused() {
+        for good in ["nix", "srv/data", "a.b-c_d", "0"] {
+            assert!(good.parse::<DatasetName>().is_ok(), "{good} was refused");
+        }
+        for bad in ["private", "a/private", "trash", "x.impermanence-c5a8b7", "x.rescue-1", "../x", "a//b", "/a", "a/", ".a", "-a", "a b", "a\n", "ä"] {
+            assert!(bad.parse::<DatasetName>().is_err(), "{bad} was taken");
+        }
+    }
+
+    #[test]
+    fn guest_paths_are_absolute_and_normalised() {
+        for good in ["/", "/nix", "/srv/data.d"] {
+            assert!(good.parse::<GuestPath>().is_ok(), "{good} was refused");
+        }
+        for bad in ["", "nix", "/nix/", "//nix", "/a/../b", "/a/./b", "/a b", "/a\tb", "/a\\040b", "/a\nb"] {
+            assert!(bad.parse::<GuestPath>().is_err(), "{bad} was taken");
+        }
+    }
+
+    #[test]
+    fn a_path_knows_what_lies_below_it() {
+        let nix: GuestPath = "/nix".parse().unwrap();
+        assert_eq!("/nix/store".parse::<GuestPath>().unwrap().below(&nix), Some("store"));
+        assert_eq!(nix.below(&nix), Some(""));
+        assert_eq!("/nixos".parse::<GuestPath>().unwrap().below(&nix), None);
+        assert_eq!(nix.below(&GuestPath::top()), Some("nix"));
+    }
+
+    #[test]
+    fn datasets_know_their_parents() {
+        let data: DatasetName = "srv/data".parse().unwrap();
+        let srv: DatasetName = "srv".parse().unwrap();
+        assert_eq!(data.parent(), Some(srv.clone()));
+        assert_eq!(srv.parent(), Some(DatasetName::root()));
+        assert!(data.is_below(&srv) && data.is_below(&DatasetName::root()));
+        assert!(!srv.is_below(&srv) && !DatasetName::root().is_below(&DatasetName::root()));
+    }
+
+    #[test]
+    fn host_names_are_labels() {
+        for bad in ["", "-a", "a-", "A", "a.b", "a_b", "123", "a b"] {
+            assert!(bad.parse::<Hostname>().is_err(), "{bad} was taken");
+        }
+        assert!("web1".parse::<Hostname>().is_ok());
+    }
+}

@@ -1,0 +1,149 @@
+//! What was seen on a host, as plain data. "Absent" and "could not look" are different answers: a look that failed
+//! is a [`LookFailed`](crate::error::LookFailed), never an empty result.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::bytes::Bytes;
+use crate::ids::{Incarnation, NodeId, OperationId, RunId, VpsId};
+use crate::names::PoolPath;
+
+/// What a dataset is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// The root dataset of a VPS or one of its subdatasets.
+    Persistent,
+    /// The root of one run.
+    Temporary,
+    /// A part of a template.
+    Template,
+}
+
+/// The ownership record of a dataset, kept where no guest can write.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mark {
+    /// The node that made it.
+    pub node: NodeId,
+    /// The VPS and its incarnation; none for a template.
+    pub owner: Option<(VpsId, Incarnation)>,
+    /// What it is for.
+    pub role: Role,
+    /// The run that it was made for; only for temporary roots.
+    pub run: Option<RunId>,
+    /// The name that it was made under.
+    pub made_as: PoolPath,
+    /// The operation that gave it up for destruction, with proof, before it was moved to the graveyard.
+    pub condemned_by: Option<OperationId>,
+}
+
+/// What a look at the ownership record found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MarkSeen {
+    /// A record of our own making, in its place.
+    Local(Mark),
+    /// A record that came with the data (inherited, received): it proves nothing.
+    NotLocal,
+    /// No record.
+    Unset,
+    /// A record is there and cannot be read.
+    Unreadable(String),
+}
+
+/// One dataset of the pool.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DatasetSeen {
+    /// Its ownership record.
+    pub mark: MarkSeen,
+    /// Its quota.
+    pub quota: Option<Bytes>,
+    /// What counts against the quota.
+    pub used: Option<Bytes>,
+}
+
+/// The pool.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PoolSeen {
+    /// All its datasets, those in the graveyard included; staging areas are left out.
+    pub datasets: BTreeMap<PoolPath, DatasetSeen>,
+    /// Its size.
+    pub capacity: Bytes,
+    /// What can still be written.
+    pub free: Bytes,
+}
+
+/// A sign that something of a VPS is alive, or lies about after it died.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Evidence {
+    /// A supervisor process.
+    Supervisor {
+        /// Its process id.
+        pid: i32,
+        /// Its run.
+        run: RunId,
+    },
+    /// Processes in a cgroup of ours.
+    Processes {
+        /// The cgroup, relative to its hierarchy.
+        cgroup: String,
+        /// How many.
+        count: usize,
+    },
+    /// A cgroup without processes.
+    EmptyCgroup {
+        /// The cgroup, relative to its hierarchy.
+        cgroup: String,
+    },
+    /// A process whose mount namespace shows a dataset of the VPS.
+    Mounted {
+        /// Its process id.
+        pid: i32,
+        /// The dataset, as the kernel names it.
+        dataset: String,
+    },
+}
+
+impl Evidence {
+    /// Whether this means that something is alive, not only that something was left lying.
+    pub fn is_alive(&self) -> bool {
+        !matches!(self, Self::EmptyCgroup { .. })
+    }
+}
+
+/// What a look for the init of an assembled root found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum InitSeen {
+    /// It resolves to an executable file.
+    Found,
+    /// A link or file on the way is not there.
+    Missing {
+        /// The path that was not there.
+        path: String,
+    },
+    /// It is something that cannot be executed.
+    NotExecutable {
+        /// What it is.
+        what: String,
+    },
+}
+
+/// All that a plan for one VPS may depend on.
+#[derive(Clone, Debug)]
+pub struct Observed {
+    /// The pool.
+    pub pool: PoolSeen,
+    /// Signs of life of this VPS.
+    pub evidence: Vec<Evidence>,
+    /// The init of the root that is about to be started, where the plan needs to know.
+    pub init: Option<InitSeen>,
+}
+
+impl Observed {
+    /// Whether anything of the VPS is alive.
+    pub fn is_alive(&self) -> bool {
+        self.evidence.iter().any(Evidence::is_alive)
+    }
+}

@@ -1,0 +1,151 @@
+//! Datasets of a VPS that is there: make, resize, destroy.
+
+use super::create::{bury_data, create_dataset, promised};
+use super::mounts::{check_mount, mount_order, no_such_dataset, record, refuse_running};
+use super::{Plan, PlanContext, Step};
+use crate::bytes::Bytes;
+use crate::documents::{Dataset, Mount, VpsDoc};
+use crate::error::{Code, Refusal};
+use crate::names::{DatasetName, GuestPath};
+use crate::observed::Observed;
+use crate::ports::Origin;
+use crate::space::{self, shown};
+
+/// Makes a dataset, also while the VPS runs; with a mount only while it is stopped.
+pub fn plan_dataset_create(
+    doc: &VpsDoc,
+    seen: &Observed,
+    name: &DatasetName,
+    quota: Bytes,
+    mount: Option<&GuestPath>,
+    ctx: &PlanContext,
+) -> Result<Plan, Refusal> {
+    if name.is_root() || doc.dataset(name).is_some() {
+        return Err(Refusal::new(
+            Code::DatasetExists,
+            format!("VPS {} has a dataset {} already", doc.title(), shown(doc, name)),
+            format!("see `mayfly dataset list {}`", doc.id),
+        ));
+    }
+    match name.parent() {
+        Some(parent) if doc.dataset(&parent).is_none() => return Err(no_such_dataset(doc, &parent)),
+        _ => {}
+    }
+    check_quota(quota)?;
+    space::check_fits(doc, name, quota)?;
+    space::check_pool(seen.pool.capacity, promised(&seen.pool), quota)?;
+    if seen.pool.datasets.contains_key(&doc.pool_path(name)) {
+        return Err(Refusal::new(
+            Code::NotOurs,
+            format!("dataset {} is in the pool already, and VPS {} does not know it", doc.pool_path(name), doc.title()),
+            "choose another name, or move that dataset out of the pool",
+        ));
+    }
+    let dataset = Dataset { name: name.clone(), quota_bytes: quota };
+    let mut new = doc.clone();
+    new.datasets.push(dataset.clone());
+    let mut what = format!("dataset {} with quota {quota}", shown(doc, name));
+    if let Some(path) = mount {
+        let mount = Mount { dataset: name.clone(), path: path.clone(), read_only: false };
+        check_mount(&new, &mount)?;
+        refuse_running(doc, seen, "adding a mount")?;
+        new.mounts.push(mount);
+        new.mounts = mount_order(&new.mounts);
+        what = format!("{what}, mounted at {path}");
+    }
+    let make = create_dataset(doc, &dataset, Origin::Empty, ctx);
+    Ok(Plan { steps: vec![make, record(doc, new, what)] })
+}
+
+/// Changes a quota, also while the VPS runs. The host refuses one below what is used.
+pub fn plan_dataset_set(
+    doc: &VpsDoc,
+    seen: &Observed,
+    name: &DatasetName,
+    quota: Bytes,
+) -> Result<Plan, Refusal> {
+    let Some(had) = doc.dataset(name) else {
+        return Err(no_such_dataset(doc, name));
+    };
+    check_quota(quota)?;
+    space::check_fits(doc, name, quota)?;
+    let more = quota.saturating_sub(had.quota_bytes);
+    if more > Bytes(0) {
+        space::check_pool(seen.pool.capacity, promised(&seen.pool), more)?;
+    }
+    let dataset = doc.pool_path(name);
+    let used = seen.pool.datasets.get(&dataset).and_then(|d| d.used).unwrap_or_default();
+    if used > quota {
+        return Err(Refusal::new(
+            Code::QuotaBelowUse,
+            format!("dataset {} holds {used}, more than a quota of {quota}", shown(doc, name)),
+            format!("delete data in it, or ask for {used} at least"),
+        ));
+    }
+    let mut new = doc.clone();
+    for d in new.datasets.iter_mut().filter(|d| d.name == *name) {
+        d.quota_bytes = quota;
+    }
+    let undo = Step::SetQuota { dataset: dataset.clone(), quota_bytes: had.quota_bytes };
+    Ok(Plan {
+        steps: vec![
+            Step::SetQuota { dataset, quota_bytes: quota }.undone_by(undo),
+            record(doc, new, format!("dataset {} has quota {quota}", shown(doc, name))),
+        ],
+    })
+}
+
+/// Destroys a dataset with its data. Refused while it is mounted, unless forced and the VPS is stopped.
+pub fn plan_dataset_destroy(
+    doc: &VpsDoc,
+    seen: &Observed,
+    name: &DatasetName,
+    force: bool,
+    ctx: &PlanContext,
+) -> Result<Plan, Refusal> {
+    if name.is_root() {
+        return Err(Refusal::new(
+            Code::DatasetInUse,
+            format!("{} is the root dataset of VPS {}", shown(doc, name), doc.title()),
+            format!("to destroy the whole VPS: mayfly destroy {}", doc.id),
+        ));
+    }
+    if doc.dataset(name).is_none() {
+        return Err(no_such_dataset(doc, name));
+    }
+    if let Some(below) = doc.datasets.iter().find(|d| d.name.is_below(name)) {
+        return Err(Refusal::new(
+            Code::DatasetInUse,
+            format!("dataset {} holds dataset {}", shown(doc, name), shown(doc, &below.name)),
+            format!("destroy that first: mayfly dataset destroy {}", shown(doc, &below.name)),
+        ));
+    }
+    if let Some(mount) = doc.mounts.iter().find(|m| m.dataset == *name) {
+        if !force {
+            return Err(Refusal::new(
+                Code::DatasetInUse,
+                format!("dataset {} is mounted at {}", shown(doc, name), mount.path),
+                format!("mayfly mount remove {} {}, or --force", doc.id, mount.path),
+            ));
+        }
+    }
+    // A guest that runs may have it open even where it is not mounted any more; the proof asks for no sign of life.
+    refuse_running(doc, seen, "destroying a dataset")?;
+    let mut new = doc.clone();
+    new.datasets.retain(|d| d.name != *name);
+    new.mounts.retain(|m| m.dataset != *name);
+    let bury = bury_data(doc, &doc.pool_path(name), ctx);
+    Ok(Plan {
+        steps: vec![
+            record(doc, new, format!("dataset {} is destroyed", shown(doc, name))),
+            bury.final_because("it was confirmed"),
+        ],
+    })
+}
+
+fn check_quota(quota: Bytes) -> Result<(), Refusal> {
+    if quota >= Bytes::mib(16) {
+        return Ok(());
+    }
+    Err(Refusal::new(Code::Invalid, format!("a quota of {quota} is too small"), "ask for 16M at least"))
+}

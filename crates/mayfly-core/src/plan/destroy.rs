@@ -1,0 +1,61 @@
+//! Destroy: the run ends, everything goes to the graveyard, the record goes last.
+
+use super::create::bury_data;
+use super::start::old_roots;
+use super::{Plan, PlanContext, Step};
+use crate::documents::{Desired, Lifecycle, VpsDoc};
+use crate::error::{Code, Refusal};
+use crate::names::{DatasetName, PoolPath};
+use crate::observed::{MarkSeen, Observed, Role};
+
+const NO_WAY_BACK: &str = "a destroy goes on until it is done";
+
+/// Destroys the VPS. Refused while anything lies below its datasets that this incarnation did not make.
+pub fn plan_destroy(doc: &VpsDoc, seen: &Observed, now: bool, ctx: &PlanContext) -> Result<Plan, Refusal> {
+    let root = doc.pool_path(&DatasetName::root());
+    for (name, dataset) in &seen.pool.datasets {
+        if *name != root && !name.is_below(&root) {
+            continue;
+        }
+        let ours = match &dataset.mark {
+            MarkSeen::Local(m) => m.node == ctx.node && m.owner == Some((doc.id, doc.incarnation.clone())) && m.role == Role::Persistent,
+            _ => false,
+        };
+        if !ours {
+            return Err(Refusal::new(
+                Code::NotOurs,
+                format!("VPS {} is not destroyed: dataset {name} bears no mark of it", doc.title()),
+                "move that dataset out of the VPS's, then destroy again",
+            ));
+        }
+    }
+    let mut going = doc.clone();
+    going.lifecycle = Lifecycle::Destroying;
+    going.desired = Desired::Stopped;
+    let record = |what: &str, doc: Option<Box<VpsDoc>>, vps| {
+        Step::Record { vps, what: what.into(), doc }.final_because(NO_WAY_BACK)
+    };
+    let mut steps = vec![
+        record("it is being destroyed", Some(Box::new(going)), doc.id),
+        Step::EndRun { vps: doc.id, run: None, halt_ms: None }.final_because(NO_WAY_BACK),
+    ];
+    let mut graves = Vec::new();
+    // No dataset of the pool has the empty name, so none is spared.
+    let none = PoolPath::grave("");
+    let mut burials = old_roots(doc, seen, &none, ctx);
+    if seen.pool.datasets.contains_key(&root) {
+        burials.push(bury_data(doc, &root, ctx));
+    }
+    for step in burials {
+        if let Step::BuryRoot { grave, .. } | Step::BuryData { grave, .. } = &step {
+            graves.push(grave.clone());
+        }
+        steps.push(step.final_because(NO_WAY_BACK));
+    }
+    steps.push(Step::ForgetRuns { vps: doc.id, keep: None, console: true }.final_because(NO_WAY_BACK));
+    steps.push(record("it is gone", None, doc.id));
+    if now && !graves.is_empty() {
+        steps.push(Step::Reap { graves }.final_because(NO_WAY_BACK));
+    }
+    Ok(Plan { steps })
+}

@@ -1,0 +1,51 @@
+//! What the end of a run calls for.
+
+use super::stop::record_ended;
+use super::{Plan, Step};
+use crate::documents::{Desired, Lifecycle, OnCrash, VpsDoc};
+use crate::ids::RunId;
+use crate::run::RunEnd;
+
+/// So many crashes are followed by a new start.
+pub const MAX_CRASHES: usize = 3;
+
+/// Within so many milliseconds.
+pub const CRASH_WINDOW_MS: u64 = 5 * 60 * 1000;
+
+/// Sweeps up and records. Whether it is started again is read off the document by [`should_start`].
+pub fn plan_run_ended(doc: &VpsDoc, run: &RunId, end: &RunEnd, boot_ms: u64) -> Plan {
+    let current = doc.run.as_ref().is_some_and(|r| r.run == *run);
+    let failed_start = doc.run.is_none() && matches!(end, RunEnd::FailedToStart { .. });
+    if !current && !failed_start {
+        return Plan::default();
+    }
+    let mut after = record_ended(doc);
+    let what = match end {
+        RunEnd::PowerOff => {
+            after.desired = Desired::Stopped;
+            "it has powered itself off"
+        }
+        RunEnd::Reboot => "it has asked for a reboot",
+        RunEnd::Killed => {
+            after.desired = Desired::Stopped;
+            "it was killed on request"
+        }
+        RunEnd::Crashed { .. } | RunEnd::FailedToStart { .. } => {
+            after.crashes_boot_ms.retain(|at| *at <= boot_ms && boot_ms - at < CRASH_WINDOW_MS);
+            after.crashes_boot_ms.push(boot_ms);
+            if doc.on_crash == OnCrash::Stop || after.crashes_boot_ms.len() > MAX_CRASHES {
+                after.desired = Desired::Stopped;
+            }
+            "it has crashed"
+        }
+    };
+    let sweep = Step::EndRun { vps: doc.id, run: None, halt_ms: None }.final_because("the run is over");
+    let record = Step::Record { vps: doc.id, what: what.into(), doc: Some(Box::new(after)) }
+        .final_because("the run is over, whatever comes next");
+    Plan { steps: vec![sweep, record] }
+}
+
+/// Whether the lasting goal calls for a start.
+pub fn should_start(doc: &VpsDoc) -> bool {
+    doc.lifecycle == Lifecycle::Ready && doc.desired == Desired::Running && doc.run.is_none()
+}

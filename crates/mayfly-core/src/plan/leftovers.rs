@@ -1,0 +1,118 @@
+//! What lies in the pool that no document speaks of, sorted by what may be done about it.
+
+use std::collections::BTreeSet;
+
+use super::Step;
+use crate::documents::{TemplateDoc, VpsDoc};
+use crate::ids::{NodeId, OperationId};
+use crate::names::PoolPath;
+use crate::observed::{Mark, MarkSeen, PoolSeen, Role};
+
+/// Leftovers of crashes, and things that nobody proved to be ours.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Leftovers {
+    /// Burials of temporary roots and templates of ours that nothing needs. The executor proves each again.
+    pub burials: Vec<Step>,
+    /// Graves that may be destroyed.
+    pub graves: Vec<PoolPath>,
+    /// What is left alone, and why.
+    pub reports: Vec<String>,
+}
+
+/// Sorts the pool's datasets. `busy` are VPSes whose worker has work: their roots are that worker's business.
+pub fn sort_leftovers(
+    pool: &PoolSeen,
+    vpses: &[VpsDoc],
+    templates: &[TemplateDoc],
+    busy: &BTreeSet<crate::ids::VpsId>,
+    node: &NodeId,
+    operation: &OperationId,
+) -> Leftovers {
+    let mut out = Leftovers::default();
+    for (name, dataset) in &pool.datasets {
+        if name.is_grave() {
+            grave(name, &dataset.mark, node, &mut out);
+            continue;
+        }
+        match &dataset.mark {
+            MarkSeen::Unset => out.reports.push(format!("{name}: it has no mark; left alone")),
+            MarkSeen::NotLocal => out.reports.push(format!("{name}: its mark came with the data; left alone")),
+            MarkSeen::Unreadable(why) => {
+                out.reports.push(format!("{name}: its mark cannot be read ({why}); left alone"));
+            }
+            MarkSeen::Local(mark) if mark.node != *node => {
+                out.reports.push(format!("{name}: its mark names node {}; left alone", mark.node));
+            }
+            MarkSeen::Local(mark) => ours(name, mark, vpses, templates, busy, operation, &mut out),
+        }
+    }
+    out
+}
+
+fn grave(name: &PoolPath, seen: &MarkSeen, node: &NodeId, out: &mut Leftovers) {
+    // What lies below a grave goes with it, children first.
+    if name.as_str().matches('/').count() > 1 {
+        return;
+    }
+    match crate::proof::Condemned::prove(name, seen, node) {
+        Ok(_) => out.graves.push(name.clone()),
+        Err(refusal) => out.reports.push(refusal.message),
+    }
+}
+
+fn ours(
+    name: &PoolPath,
+    mark: &Mark,
+    vpses: &[VpsDoc],
+    templates: &[TemplateDoc],
+    busy: &BTreeSet<crate::ids::VpsId>,
+    operation: &OperationId,
+    out: &mut Leftovers,
+) {
+    let grave = |what: &str| PoolPath::grave(&format!("{}.{operation}", what.replace('/', "+")));
+    if mark.made_as != *name {
+        out.reports.push(format!("{name}: its mark was made for {}; left alone", mark.made_as));
+        return;
+    }
+    match (&mark.role, &mark.owner) {
+        (Role::Template, _) => {
+            let known = templates.iter().any(|t| {
+                let base = PoolPath::template(&t.digest, &crate::names::TemplatePart::Base);
+                *name == base || name.is_below(&base)
+            });
+            let used = vpses.iter().any(|v| {
+                let base = PoolPath::template(&v.base.template, &crate::names::TemplatePart::Base);
+                *name == base || name.is_below(&base)
+            });
+            // A template in the making is recorded by its own operation; only whole ones at the top are buried.
+            if !known && !used && name.as_str().matches('/').count() == 1 {
+                out.burials.push(Step::BuryTemplate { dataset: name.clone(), grave: grave(name.as_str()) });
+            }
+        }
+        (Role::Temporary, Some((id, life))) => match vpses.iter().find(|v| v.id == *id && v.incarnation == *life) {
+            None => out.reports.push(format!("{name}: VPS {id} of incarnation {life} is not known here; left alone")),
+            Some(_) if busy.contains(id) => {}
+            Some(doc) => {
+                let current = doc.run.as_ref().is_some_and(|r| r.root == *name);
+                if !current && doc.last_root.as_ref() != Some(name) {
+                    out.burials.push(Step::BuryRoot {
+                        vps: *id,
+                        incarnation: life.clone(),
+                        root: name.clone(),
+                        grave: grave(name.as_str()),
+                    });
+                }
+            }
+        },
+        (Role::Temporary, None) => out.reports.push(format!("{name}: its mark names no VPS; left alone")),
+        (Role::Persistent, owner) => {
+            let known = vpses.iter().any(|v| {
+                *owner == Some((v.id, v.incarnation.clone())) && v.datasets.iter().any(|d| v.pool_path(&d.name) == *name)
+            });
+            let working = owner.as_ref().is_some_and(|(id, _)| busy.contains(id));
+            if !known && !working {
+                out.reports.push(format!("{name}: persistent data that no VPS of this node has; left alone"));
+            }
+        }
+    }
+}

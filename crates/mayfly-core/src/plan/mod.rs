@@ -1,0 +1,141 @@
+//! What must be done, decided before anything is done.
+//!
+//! Every `plan_` function is pure: equal inputs give equal plans. A [`Plan`] is an ordered list of complete
+//! [`Step`]s; the executor never chooses a name, a path or an order. `--dry-run` prints the very plan that the executor
+//! takes.
+//!
+//! Each step can be done twice with the effect of once. Each names its undo, or the reason for having none. After a
+//! crash the executor goes on with the first step that is not journalled as done; when a step fails, the undo of that
+//! step and of all before it are done in reverse.
+
+mod create;
+mod datasets;
+mod destroy;
+mod ended;
+mod feature;
+mod leftovers;
+mod mounts;
+mod platform;
+mod start;
+mod step;
+mod stop;
+mod templates;
+#[cfg(test)]
+mod tests;
+
+use serde::{Deserialize, Serialize};
+
+pub use self::create::{CreateInput, NewVpsDefaults, free_range, plan_create, resolve_new_vps};
+pub use self::datasets::{plan_dataset_create, plan_dataset_destroy, plan_dataset_set};
+pub use self::destroy::plan_destroy;
+pub use self::ended::{MAX_CRASHES, CRASH_WINDOW_MS, plan_run_ended, should_start};
+pub use self::feature::plan_set_impermanence;
+pub use self::leftovers::{Leftovers, sort_leftovers};
+pub use self::mounts::{mount_order, plan_mount_add, plan_mount_remove};
+pub use self::start::{AWAIT_INIT_MS, plan_restart, plan_start};
+pub use self::step::{LaunchPlan, PlannedStep, Step, StepKind, Undo};
+pub use self::stop::plan_stop;
+pub use self::templates::{plan_template_build, plan_template_remove};
+
+use crate::documents::{Lifecycle, Request, VpsDoc};
+use crate::error::{Code, Refusal};
+use crate::ids::{NodeId, OperationId};
+use crate::names::GuestPath;
+use crate::observed::Observed;
+use crate::ports::Assembly;
+use crate::template::RootKind;
+
+/// An ordered list of complete steps.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    /// The steps, in order.
+    pub steps: Vec<PlannedStep>,
+}
+
+impl Plan {
+    /// The plan as lines to read, one a step.
+    pub fn lines(&self) -> Vec<String> {
+        self.steps.iter().map(|s| s.step.to_string()).collect()
+    }
+}
+
+/// What a plan may depend on beside the document and the observation.
+#[derive(Clone, Debug)]
+pub struct PlanContext {
+    /// This node.
+    pub node: NodeId,
+    /// The operation that the plan is for.
+    pub operation: OperationId,
+    /// Milliseconds since 1970.
+    pub now_unix_ms: u64,
+    /// The kernel's id of this boot.
+    pub boot_id: String,
+}
+
+/// Decides what a request to a VPS calls for. Requests to templates have planners of their own.
+pub fn plan_vps(request: &Request, doc: &VpsDoc, seen: &Observed, ctx: &PlanContext) -> Result<Plan, Refusal> {
+    check_lifecycle(request, doc)?;
+    match request {
+        Request::Create { new, start } => plan_create(new, start.as_ref(), seen, ctx),
+        Request::Start { run } => plan_start(doc, seen, run, ctx),
+        Request::Stop { timeout_ms, force, discard } => plan_stop(doc, seen, *timeout_ms, *force, *discard, ctx),
+        Request::Restart { run, timeout_ms, force } => plan_restart(doc, seen, run, *timeout_ms, *force, ctx),
+        Request::Destroy { now } => plan_destroy(doc, seen, *now, ctx),
+        Request::RunEnded { run, end, boot_ms, .. } => Ok(plan_run_ended(doc, run, end, *boot_ms)),
+        Request::DatasetCreate { name, quota_bytes, mount } => {
+            plan_dataset_create(doc, seen, name, *quota_bytes, mount.as_ref(), ctx)
+        }
+        Request::DatasetSet { name, quota_bytes } => plan_dataset_set(doc, seen, name, *quota_bytes),
+        Request::DatasetDestroy { name, force } => plan_dataset_destroy(doc, seen, name, *force, ctx),
+        Request::MountAdd { mount } => plan_mount_add(doc, seen, mount),
+        Request::MountRemove { path } => plan_mount_remove(doc, seen, path),
+        Request::SetImpermanence { want, run } => plan_set_impermanence(doc, seen, want.as_ref(), run, ctx),
+        Request::TemplateBuild { .. } | Request::TemplateRemove { .. } => Err(Refusal::new(
+            Code::Internal,
+            format!("`{}` is no request to a VPS", request.verb()),
+            "this is a mistake in Mayfly; please report it",
+        )),
+    }
+}
+
+fn check_lifecycle(request: &Request, doc: &VpsDoc) -> Result<(), Refusal> {
+    match (&doc.lifecycle, request) {
+        (Lifecycle::Ready, _)
+        | (Lifecycle::Creating, Request::Create { .. })
+        | (Lifecycle::Creating | Lifecycle::Destroying, Request::Destroy { .. })
+        | (_, Request::RunEnded { .. }) => Ok(()),
+        (Lifecycle::Creating, _) => Err(Refusal::new(
+            Code::VpsBusy,
+            format!("VPS {} is still being made", doc.title()),
+            "see how far it is: mayfly operation list",
+        )),
+        (Lifecycle::Destroying, _) => Err(Refusal::new(
+            Code::VpsBusy,
+            format!("VPS {} is being destroyed", doc.title()),
+            format!("finish that: mayfly destroy {}", doc.id),
+        )),
+        (Lifecycle::NeedsOperator { why }, _) => Err(Refusal::new(
+            Code::VpsNeedsOperator,
+            format!("VPS {} refuses changes: {why}", doc.title()),
+            "look at `mayfly pool show` and at the daemon's log, then restart the daemon: it tries again",
+        )),
+    }
+}
+
+/// What has to be looked up inside the datasets before a request can be decided: the datasets as the guest would see
+/// them, and the path of the init.
+pub fn needed_probe(request: &Request, doc: &VpsDoc) -> Option<(Assembly, GuestPath)> {
+    let impermanence = match request {
+        Request::Start { .. } | Request::Restart { .. } => doc.impermanence.as_ref(),
+        Request::SetImpermanence { want, .. } => want.as_ref(),
+        _ => return None,
+    };
+    let root = match (impermanence, request) {
+        (Some(on), _) if on.root_kind == RootKind::Empty => None,
+        (Some(_), _) => return None,
+        (None, Request::SetImpermanence { .. }) => Some(doc.pool_path(&crate::names::DatasetName::root())),
+        (None, _) => return None,
+    };
+    let mounts = mount_order(&doc.mounts).into_iter().map(|m| (doc.pool_path(&m.dataset), m.path)).collect();
+    Some((Assembly { root, mounts }, doc.manifest.init.clone()))
+}

@@ -1,0 +1,123 @@
+//! Mounts: their order, their mount points, adding and removing them.
+
+use std::collections::BTreeMap;
+
+use super::{Plan, Step};
+use crate::documents::{Mount, VpsDoc};
+use crate::error::{Code, Refusal};
+use crate::names::{DatasetName, GuestPath, PoolPath};
+use crate::observed::Observed;
+use crate::ports::TreePlan;
+use crate::space::shown;
+
+/// The mounts, parents before children.
+pub fn mount_order(mounts: &[Mount]) -> Vec<Mount> {
+    let mut sorted = mounts.to_vec();
+    sorted.sort_by(|a, b| a.path.as_str().split('/').cmp(b.path.as_str().split('/')));
+    sorted
+}
+
+/// The directories that must be in each dataset's tree so that all mounts find their mount points.
+pub(super) fn mount_points(doc: &VpsDoc, root: &PoolPath) -> BTreeMap<PoolPath, TreePlan> {
+    let mut trees: BTreeMap<PoolPath, TreePlan> = BTreeMap::new();
+    let mounts = mount_order(&doc.mounts);
+    for mount in &mounts {
+        // The tree that the mount point lies in: that of the deepest mount above it.
+        let above = mounts
+            .iter()
+            .filter(|m| m.path != mount.path && mount.path.below(&m.path).is_some())
+            .max_by_key(|m| m.path.as_str().len());
+        let (tree, inside) = match above {
+            Some(m) => (doc.pool_path(&m.dataset), mount.path.below(&m.path).unwrap_or_default()),
+            None => (root.clone(), mount.path.relative()),
+        };
+        let plan = trees.entry(tree).or_default();
+        let mut path = String::new();
+        for part in inside.split('/') {
+            path = format!("{path}/{part}");
+            let path: GuestPath = path.parse().expect("a part of a valid path is valid");
+            if !plan.directories.contains(&path) {
+                plan.directories.push(path);
+            }
+        }
+    }
+    trees
+}
+
+/// Refuses a mount that could not be in place before the guest's first process.
+pub(super) fn check_mount(doc: &VpsDoc, mount: &Mount) -> Result<(), Refusal> {
+    if doc.dataset(&mount.dataset).is_none() {
+        return Err(no_such_dataset(doc, &mount.dataset));
+    }
+    if doc.mounts.iter().any(|m| m.path == mount.path) {
+        return Err(Refusal::new(
+            Code::MountExists,
+            format!("VPS {}: something is mounted at {} already", doc.title(), mount.path),
+            format!("see `mayfly mount list {}`", doc.id),
+        ));
+    }
+    // The kernel's and the init's own file systems would hide the dataset or be hidden by it.
+    for taken in ["/dev", "/proc", "/sys", "/run"] {
+        let taken: GuestPath = super::platform::path(taken);
+        if mount.path.is_top() || mount.path.below(&taken).is_some() {
+            return Err(Refusal::new(
+                Code::MountPointRefused,
+                format!("VPS {}: nothing can be mounted at {}", doc.title(), mount.path),
+                "choose another path; /, /dev, /proc, /sys and /run belong to the system",
+            ));
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn no_such_dataset(doc: &VpsDoc, name: &DatasetName) -> Refusal {
+    Refusal::new(
+        Code::DatasetNotFound,
+        format!("VPS {} has no dataset {}", doc.title(), shown(doc, name)),
+        format!("see `mayfly dataset list {}`", doc.id),
+    )
+}
+
+pub(super) fn refuse_running(doc: &VpsDoc, seen: &Observed, what: &str) -> Result<(), Refusal> {
+    if !seen.is_alive() {
+        return Ok(());
+    }
+    Err(Refusal::new(
+        Code::VpsRunning,
+        format!("VPS {} is running, and {what} of a running VPS is not built yet", doc.title()),
+        format!("stop it first: mayfly stop {}", doc.id),
+    ))
+}
+
+/// Shows a dataset at a path from the next start on.
+pub fn plan_mount_add(doc: &VpsDoc, seen: &Observed, mount: &Mount) -> Result<Plan, Refusal> {
+    check_mount(doc, mount)?;
+    refuse_running(doc, seen, "adding a mount")?;
+    let mut new = doc.clone();
+    new.mounts.push(mount.clone());
+    new.mounts = mount_order(&new.mounts);
+    let what = format!("{} is mounted at {}", shown(doc, &mount.dataset), mount.path);
+    Ok(Plan { steps: vec![record(doc, new, what)] })
+}
+
+/// Shows it there no more from the next start on.
+pub fn plan_mount_remove(doc: &VpsDoc, seen: &Observed, path: &GuestPath) -> Result<Plan, Refusal> {
+    if !doc.mounts.iter().any(|m| m.path == *path) {
+        return Err(Refusal::new(
+            Code::MountNotFound,
+            format!("VPS {}: nothing is mounted at {path}", doc.title()),
+            format!("see `mayfly mount list {}`", doc.id),
+        ));
+    }
+    refuse_running(doc, seen, "removing a mount")?;
+    let mut new = doc.clone();
+    new.mounts.retain(|m| m.path != *path);
+    Ok(Plan { steps: vec![record(doc, new, format!("nothing is mounted at {path}"))] })
+}
+
+/// Writes `new`; the undo writes `old` back.
+pub(super) fn record(old: &VpsDoc, new: VpsDoc, what: impl Into<String>) -> super::PlannedStep {
+    let what = what.into();
+    let undo = Step::Record { vps: old.id, what: format!("as it was before: {what}"), doc: Some(Box::new(old.clone())) };
+    Step::Record { vps: new.id, what, doc: Some(Box::new(new)) }.undone_by(undo)
+}

@@ -1,0 +1,287 @@
+//! Start and restart: a new root, everything mounted, one supervisor.
+
+use serde_json::json;
+
+use super::mounts::{mount_order, mount_points, record};
+use super::platform::{PROFILE_INIT, init_link, path, platform_files, skeleton};
+use super::stop::{record_ended, running};
+use super::{LaunchPlan, Plan, PlanContext, PlannedStep, Step};
+use crate::documents::{CurrentRun, Desired, Impermanence, VpsDoc};
+use crate::error::{Code, Refusal};
+use crate::ids::RunId;
+use crate::names::{DatasetName, PoolPath, TemplatePart};
+use crate::observed::{InitSeen, Mark, Observed, Role};
+use crate::ports::{NewDataset, Origin};
+use crate::template::RootKind;
+
+/// How long the guest's init may take to be reached.
+pub const AWAIT_INIT_MS: u64 = 30_000;
+
+/// What must be done to start `doc` as `run`.
+///
+/// The root of the last run is given up only when the new init lives: a start that fails leaves it where it was.
+pub fn plan_start(doc: &VpsDoc, seen: &Observed, run: &RunId, ctx: &PlanContext) -> Result<Plan, Refusal> {
+    if running(doc, seen) {
+        return Err(Refusal::new(
+            Code::VpsRunning,
+            format!("VPS {} is running", doc.title()),
+            format!("to give it a new root: mayfly restart {}", doc.id),
+        ));
+    }
+    let stopped = record_ended(doc);
+    let mut steps = vec![end_remains(doc)];
+    if stopped != *doc {
+        steps.push(record_over(&stopped));
+    }
+    steps.extend(start_steps(&stopped, seen, run, ctx)?);
+    Ok(Plan { steps })
+}
+
+/// Stops it where it runs, then starts it as `run`.
+pub fn plan_restart(
+    doc: &VpsDoc,
+    seen: &Observed,
+    run: &RunId,
+    timeout_ms: u64,
+    force: bool,
+    ctx: &PlanContext,
+) -> Result<Plan, Refusal> {
+    let stopped = record_ended(doc);
+    let start = start_steps(&stopped, seen, run, ctx)?;
+    let mut steps = vec![super::stop::end_run(doc, timeout_ms, force)];
+    if stopped != *doc {
+        steps.push(record_over(&stopped));
+    }
+    steps.extend(start);
+    Ok(Plan { steps })
+}
+
+fn end_remains(doc: &VpsDoc) -> PlannedStep {
+    Step::EndRun { vps: doc.id, run: None, halt_ms: None }
+        .final_because("what was left of a run that is over is of no use")
+}
+
+fn record_over(stopped: &VpsDoc) -> PlannedStep {
+    Step::Record { vps: stopped.id, what: "the run is over".into(), doc: Some(Box::new(stopped.clone())) }
+        .final_because("the run is over, whatever comes next")
+}
+
+/// The steps from "nothing of it is alive" to "its init lives". `doc` has no run.
+pub(super) fn start_steps(
+    doc: &VpsDoc,
+    seen: &Observed,
+    run: &RunId,
+    ctx: &PlanContext,
+) -> Result<Vec<PlannedStep>, Refusal> {
+    let data = doc.pool_path(&DatasetName::root());
+    for dataset in &doc.datasets {
+        let name = doc.pool_path(&dataset.name);
+        if !seen.pool.datasets.contains_key(&name) {
+            return Err(Refusal::new(
+                Code::DatasetNotFound,
+                format!("VPS {}: its dataset {name} is not in the pool", doc.title()),
+                "see what is there: mayfly pool show",
+            ));
+        }
+    }
+    let mut steps = Vec::new();
+    let root = match &doc.impermanence {
+        None => data,
+        Some(on) => {
+            check_boots(doc, on, seen)?;
+            let root = PoolPath::temporary_root(doc.id, run);
+            steps.push(create_root(doc, on, &root, run, seen, ctx)?);
+            root
+        }
+    };
+    steps.extend(tree_steps(doc, &root));
+
+    let mut begun = doc.clone();
+    begun.desired = Desired::Running;
+    begun.run = Some(CurrentRun {
+        run: run.clone(),
+        root: root.clone(),
+        boot_id: ctx.boot_id.clone(),
+        started_unix_ms: ctx.now_unix_ms,
+    });
+    steps.push(record(doc, begun.clone(), format!("run {run} with {root} at /")));
+
+    let launch = launch_plan(doc, &root, run, ctx);
+    steps.push(Step::Launch { launch: Box::new(launch) }.undone_by(Step::EndRun {
+        vps: doc.id,
+        run: None,
+        halt_ms: None,
+    }));
+    steps.push(
+        Step::AwaitInit { vps: doc.id, run: run.clone(), deadline_ms: AWAIT_INIT_MS }
+            .final_because("waiting changes nothing"),
+    );
+    if begun.last_root.is_some() {
+        let mut settled = begun.clone();
+        settled.last_root = None;
+        steps.push(
+            Step::Record { vps: doc.id, what: "the last root is given up".into(), doc: Some(Box::new(settled)) }
+                .final_because("the new root lives"),
+        );
+    }
+    steps.extend(old_roots(doc, seen, &root, ctx).into_iter().map(|s| s.final_because("the new root lives")));
+    steps.push(
+        Step::ForgetRuns { vps: doc.id, keep: Some(run.clone()), console: false }
+            .final_because("records of ended runs are of no use"),
+    );
+    Ok(steps)
+}
+
+fn create_root(
+    doc: &VpsDoc,
+    on: &Impermanence,
+    root: &PoolPath,
+    run: &RunId,
+    seen: &Observed,
+    ctx: &PlanContext,
+) -> Result<PlannedStep, Refusal> {
+    let origin = match on.root_kind {
+        RootKind::Empty => Origin::Empty,
+        RootKind::Template => {
+            let base = PoolPath::template(&doc.base.template, &TemplatePart::Base);
+            if !seen.pool.datasets.contains_key(&base) {
+                return Err(Refusal::new(
+                    Code::TemplateNotFound,
+                    format!("VPS {}: its base {base} is not in the pool", doc.title()),
+                    "build the template again: mayfly template build",
+                ));
+            }
+            Origin::Clone(base)
+        }
+    };
+    let mark = Mark {
+        node: ctx.node.clone(),
+        owner: Some((doc.id, doc.incarnation.clone())),
+        role: Role::Temporary,
+        run: Some(run.clone()),
+        made_as: root.clone(),
+        condemned_by: None,
+    };
+    let new = NewDataset { name: root.clone(), mark, quota: Some(on.root_quota_bytes), origin };
+    Ok(Step::CreateDataset { new }.undone_by(bury_root(doc, root, ctx)))
+}
+
+/// Moves a temporary root of this VPS to the graveyard.
+pub(super) fn bury_root(doc: &VpsDoc, root: &PoolPath, ctx: &PlanContext) -> Step {
+    Step::BuryRoot {
+        vps: doc.id,
+        incarnation: doc.incarnation.clone(),
+        root: root.clone(),
+        grave: PoolPath::grave(&format!("{}.{}", root.as_str(), ctx.operation)),
+    }
+}
+
+/// Temporary roots that this incarnation no longer needs, judged by their marks as seen; the executor proves each
+/// again at the time of the burial.
+pub(super) fn old_roots(doc: &VpsDoc, seen: &Observed, but: &PoolPath, ctx: &PlanContext) -> Vec<Step> {
+    use crate::observed::MarkSeen;
+    seen.pool
+        .datasets
+        .iter()
+        .filter(|(name, d)| {
+            let ours = match &d.mark {
+                MarkSeen::Local(m) => {
+                    m.node == ctx.node
+                        && m.role == Role::Temporary
+                        && m.owner == Some((doc.id, doc.incarnation.clone()))
+                        && m.made_as == **name
+                }
+                _ => false,
+            };
+            ours && *name != but && !name.is_grave()
+        })
+        .map(|(name, _)| bury_root(doc, name, ctx))
+        .collect()
+}
+
+fn tree_steps(doc: &VpsDoc, root: &PoolPath) -> Vec<PlannedStep> {
+    let mut trees = mount_points(doc, root);
+    if let Some(on) = &doc.impermanence {
+        let tree = trees.entry(root.clone()).or_default();
+        match on.root_kind {
+            RootKind::Empty => {
+                let mut directories = skeleton();
+                directories.extend(tree.directories.drain(..).filter(|d| !skeleton().contains(d)));
+                tree.directories = directories;
+                tree.links.push(init_link());
+            }
+            RootKind::Template => tree.files = platform_files(doc),
+        }
+    }
+    // The root first: the others are looked into through no path of it, so the order is only for the reader.
+    let mut steps: Vec<_> = trees.into_iter().collect();
+    steps.sort_by_key(|(name, _)| name != root);
+    let why = "mount points and platform files stay; the next start needs them as well";
+    steps
+        .into_iter()
+        .map(|(dataset, tree)| Step::PrepareTree { dataset, tree }.final_because(why))
+        .collect()
+}
+
+fn launch_plan(doc: &VpsDoc, root: &PoolPath, run: &RunId, ctx: &PlanContext) -> LaunchPlan {
+    let mounts = mount_order(&doc.mounts);
+    let shown: Vec<_> = mounts
+        .iter()
+        .map(|m| json!({ "path": m.path, "dataset": doc.pool_path(&m.dataset), "read_only": m.read_only }))
+        .collect();
+    let (kind, base) = match doc.impermanence.as_ref().map(|on| on.root_kind) {
+        None => ("persistent", None),
+        Some(RootKind::Empty) => ("empty", None),
+        Some(RootKind::Template) => ("template", Some(&doc.base.template)),
+    };
+    let boot_report = json!({
+        "version": 1,
+        "vps": doc.id,
+        "run": run,
+        "root": { "dataset": root, "kind": kind, "base": base, "birth_unix_ms": ctx.now_unix_ms },
+        "mounts": shown,
+    });
+    LaunchPlan {
+        node: ctx.node.clone(),
+        vps: doc.id,
+        incarnation: doc.incarnation.clone(),
+        run: run.clone(),
+        hostname: doc.hostname.clone(),
+        root: root.clone(),
+        mounts: mounts.into_iter().map(|m| (doc.pool_path(&m.dataset), m.path, m.read_only)).collect(),
+        ids: doc.ids,
+        limits: doc.limits.clone(),
+        init: doc.manifest.init.clone(),
+        halt_signal: doc.manifest.halt_signal,
+        boot_report,
+    }
+}
+
+/// Refuses a temporary root that would not boot, with the reason and the cure.
+pub(super) fn check_boots(doc: &VpsDoc, on: &Impermanence, seen: &Observed) -> Result<(), Refusal> {
+    if on.root_kind == RootKind::Template {
+        return Ok(());
+    }
+    let refuse = |why: String, hint: String| {
+        let message = format!("VPS {} would not boot from an empty root: {why}", doc.title());
+        Err(Refusal::new(Code::VpsWouldNotBoot, message, hint))
+    };
+    if !doc.mounts.iter().any(|m| m.path == path("/nix")) {
+        return refuse(
+            "nothing is mounted at /nix".into(),
+            format!("mayfly dataset create {}/nix --quota 20G --mount /nix, and move the store there", doc.id),
+        );
+    }
+    let cure = format!(
+        "start a persistent root (mayfly feature set {} impermanence=off) and deploy a system: nixos-rebuild boot",
+        doc.id
+    );
+    match &seen.init {
+        Some(InitSeen::Found) => Ok(()),
+        Some(InitSeen::Missing { path }) => {
+            refuse(format!("{PROFILE_INIT} leads to {path}, which is not there"), cure)
+        }
+        Some(InitSeen::NotExecutable { what }) => refuse(format!("{PROFILE_INIT} is {what}"), cure),
+        None => Err(crate::error::LookFailed::new("the system profile", "it was not looked for").into()),
+    }
+}

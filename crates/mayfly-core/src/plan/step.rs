@@ -1,0 +1,361 @@
+//! The steps of which plans are made.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::bytes::Bytes;
+use crate::documents::{TemplateDoc, VpsDoc};
+use crate::ids::{Incarnation, NodeId, RunId, VpsId};
+use crate::names::{GuestPath, Hostname, PoolPath, TemplateName};
+use crate::ports::{NewDataset, TreePlan};
+use crate::run::{IdRange, Limits, MountSource, PROTOCOL, RunMount, RunSpec};
+
+/// A run to be started, with datasets by their names in the pool.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LaunchPlan {
+    /// The node.
+    pub node: NodeId,
+    /// The VPS.
+    pub vps: VpsId,
+    /// Which VPS of that number.
+    pub incarnation: Incarnation,
+    /// The run.
+    pub run: RunId,
+    /// The guest's host name.
+    pub hostname: Hostname,
+    /// The dataset at `/`.
+    pub root: PoolPath,
+    /// Datasets at paths and whether they are read-only, parents before children.
+    pub mounts: Vec<(PoolPath, GuestPath, bool)>,
+    /// Host ids.
+    pub ids: IdRange,
+    /// Limits.
+    pub limits: Limits,
+    /// The init.
+    pub init: GuestPath,
+    /// The signal that halts it.
+    pub halt_signal: i32,
+    /// `/run/mayfly/boot.json`.
+    pub boot_report: serde_json::Value,
+}
+
+impl LaunchPlan {
+    /// The supervisor's instruction. `source` says where a dataset's contents are; places that belong to the node
+    /// (helper, console, mount points to let go of) are filled in by the runtime.
+    pub fn to_run_spec(&self, source: impl Fn(&PoolPath) -> MountSource, detach: Vec<String>) -> RunSpec {
+        RunSpec {
+            protocol: PROTOCOL,
+            node: self.node.clone(),
+            vps: self.vps,
+            incarnation: self.incarnation.clone(),
+            run: self.run.clone(),
+            hostname: self.hostname.clone(),
+            root: source(&self.root),
+            mounts: self
+                .mounts
+                .iter()
+                .map(|(dataset, target, read_only)| RunMount {
+                    source: source(dataset),
+                    target: target.clone(),
+                    read_only: *read_only,
+                })
+                .collect(),
+            ids: self.ids,
+            limits: self.limits.clone(),
+            init: self.init.clone(),
+            halt_signal: self.halt_signal,
+            boot_report: self.boot_report.clone(),
+            guest_helper: String::new(),
+            console_dir: String::new(),
+            detach,
+        }
+    }
+}
+
+/// One complete instruction.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "step", rename_all = "snake_case")]
+pub enum Step {
+    /// End whatever of the VPS is alive and prove that it is over.
+    EndRun {
+        /// The VPS.
+        vps: VpsId,
+        /// The run to ask first; none when there is nothing that could be asked.
+        run: Option<RunId>,
+        /// How long the guest may take to halt, in milliseconds; none to kill it at once.
+        halt_ms: Option<u64>,
+    },
+    /// Make a dataset.
+    CreateDataset {
+        /// Name, mark, quota, origin.
+        new: NewDataset,
+    },
+    /// Change a quota.
+    SetQuota {
+        /// The dataset.
+        dataset: PoolPath,
+        /// Its new quota.
+        quota_bytes: Bytes,
+    },
+    /// Put directories, links and files into a dataset's tree.
+    PrepareTree {
+        /// The dataset.
+        dataset: PoolPath,
+        /// What must be there.
+        tree: TreePlan,
+    },
+    /// Write the VPS's document.
+    Record {
+        /// The VPS.
+        vps: VpsId,
+        /// What changes, in words.
+        what: String,
+        /// The new document; none removes it.
+        doc: Option<Box<VpsDoc>>,
+    },
+    /// Start the supervisor.
+    Launch {
+        /// The run.
+        launch: Box<LaunchPlan>,
+    },
+    /// Wait until the guest's init was executed and stays alive.
+    AwaitInit {
+        /// The VPS.
+        vps: VpsId,
+        /// The run.
+        run: RunId,
+        /// The deadline, in milliseconds.
+        deadline_ms: u64,
+    },
+    /// Move a temporary root to the graveyard, with proof.
+    BuryRoot {
+        /// The VPS that it belonged to.
+        vps: VpsId,
+        /// Which VPS of that number.
+        incarnation: Incarnation,
+        /// The root.
+        root: PoolPath,
+        /// Its grave.
+        grave: PoolPath,
+    },
+    /// Move persistent data to the graveyard, with proof, because its destruction was confirmed.
+    BuryData {
+        /// The VPS that it belonged to.
+        vps: VpsId,
+        /// Which VPS of that number.
+        incarnation: Incarnation,
+        /// The dataset; those below it go with it.
+        dataset: PoolPath,
+        /// Its grave.
+        grave: PoolPath,
+    },
+    /// Move a template to the graveyard, with proof.
+    BuryTemplate {
+        /// The dataset of its base tree; its other parts go with it.
+        dataset: PoolPath,
+        /// Its grave.
+        grave: PoolPath,
+    },
+    /// Remove the records of runs that are over.
+    ForgetRuns {
+        /// The VPS.
+        vps: VpsId,
+        /// The run whose record stays.
+        keep: Option<RunId>,
+        /// Whether the console's ring goes too.
+        console: bool,
+    },
+    /// Destroy what lies in these graves before the operation ends.
+    Reap {
+        /// The graves.
+        graves: Vec<PoolPath>,
+    },
+    /// Build a template, put it into the pool and record it.
+    BuildTemplate {
+        /// The recipe.
+        recipe: String,
+        /// The name that it gets.
+        name: TemplateName,
+        /// The package mirror.
+        mirror: Option<String>,
+    },
+    /// Write a template's document.
+    RecordTemplate {
+        /// Its name.
+        name: TemplateName,
+        /// The new document; none removes it.
+        doc: Option<Box<TemplateDoc>>,
+    },
+}
+
+/// The kinds of steps; the crash tests go through all of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[expect(missing_docs, reason = "each is the step of the same name")]
+pub enum StepKind {
+    EndRun,
+    CreateDataset,
+    SetQuota,
+    PrepareTree,
+    Record,
+    Launch,
+    AwaitInit,
+    BuryRoot,
+    BuryData,
+    BuryTemplate,
+    ForgetRuns,
+    Reap,
+    BuildTemplate,
+    RecordTemplate,
+}
+
+impl StepKind {
+    /// Every kind.
+    pub const ALL: [Self; 14] = [
+        Self::EndRun,
+        Self::CreateDataset,
+        Self::SetQuota,
+        Self::PrepareTree,
+        Self::Record,
+        Self::Launch,
+        Self::AwaitInit,
+        Self::BuryRoot,
+        Self::BuryData,
+        Self::BuryTemplate,
+        Self::ForgetRuns,
+        Self::Reap,
+        Self::BuildTemplate,
+        Self::RecordTemplate,
+    ];
+
+    /// The name of the crash point at this step: `launch` means "before it", `launch.done` "after it, before the
+    /// journal says so". A step without a point does not compile.
+    pub fn crash_point(self) -> &'static str {
+        match self {
+            Self::EndRun => "end_run",
+            Self::CreateDataset => "create_dataset",
+            Self::SetQuota => "set_quota",
+            Self::PrepareTree => "prepare_tree",
+            Self::Record => "record",
+            Self::Launch => "launch",
+            Self::AwaitInit => "await_init",
+            Self::BuryRoot => "bury_root",
+            Self::BuryData => "bury_data",
+            Self::BuryTemplate => "bury_template",
+            Self::ForgetRuns => "forget_runs",
+            Self::Reap => "reap",
+            Self::BuildTemplate => "build_template",
+            Self::RecordTemplate => "record_template",
+        }
+    }
+}
+
+impl Step {
+    /// Its kind.
+    pub fn kind(&self) -> StepKind {
+        match self {
+            Self::EndRun { .. } => StepKind::EndRun,
+            Self::CreateDataset { .. } => StepKind::CreateDataset,
+            Self::SetQuota { .. } => StepKind::SetQuota,
+            Self::PrepareTree { .. } => StepKind::PrepareTree,
+            Self::Record { .. } => StepKind::Record,
+            Self::Launch { .. } => StepKind::Launch,
+            Self::AwaitInit { .. } => StepKind::AwaitInit,
+            Self::BuryRoot { .. } => StepKind::BuryRoot,
+            Self::BuryData { .. } => StepKind::BuryData,
+            Self::BuryTemplate { .. } => StepKind::BuryTemplate,
+            Self::ForgetRuns { .. } => StepKind::ForgetRuns,
+            Self::Reap { .. } => StepKind::Reap,
+            Self::BuildTemplate { .. } => StepKind::BuildTemplate,
+            Self::RecordTemplate { .. } => StepKind::RecordTemplate,
+        }
+    }
+
+    /// This step with its undo.
+    pub fn undone_by(self, undo: Step) -> PlannedStep {
+        PlannedStep { step: self, undo: Undo::Step(Box::new(undo)) }
+    }
+
+    /// This step without an undo, and why.
+    pub fn final_because(self, why: &str) -> PlannedStep {
+        PlannedStep { step: self, undo: Undo::None { why: why.to_owned() } }
+    }
+}
+
+/// How a step is put back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Undo {
+    /// By this step.
+    Step(Box<Step>),
+    /// Not at all.
+    None {
+        /// Why that is right.
+        why: String,
+    },
+}
+
+/// A step and how it is put back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlannedStep {
+    /// The step.
+    pub step: Step,
+    /// How it is put back when it, or a later one, fails.
+    pub undo: Undo,
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::EndRun { vps, run: Some(run), halt_ms: Some(ms) } => {
+                write!(f, "halt run {run} of {vps}, kill it after {} s, prove that it is over", ms / 1000)
+            }
+            Self::EndRun { vps, .. } => write!(f, "end whatever of {vps} is alive and prove that it is over"),
+            Self::CreateDataset { new } => {
+                write!(f, "make dataset {}", new.name)?;
+                if let crate::ports::Origin::Clone(from) = &new.origin {
+                    write!(f, " as a clone of {from}")?;
+                }
+                if let Some(quota) = new.quota {
+                    write!(f, ", quota {quota}")?;
+                }
+                Ok(())
+            }
+            Self::SetQuota { dataset, quota_bytes } => write!(f, "set the quota of {dataset} to {quota_bytes}"),
+            Self::PrepareTree { dataset, tree } => write_tree(f, dataset, tree),
+            Self::Record { vps, what, .. } => write!(f, "record of {vps}: {what}"),
+            Self::Launch { launch } => {
+                write!(f, "start the supervisor of run {} of {} with {} at /", launch.run, launch.vps, launch.root)?;
+                for (dataset, path, read_only) in &launch.mounts {
+                    write!(f, ", {dataset} at {path}{}", if *read_only { " (read-only)" } else { "" })?;
+                }
+                Ok(())
+            }
+            Self::AwaitInit { vps, run, deadline_ms } => {
+                write!(f, "wait {} s at most for the init of run {run} of {vps}", deadline_ms / 1000)
+            }
+            Self::BuryRoot { root, grave, .. } => write!(f, "move temporary root {root} to {grave}"),
+            Self::BuryData { dataset, grave, .. } => write!(f, "move dataset {dataset} to {grave}, to be destroyed"),
+            Self::BuryTemplate { dataset, grave } => write!(f, "move template {dataset} to {grave}"),
+            Self::ForgetRuns { vps, .. } => write!(f, "remove the records of ended runs of {vps}"),
+            Self::Reap { graves } => write!(f, "destroy what lies in {} graves", graves.len()),
+            Self::BuildTemplate { recipe, name, .. } => write!(f, "build template {name} from recipe {recipe}"),
+            Self::RecordTemplate { name, doc: Some(_) } => write!(f, "record template {name}"),
+            Self::RecordTemplate { name, doc: None } => write!(f, "remove the record of template {name}"),
+        }
+    }
+}
+
+fn write_tree(f: &mut fmt::Formatter<'_>, dataset: &PoolPath, tree: &TreePlan) -> fmt::Result {
+    write!(f, "in {dataset}:")?;
+    for path in &tree.directories {
+        write!(f, " {path}/")?;
+    }
+    for (path, to) in &tree.links {
+        write!(f, " {path}->{to}")?;
+    }
+    for (path, _) in &tree.files {
+        write!(f, " {path}")?;
+    }
+    Ok(())
+}

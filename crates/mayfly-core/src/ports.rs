@@ -1,0 +1,235 @@
+//! The ports: what the engine asks of a host. `mayfly-host` implements them with the real thing, [`crate::fake`] with
+//! a fake that has the same semantics; the contract tests run on both.
+//!
+//! Every call is idempotent: called again after it was done, or after it was cut off anywhere, it finishes and says
+//! [`Outcome::Unchanged`] or [`Outcome::Changed`].
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::bytes::Bytes;
+use crate::error::{Code, LookFailed, Refusal};
+use crate::ids::{Digest, RunId, VpsId};
+use crate::names::{GuestPath, PoolPath};
+use crate::observed::{DatasetSeen, Evidence, InitSeen, Mark, PoolSeen};
+use crate::proof::{Burial, Condemned};
+use crate::run::{MountSource, RunEnd, RunSpec, RunState};
+
+/// Whether a call had anything to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// It was so already.
+    Unchanged,
+    /// It is so now.
+    Changed,
+}
+
+/// Why a host did not do something.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum HostError {
+    /// A look failed, so nothing was done.
+    #[error(transparent)]
+    Look(#[from] LookFailed),
+    /// It was refused for a reason that the caller can name.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// Something holds it at present; trying again later may do.
+    #[error("{object} is busy: {why}")]
+    Busy {
+        /// What is busy.
+        object: String,
+        /// What holds it.
+        why: String,
+    },
+    /// It was tried and failed.
+    #[error("{action} failed: {why}")]
+    Failed {
+        /// What was tried, with its object.
+        action: String,
+        /// What went wrong.
+        why: String,
+    },
+}
+
+impl HostError {
+    /// A failure of an action.
+    pub fn failed(action: impl Into<String>, why: impl std::fmt::Display) -> Self {
+        Self::Failed { action: action.into(), why: why.to_string() }
+    }
+}
+
+impl From<HostError> for Refusal {
+    fn from(error: HostError) -> Self {
+        let message = error.to_string();
+        match error {
+            HostError::Look(failed) => failed.into(),
+            HostError::Refused(refusal) => refusal,
+            HostError::Busy { .. } => Self::new(Code::DatasetInUse, message, "try again when it is free"),
+            HostError::Failed { .. } => Self::new(
+                Code::HostFailed,
+                message,
+                "the daemon's log has the details; what was changed has been put back",
+            ),
+        }
+    }
+}
+
+/// What a port answers.
+pub type HostResult<T> = Result<T, HostError>;
+
+/// What a new dataset starts with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Origin {
+    /// Nothing: an empty `private`, owned by the guest's root, mode 0755.
+    Empty,
+    /// The contents of another dataset, shared with it in O(1).
+    Clone(PoolPath),
+}
+
+/// A dataset to be made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewDataset {
+    /// Its name.
+    pub name: PoolPath,
+    /// The mark that it bears from the first moment on.
+    pub mark: Mark,
+    /// Its quota.
+    pub quota: Option<Bytes>,
+    /// What it starts with.
+    pub origin: Origin,
+}
+
+/// Things that must be in a dataset's tree before a start. All of it belongs to the guest's root.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TreePlan {
+    /// Directories, parents before children; one that is there stays as it is. Anything else in the way, a symlink
+    /// above all, is a refusal.
+    pub directories: Vec<GuestPath>,
+    /// Symlinks, made only where nothing is.
+    pub links: Vec<(GuestPath, String)>,
+    /// Files (mode 0644), replaced by rename; their directories must be real directories.
+    pub files: Vec<(GuestPath, String)>,
+}
+
+/// Datasets put together as a guest would see them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Assembly {
+    /// What is at `/`; none for the skeleton of an empty root.
+    pub root: Option<PoolPath>,
+    /// Datasets at paths, parents before children.
+    pub mounts: Vec<(PoolPath, GuestPath)>,
+}
+
+/// Datasets. A dataset's contents are its `private`; what lies beside that is the platform's.
+pub trait Storage: Send + Sync {
+    /// Everything in the pool.
+    fn observe(&self) -> Result<PoolSeen, LookFailed>;
+
+    /// One dataset; `None` when it is certain that there is none of that name.
+    fn look(&self, name: &PoolPath) -> Result<Option<DatasetSeen>, LookFailed>;
+
+    /// Makes a dataset with mark and quota. One that is there with the same mark is finished and left alone; one with
+    /// another mark, or none, is a refusal. Cut off anywhere, it leaves nothing under the name, and what it leaves in
+    /// the staging area is finished by the next call or removed by [`Storage::clear_staging`].
+    fn create_dataset(&self, new: &NewDataset) -> HostResult<Outcome>;
+
+    /// Changes a quota. Below what is used it is refused with [`Code::QuotaBelowUse`].
+    fn set_quota(&self, name: &PoolPath, quota: Bytes) -> HostResult<Outcome>;
+
+    /// Writes the condemnation into the marks of the dataset and of those below it, then moves it to the graveyard in
+    /// O(1). A dataset below it that has no mark of the same owner is a refusal.
+    fn bury(&self, burial: &Burial, grave: &PoolPath) -> HostResult<Outcome>;
+
+    /// Destroys what lies in a grave, all condemned datasets below it included, and then their marks.
+    fn reap(&self, condemned: &Condemned) -> HostResult<Outcome>;
+
+    /// Removes what cut-off calls left in the staging area, with the proof of its own records; tells of the rest.
+    fn clear_staging(&self) -> HostResult<Vec<String>>;
+
+    /// Puts things into a dataset's tree without following anything that a guest planted there.
+    fn prepare_tree(&self, name: &PoolPath, tree: &TreePlan) -> HostResult<Outcome>;
+
+    /// Resolves `init` inside the assembled datasets, as the guest would.
+    fn probe_init(&self, assembly: &Assembly, init: &GuestPath) -> Result<InitSeen, LookFailed>;
+
+    /// Where a supervisor finds the contents.
+    fn mount_source(&self, name: &PoolPath) -> MountSource;
+
+    /// Mount points of the daemon that a supervisor must let go of.
+    fn detach(&self) -> Vec<String>;
+}
+
+/// Runs. At most one run of a VPS exists at a time; the implementation refuses to make a second.
+pub trait Runtime: Send + Sync {
+    /// Signs of life of one VPS, whatever records there are or are not.
+    fn evidence(&self, vps: VpsId) -> Result<Vec<Evidence>, LookFailed>;
+
+    /// All VPSes of this node of which there is any sign on the host.
+    fn vpses_with_evidence(&self) -> Result<Vec<VpsId>, LookFailed>;
+
+    /// What the supervisor of a run last wrote; `None` when there is no such record.
+    fn state(&self, vps: VpsId, run: &RunId) -> Result<Option<RunState>, LookFailed>;
+
+    /// Starts a supervisor. Refused with [`Code::StillAlive`] while anything of the VPS but this very run is alive.
+    fn launch(&self, spec: &RunSpec) -> HostResult<Outcome>;
+
+    /// Waits until the guest's init was executed and has stayed alive for a moment.
+    fn await_init(&self, vps: VpsId, run: &RunId, deadline: Duration) -> HostResult<Outcome>;
+
+    /// Asks the guest to halt, kills it after `timeout` (at once with `force`), and waits until the run is over.
+    fn stop(&self, vps: VpsId, run: &RunId, timeout: Duration, force: bool) -> HostResult<Outcome>;
+
+    /// Ends everything of a VPS that is alive in any form and removes its cgroups; afterwards
+    /// [`Runtime::evidence`] is empty. An error means that this could not be proven.
+    fn sweep(&self, vps: VpsId) -> HostResult<Outcome>;
+
+    /// Removes the records of ended runs, all but `keep`; with `console`, the console's ring too.
+    fn forget(&self, vps: VpsId, keep: Option<&RunId>, console: bool) -> HostResult<Outcome>;
+
+    /// Waits for the end of any run that was launched here or given to [`Runtime::watch`].
+    fn next_end(&self, timeout: Duration) -> Option<(VpsId, RunId, RunEnd)>;
+
+    /// Watches a run that an earlier daemon launched.
+    fn watch(&self, vps: VpsId, run: &RunId) -> HostResult<()>;
+}
+
+/// A template as it was built.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BuiltTemplate {
+    /// The sha256 of its canonical archive.
+    pub digest: Digest,
+    /// The bytes of its files.
+    pub size_bytes: Bytes,
+    /// The manifest that came with the recipe.
+    pub manifest: crate::template::Manifest,
+}
+
+/// Templates on their way into the pool.
+pub trait Templates: Send + Sync {
+    /// Builds `recipe` (the name of a built-in one, or the absolute path of a file) and puts its parts into the pool
+    /// as marked datasets, cut off nowhere half-way: either all parts are there or none.
+    fn build(
+        &self,
+        recipe: &str,
+        mirror: Option<&str>,
+        progress: &mut dyn FnMut(&str),
+    ) -> HostResult<BuiltTemplate>;
+}
+
+/// Time and randomness.
+pub trait Clock: Send + Sync {
+    /// Milliseconds since 1970. It may jump.
+    fn unix_ms(&self) -> u64;
+
+    /// Milliseconds since the host booted. It never jumps.
+    fn boot_ms(&self) -> u64;
+
+    /// The kernel's id of this boot.
+    fn boot_id(&self) -> String;
+
+    /// Random bytes.
+    fn random(&self, into: &mut [u8]);
+}

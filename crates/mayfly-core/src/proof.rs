@@ -1,0 +1,233 @@
+//! The proofs without which nothing is destroyed. Each is made from a mark that was read back just now; a name is
+//! never enough, and "could not tell" is a refusal.
+
+use crate::error::{Code, LookFailed, Refusal};
+use crate::ids::{Incarnation, NodeId, OperationId, VpsId};
+use crate::names::PoolPath;
+use crate::observed::{Evidence, Mark, MarkSeen, Role};
+
+/// Proof that a dataset is a temporary root which this node made for this incarnation of a VPS, and that nothing of
+/// the VPS is alive on it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EphemeralRoot(PoolPath);
+
+/// Proof that a dataset holds persistent data of a VPS whose destruction was confirmed by an operation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfirmedDestroy(PoolPath);
+
+/// Proof that a dataset lies in the graveyard and was condemned there by an operation of this node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Condemned(PoolPath);
+
+/// What may be moved to the graveyard, and for whom.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Burial {
+    dataset: PoolPath,
+    by: OperationId,
+}
+
+impl Burial {
+    /// The burial of a proven temporary root.
+    pub fn of_root(root: EphemeralRoot, by: OperationId) -> Self {
+        Self { dataset: root.0, by }
+    }
+
+    /// The burial of persistent data.
+    pub fn of_data(data: ConfirmedDestroy, by: OperationId) -> Self {
+        Self { dataset: data.0, by }
+    }
+
+    /// What is buried.
+    pub fn dataset(&self) -> &PoolPath {
+        &self.dataset
+    }
+
+    /// The operation that answers for it.
+    pub fn by(&self) -> &OperationId {
+        &self.by
+    }
+}
+
+fn not_ours(name: &PoolPath, why: &str) -> Refusal {
+    Refusal::new(
+        Code::NotOurs,
+        format!("dataset {name} is left alone: {why}"),
+        "look at it with `mayfly pool show`; if it is yours, move it out of the pool or remove it by hand",
+    )
+}
+
+fn local<'a>(name: &PoolPath, seen: &'a MarkSeen, node: &NodeId) -> Result<&'a Mark, Refusal> {
+    match seen {
+        MarkSeen::Local(mark) if mark.node == *node => Ok(mark),
+        MarkSeen::Local(_) => Err(not_ours(name, "its mark names another node")),
+        MarkSeen::NotLocal => Err(not_ours(name, "its mark came with the data")),
+        MarkSeen::Unset => Err(not_ours(name, "it has no mark")),
+        MarkSeen::Unreadable(why) => Err(LookFailed::new(format!("the mark of {name}"), why).into()),
+    }
+}
+
+fn owned<'a>(
+    name: &PoolPath,
+    seen: &'a MarkSeen,
+    node: &NodeId,
+    (vps, incarnation): (VpsId, &Incarnation),
+) -> Result<&'a Mark, Refusal> {
+    let mark = local(name, seen, node)?;
+    match &mark.owner {
+        Some((id, life)) if *id == vps && life == incarnation => Ok(mark),
+        Some((id, _)) if *id == vps => Err(not_ours(name, "its mark names an earlier VPS of this number")),
+        Some(_) => Err(not_ours(name, "its mark names another VPS")),
+        None => Err(not_ours(name, "its mark names no VPS")),
+    }
+}
+
+fn nothing_alive(name: &PoolPath, evidence: &[Evidence]) -> Result<(), Refusal> {
+    match evidence.iter().find(|e| e.is_alive()) {
+        None => Ok(()),
+        Some(sign) => Err(Refusal::new(
+            Code::StillAlive,
+            format!("dataset {name} is in use: {sign:?}"),
+            "stop the VPS first: mayfly stop V --force",
+        )),
+    }
+}
+
+impl EphemeralRoot {
+    /// `seen` is the mark as read back just now, `evidence` the signs of life of the VPS as of just now.
+    pub fn prove(
+        name: &PoolPath,
+        seen: &MarkSeen,
+        node: &NodeId,
+        owner: (VpsId, &Incarnation),
+        evidence: &[Evidence],
+    ) -> Result<Self, Refusal> {
+        let mark = owned(name, seen, node, owner)?;
+        if mark.role != Role::Temporary || mark.run.is_none() {
+            return Err(not_ours(name, "its mark does not say that it is a temporary root"));
+        }
+        if mark.made_as != *name {
+            return Err(not_ours(name, "its mark was made for another name"));
+        }
+        nothing_alive(name, evidence)?;
+        Ok(Self(name.clone()))
+    }
+}
+
+impl ConfirmedDestroy {
+    /// As for a root, but for data: only the executor of a confirmed destroy, or the undo of a create, asks for it.
+    pub fn prove(
+        name: &PoolPath,
+        seen: &MarkSeen,
+        node: &NodeId,
+        owner: (VpsId, &Incarnation),
+        evidence: &[Evidence],
+    ) -> Result<Self, Refusal> {
+        let mark = owned(name, seen, node, owner)?;
+        if mark.role != Role::Persistent || mark.made_as != *name {
+            return Err(not_ours(name, "its mark does not say that it is this dataset"));
+        }
+        nothing_alive(name, evidence)?;
+        Ok(Self(name.clone()))
+    }
+
+    /// The same for a part of a template that no VPS and no root needs any more; the caller has checked that.
+    pub fn prove_template(name: &PoolPath, seen: &MarkSeen, node: &NodeId) -> Result<Self, Refusal> {
+        let mark = local(name, seen, node)?;
+        if mark.role != Role::Template || mark.made_as != *name {
+            return Err(not_ours(name, "its mark does not say that it is this template"));
+        }
+        Ok(Self(name.clone()))
+    }
+}
+
+impl Condemned {
+    /// `seen` is the mark as read back just now.
+    pub fn prove(name: &PoolPath, seen: &MarkSeen, node: &NodeId) -> Result<Self, Refusal> {
+        let mark = local(name, seen, node)?;
+        if !name.is_grave() || mark.condemned_by.is_none() {
+            return Err(not_ours(name, "no operation condemned it"));
+        }
+        Ok(Self(name.clone()))
+    }
+
+    /// What may be destroyed.
+    pub fn dataset(&self) -> &PoolPath {
+        &self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::RunId;
+
+    fn node(n: u8) -> NodeId {
+        NodeId::from_random([n; 8])
+    }
+
+    fn life(n: u8) -> Incarnation {
+        Incarnation::from_random([n; 16])
+    }
+
+    fn vps() -> VpsId {
+        11327.try_into().unwrap()
+    }
+
+    fn mark() -> Mark {
+        let run = RunId::from_random([1; 3]);
+        Mark {
+            node: node(1),
+            owner: Some((vps(), life(1))),
+            role: Role::Temporary,
+            made_as: PoolPath::temporary_root(vps(), &run),
+            run: Some(run),
+            condemned_by: None,
+        }
+    }
+
+    fn prove(change: impl FnOnce(&mut Mark)) -> Result<EphemeralRoot, Refusal> {
+        let name = mark().made_as;
+        let mut mark = mark();
+        change(&mut mark);
+        EphemeralRoot::prove(&name, &MarkSeen::Local(mark), &node(1), (vps(), &life(1)), &[])
+    }
+
+    #[test]
+    fn only_a_local_mark_of_this_node_and_incarnation_proves_a_temporary_root() {
+        assert!(prove(|_| {}).is_ok());
+        assert!(prove(|m| m.node = node(2)).is_err());
+        assert!(prove(|m| m.owner = Some((vps(), life(2)))).is_err());
+        assert!(prove(|m| m.owner = None).is_err());
+        assert!(prove(|m| m.role = Role::Persistent).is_err());
+        assert!(prove(|m| m.run = None).is_err());
+        assert!(prove(|m| m.made_as = PoolPath::grave("x")).is_err());
+    }
+
+    #[test]
+    fn a_mark_that_cannot_be_read_is_not_the_same_as_none() {
+        let name = mark().made_as;
+        let prove = |seen| EphemeralRoot::prove(&name, &seen, &node(1), (vps(), &life(1)), &[]).unwrap_err().code;
+        assert_eq!(prove(MarkSeen::Unset), Code::NotOurs);
+        assert_eq!(prove(MarkSeen::NotLocal), Code::NotOurs);
+        assert_eq!(prove(MarkSeen::Unreadable("EIO".into())), Code::CouldNotLook);
+    }
+
+    #[test]
+    fn a_root_in_use_is_not_destroyed() {
+        let alive = [Evidence::Processes { cgroup: "x".into(), count: 1 }];
+        let name = mark().made_as;
+        let got = EphemeralRoot::prove(&name, &MarkSeen::Local(mark()), &node(1), (vps(), &life(1)), &alive);
+        assert_eq!(got.unwrap_err().code, Code::StillAlive);
+    }
+
+    #[test]
+    fn the_graveyard_is_emptied_of_condemned_datasets_only() {
+        let grave = PoolPath::grave("x");
+        let mut mark = mark();
+        assert!(Condemned::prove(&grave, &MarkSeen::Local(mark.clone()), &node(1)).is_err());
+        mark.condemned_by = Some(OperationId::at(1, [0; 4]));
+        assert!(Condemned::prove(&grave, &MarkSeen::Local(mark.clone()), &node(1)).is_ok());
+        assert!(Condemned::prove(&mark.made_as.clone(), &MarkSeen::Local(mark.clone()), &node(1)).is_err());
+        assert!(Condemned::prove(&grave, &MarkSeen::Local(mark), &node(2)).is_err());
+    }
+}

@@ -1,0 +1,100 @@
+//! What a caller asks for, before anything was drawn or looked up for it.
+
+use mayfly_core::bytes::Bytes;
+use mayfly_core::documents::Mount;
+use mayfly_core::names::{DatasetName, GuestPath, TemplateName};
+use mayfly_core::plan::CreateInput;
+use mayfly_core::template::RootKind;
+
+/// A change that a caller asks for. Names are checked already; whether the change is possible is for the planner.
+#[derive(Clone, Debug)]
+pub enum Intent {
+    /// Make a VPS from a template.
+    Create {
+        /// What was typed.
+        input: CreateInput,
+        /// From which template.
+        template: TemplateName,
+        /// Whether to start it.
+        start: bool,
+    },
+    /// Start it.
+    Start,
+    /// Stop it.
+    Stop {
+        /// How long the guest may take, in milliseconds.
+        timeout_ms: u64,
+        /// Whether to kill it at once.
+        force: bool,
+        /// Whether to give up the last root at once.
+        discard: bool,
+    },
+    /// Stop it where it runs, then start it.
+    Restart {
+        /// How long the guest may take, in milliseconds.
+        timeout_ms: u64,
+        /// Whether to kill it at once.
+        force: bool,
+    },
+    /// Destroy it with all its data.
+    Destroy {
+        /// Whether to wait until its space is free.
+        now: bool,
+    },
+    /// Make a dataset.
+    DatasetCreate {
+        /// Its name.
+        name: DatasetName,
+        /// Its quota.
+        quota: Bytes,
+        /// Where to mount it.
+        mount: Option<GuestPath>,
+    },
+    /// Change a quota.
+    DatasetSet {
+        /// The dataset.
+        name: DatasetName,
+        /// Its quota.
+        quota: Bytes,
+    },
+    /// Destroy a dataset with its data.
+    DatasetDestroy {
+        /// Its name.
+        name: DatasetName,
+        /// Whether its mounts go with it.
+        force: bool,
+    },
+    /// Show a dataset at a path.
+    MountAdd {
+        /// The mount.
+        mount: Mount,
+    },
+    /// Show it no more.
+    MountRemove {
+        /// Where.
+        path: GuestPath,
+    },
+    /// Switch impermanence on or change it. What is not given stays as it is, or comes from the template.
+    ImpermanenceOn {
+        /// What one temporary root may hold.
+        root_quota: Option<Bytes>,
+        /// What it is made from.
+        root_kind: Option<RootKind>,
+    },
+    /// Switch impermanence off.
+    ImpermanenceOff,
+    /// Build a template.
+    TemplateBuild {
+        /// A built-in recipe's name or the absolute path of a file.
+        recipe: String,
+        /// The template's name.
+        name: TemplateName,
+        /// The package mirror.
+        mirror: Option<String>,
+    },
+    /// Remove a template.
+    TemplateRemove {
+        /// Its name.
+        name: TemplateName,
+    },
+}

@@ -1,0 +1,138 @@
+//! LXC's configuration for one run: complete, it includes nothing of the distribution.
+
+use std::fmt::Write as _;
+
+use mayfly_core::run::{Limits, RunSpec};
+
+use super::paths::{self, RunDir};
+
+/// What the configuration depends on besides the spec: what this host has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HostTraits {
+    /// AppArmor is on.
+    pub apparmor: bool,
+    /// The kernel accounts swap per cgroup.
+    pub swap_accounting: bool,
+}
+
+impl HostTraits {
+    /// What this host has. A file that cannot be read means that it has it not: LXC then starts without.
+    pub fn observe() -> Self {
+        let apparmor = std::fs::read("/sys/module/apparmor/parameters/enabled").is_ok_and(|on| on.starts_with(b"Y"));
+        // The memory controller's own root has no swap files on cgroup v2, so the kernel's swap as such is asked.
+        let v1 = "/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes";
+        let v1_memory = std::path::Path::new("/sys/fs/cgroup/memory").is_dir();
+        let file = if v1_memory { v1 } else { "/proc/swaps" };
+        Self { apparmor, swap_accounting: std::fs::metadata(file).is_ok() }
+    }
+}
+
+/// Renders the configuration. `user_namespace` is a path that LXC can open.
+pub fn render_lxc_config(spec: &RunSpec, dir: &RunDir, user_namespace: &str, host: HostTraits) -> String {
+    let mut config = Config(String::with_capacity(4096));
+    config.set("lxc.uts.name", &spec.hostname);
+    config.set("lxc.init.cmd", format_args!("/dev/.mayfly/guest init -- {}", spec.init));
+    config.set("lxc.log.file", dir.lxc_log().display());
+    // The reason of an end is logged at this level only.
+    config.set("lxc.log.level", "DEBUG");
+    config.set("lxc.hook.post-stop", format_args!("/bin/sh {}", dir.post_stop().display()));
+    identity(&mut config, spec, user_namespace, host);
+    confinement(&mut config, dir, host);
+    mounts(&mut config, spec, dir);
+    cgroups(&mut config, spec);
+    limits(&mut config, &spec.limits, host);
+    config.0
+}
+
+struct Config(String);
+
+impl Config {
+    fn set(&mut self, key: &str, value: impl std::fmt::Display) {
+        let _ = writeln!(self.0, "{key} = {value}");
+    }
+}
+
+fn identity(config: &mut Config, spec: &RunSpec, user_namespace: &str, _host: HostTraits) {
+    let ids = spec.ids;
+    config.set("lxc.idmap", format_args!("u 0 {} {}", ids.first, ids.count));
+    config.set("lxc.idmap", format_args!("g 0 {} {}", ids.first, ids.count));
+    config.set("lxc.namespace.share.user", user_namespace);
+    config.set("lxc.net.0.type", "empty");
+}
+
+/// A user namespace keeps its full set of capabilities; what may not be reached through it is refused by seccomp.
+fn confinement(config: &mut Config, dir: &RunDir, host: HostTraits) {
+    config.set("lxc.seccomp.profile", dir.seccomp().display());
+    if host.apparmor {
+        config.set("lxc.apparmor.profile", "generated");
+        config.set("lxc.apparmor.allow_nesting", 1);
+    } else {
+        config.set("lxc.apparmor.profile", "unconfined");
+    }
+    config.set("lxc.cap.drop", "");
+    config.set("lxc.monitor.signal.pdeath", 1);
+}
+
+fn mounts(config: &mut Config, spec: &RunSpec, dir: &RunDir) {
+    config.set("lxc.rootfs.path", format_args!("dir:{}", dir.root().display()));
+    config.set("lxc.rootfs.options", "idmap=container");
+    config.set("lxc.autodev", 1);
+    config.set("lxc.tty.max", 0);
+    config.set("lxc.tty.dir", "");
+    config.set("lxc.pty.max", 1024);
+    // With a writable /sys and no udev in the guest, systemd-networkd waits for udev for ever.
+    config.set("lxc.mount.auto", "proc:mixed sys:mixed cgroup:mixed");
+    // systemd keeps a /run that is a mount already, and with it the boot report.
+    config.set("lxc.mount.entry", "tmpfs run tmpfs rw,nosuid,nodev,mode=0755 0 0");
+    for (index, mount) in spec.mounts.iter().enumerate() {
+        let read_only = if mount.read_only { ",ro" } else { "" };
+        let (from, to) = (dir.dataset(index), mount.target.relative());
+        config.set("lxc.mount.entry", format_args!("{} {to} none bind{read_only},idmap=container 0 0", from.display()));
+    }
+    for name in HANDOVER {
+        let from = dir.handover(name);
+        config.set("lxc.mount.entry", format_args!("{} dev/.mayfly/{name} none bind,ro,create=file 0 0", from.display()));
+    }
+}
+
+/// The files in `/dev/.mayfly`.
+pub(crate) const HANDOVER: [&str; 3] = ["guest", "boot.json", "report"];
+
+/// Every cgroup has a place of this run alone, also the one that LXC moves itself to when it ends: what is found
+/// below that place belongs to this run, and nothing of it is anywhere else.
+fn cgroups(config: &mut Config, spec: &RunSpec) {
+    let top = format!("{}/{}", paths::node_cgroup(&spec.node), paths::run_name(spec.vps, &spec.run));
+    config.set("lxc.cgroup.dir.monitor", format_args!("{top}/monitor"));
+    config.set("lxc.cgroup.dir.monitor.pivot", format_args!("{top}/pivot"));
+    config.set("lxc.cgroup.dir.container", format_args!("{top}/payload"));
+}
+
+/// Both spellings: LXC takes the ones of the hierarchy that it finds.
+fn limits(config: &mut Config, limits: &Limits, host: HostTraits) {
+    if let Some(memory) = limits.memory_bytes {
+        let (memory, swap) = (memory.get(), limits.swap_bytes.get());
+        config.set("lxc.cgroup.memory.limit_in_bytes", memory);
+        config.set("lxc.cgroup2.memory.max", memory);
+        if host.swap_accounting {
+            config.set("lxc.cgroup.memory.memsw.limit_in_bytes", memory.saturating_add(swap));
+            config.set("lxc.cgroup2.memory.swap.max", swap);
+        }
+    }
+    if let Some(processes) = limits.processes {
+        config.set("lxc.cgroup.pids.max", processes);
+        config.set("lxc.cgroup2.pids.max", processes);
+    }
+    if let Some(percent) = limits.cpu_percent {
+        let quota = u64::from(percent) * CPU_PERIOD_US / 100;
+        config.set("lxc.cgroup.cpu.cfs_period_us", CPU_PERIOD_US);
+        config.set("lxc.cgroup.cpu.cfs_quota_us", quota);
+        config.set("lxc.cgroup2.cpu.max", format_args!("{quota} {CPU_PERIOD_US}"));
+    }
+}
+
+const CPU_PERIOD_US: u64 = 100_000;
+
+/// The hook that keeps lxc-start from rebooting in place: a reboot is a new run, with a new root.
+pub fn render_post_stop() -> &'static str {
+    "# Ends lxc-start where it would start the container again in place.\n[ \"$LXC_TARGET\" != reboot ]\n"
+}

@@ -1,0 +1,46 @@
+//! The system calls that a VPS is refused.
+
+use std::fmt::Write as _;
+
+/// System calls answered with EPERM in every VPS: they act on the kernel, not on the container.
+const REFUSED: [&str; 6] =
+    ["kexec_load", "kexec_file_load", "open_by_handle_at", "init_module", "finit_module", "delete_module"];
+
+/// The btrfs requests that make subvolumes and snapshots. With them guest root writes outside its quota, or into the
+/// quota of another VPS. They are answered as on a file system that has no such thing, so programs make directories.
+const SUBVOLUME_REQUESTS: [(&str, u32); 4] = [
+    ("SUBVOL_CREATE", 0x5000_940e),
+    ("SNAP_CREATE", 0x5000_9401),
+    ("SNAP_CREATE_V2", 0x5000_9417),
+    ("SUBVOL_CREATE_V2", 0x5000_9418),
+];
+
+/// The whole policy, in LXC's version 2 format.
+///
+/// The comparison is masked because the kernel looks at the low 32 bits of a request only, while a plain comparison
+/// takes all 64: a guest that sets a high bit would pass it.
+pub fn render_seccomp() -> String {
+    let mut policy = String::from("2\ndenylist\nreject_force_umount\n[all]\n");
+    for call in REFUSED {
+        let _ = writeln!(policy, "{call} errno 1");
+    }
+    for (_, request) in SUBVOLUME_REQUESTS {
+        let _ = writeln!(policy, "ioctl errno 25 [1,{request:#010x},SCMP_CMP_MASKED_EQ,0xffffffff]");
+    }
+    policy
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_way_to_make_a_subvolume_is_masked() {
+        let policy = render_seccomp();
+        assert!(policy.starts_with("2\ndenylist\nreject_force_umount\n[all]\n"));
+        for request in ["0x5000940e", "0x50009401", "0x50009417", "0x50009418"] {
+            assert!(policy.contains(&format!("ioctl errno 25 [1,{request},SCMP_CMP_MASKED_EQ,0xffffffff]\n")), "{policy}");
+        }
+        assert!(!policy.contains("SCMP_CMP_EQ"));
+    }
+}

@@ -1,0 +1,432 @@
+//! The one place that starts other programs.
+//!
+//! Every command has an absolute program path, a cleared environment with `LC_ALL=C`, a deadline, and no shell. Its
+//! argv is logged at debug: secrets go by standard input, never by argv. A failure carries argv, how it ended, and the
+//! bounded standard error. Output past its bound is a failure, never cut: a list that was cut reads as "absent".
+//!
+//! The program and what it starts share one process group, which is killed when the deadline passes.
+
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
+
+mod tool;
+pub use tool::{Tool, ToolMissing};
+
+/// How long a command may take when nothing else was said.
+pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(60);
+/// How much standard output is kept when nothing else was said.
+pub const DEFAULT_OUTPUT_LIMIT: usize = 64 << 20;
+/// How long a pipe may stay open after the program itself has ended (something that it started holds it).
+const LINGER: Duration = Duration::from_millis(500);
+
+/// One command, complete: a program, its arguments, and the bounds that it runs in.
+#[derive(Clone, Debug)]
+pub struct Command {
+    program: PathBuf,
+    args: Vec<OsString>,
+    env: Vec<(OsString, OsString)>,
+    dir: PathBuf,
+    input: Vec<u8>,
+    deadline: Duration,
+    output_limit: usize,
+}
+
+impl Command {
+    /// `tool` without arguments, in `/`, with empty standard input.
+    pub fn new(tool: &Tool) -> Self {
+        Self {
+            program: tool.path().to_owned(),
+            args: Vec::new(),
+            env: Vec::new(),
+            dir: PathBuf::from("/"),
+            input: Vec::new(),
+            deadline: DEFAULT_DEADLINE,
+            output_limit: DEFAULT_OUTPUT_LIMIT,
+        }
+    }
+
+    /// One more argument.
+    #[must_use]
+    pub fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
+        self.args.push(arg.as_ref().to_owned());
+        self
+    }
+
+    /// More arguments.
+    #[must_use]
+    pub fn args<A: AsRef<OsStr>>(mut self, args: impl IntoIterator<Item = A>) -> Self {
+        self.args.extend(args.into_iter().map(|a| a.as_ref().to_owned()));
+        self
+    }
+
+    /// One environment variable.
+    #[must_use]
+    pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
+        self.env.push((name.as_ref().to_owned(), value.as_ref().to_owned()));
+        self
+    }
+
+    /// Passes on those of these variables that this process has itself.
+    #[must_use]
+    pub fn pass_env(self, names: &[&str]) -> Self {
+        names.iter().fold(self, |command, name| match std::env::var_os(name) {
+            Some(value) => command.env(name, value),
+            None => command,
+        })
+    }
+
+    /// The directory that it runs in.
+    #[must_use]
+    pub fn dir(mut self, dir: impl AsRef<Path>) -> Self {
+        self.dir = dir.as_ref().to_owned();
+        self
+    }
+
+    /// What it reads on standard input. Never logged: the place for secrets.
+    #[must_use]
+    pub fn input(mut self, bytes: impl Into<Vec<u8>>) -> Self {
+        self.input = bytes.into();
+        self
+    }
+
+    /// How long it may take before it and what it started are killed.
+    #[must_use]
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = deadline;
+        self
+    }
+
+    /// How many bytes of standard output are taken; more is a failure.
+    #[must_use]
+    pub fn output_limit(mut self, bytes: usize) -> Self {
+        self.output_limit = bytes;
+        self
+    }
+
+    /// Program and arguments, as they are logged and told.
+    pub fn argv(&self) -> Vec<String> {
+        let shown = |text: &OsStr| text.to_string_lossy().into_owned();
+        std::iter::once(shown(self.program.as_os_str())).chain(self.args.iter().map(|a| shown(a))).collect()
+    }
+}
+
+/// What a command that succeeded wrote.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Output {
+    /// All of standard output; empty where a sink took it.
+    pub stdout: Vec<u8>,
+    /// Standard error, bounded: warnings, mostly.
+    pub stderr: String,
+}
+
+impl Output {
+    /// Standard output as text; bytes that are no UTF-8 are replaced.
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.stdout).into_owned()
+    }
+}
+
+/// How a command failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RunEnd {
+    /// It could not be started or watched: the errno, where there is one.
+    NotRun(io::ErrorKind),
+    /// It ended with this exit status.
+    Status(i32),
+    /// A signal ended it.
+    Signal(i32),
+    /// The deadline passed and it was killed.
+    Deadline(Duration),
+    /// It wrote more than was allowed and was killed.
+    TooMuchOutput(usize),
+}
+
+impl fmt::Display for RunEnd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotRun(kind) => write!(f, "could not be run ({kind})"),
+            Self::Status(status) => write!(f, "exit status {status}"),
+            Self::Signal(signal) => write!(f, "ended by signal {signal}"),
+            Self::Deadline(limit) => write!(f, "killed: it took more than {} s", limit.as_secs_f32()),
+            Self::TooMuchOutput(limit) => write!(f, "killed: it wrote more than {limit} bytes"),
+        }
+    }
+}
+
+/// A command that failed, with what is needed to understand it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunFailure {
+    /// Program and arguments.
+    pub argv: Vec<String>,
+    /// How it ended.
+    pub end: RunEnd,
+    /// Its standard error, bounded: the beginning and the end of it.
+    pub stderr: String,
+}
+
+impl std::error::Error for RunFailure {}
+
+impl fmt::Display for RunFailure {
+    /// Argv, the end, and the last lines of standard error, on one line and with control characters escaped.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const LINES: usize = 6;
+        write!(f, "`{}`: {}", self.argv.join(" ").escape_debug(), self.end)?;
+        let lines: Vec<&str> = self.stderr.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+        for (n, line) in lines[lines.len().saturating_sub(LINES)..].iter().enumerate() {
+            write!(f, "{}{}", if n == 0 { ": " } else { "; " }, line.escape_debug())?;
+        }
+        Ok(())
+    }
+}
+
+/// Takes a stream in pieces, as they come.
+pub type Sink<'a> = &'a mut dyn FnMut(&[u8]);
+
+/// Runs commands. Blocks the calling thread; holds nothing between commands.
+#[derive(Clone, Debug, Default)]
+pub struct Runner;
+
+impl Runner {
+    /// Runs `command` to its end and keeps what it writes.
+    pub fn run(&self, command: &Command) -> Result<Output, RunFailure> {
+        let mut stdout = Vec::new();
+        let limit = command.output_limit;
+        let kept = self.watch(command, &mut |piece| take(&mut stdout, piece, limit), &mut |_| {})?;
+        Ok(Output { stdout, stderr: kept })
+    }
+
+    /// Runs `command` and hands standard output to `stdout` and standard error to `stderr` as it comes. There is no
+    /// bound on standard output.
+    pub fn run_streaming(&self, command: &Command, stdout: Sink<'_>, stderr: Sink<'_>) -> Result<Output, RunFailure> {
+        let mut taking = |piece: &[u8]| {
+            stdout(piece);
+            true
+        };
+        Ok(Output { stderr: self.watch(command, &mut taking, stderr)?, stdout: Vec::new() })
+    }
+
+    fn watch(&self, command: &Command, stdout: &mut dyn FnMut(&[u8]) -> bool, stderr: Sink<'_>) -> Result<String, RunFailure> {
+        let argv = command.argv();
+        tracing::debug!(?argv, "run");
+        let begun = Instant::now();
+        let mut kept = Bounded::default();
+        let end = start(command).and_then(|child| attend(child, command, begun, stdout, stderr, &mut kept));
+        tracing::debug!(program = argv[0], ms = begun.elapsed().as_millis() as u64, ?end, "ended");
+        let end = match end {
+            Ok(None) => return Ok(kept.text()),
+            Ok(Some(end)) => end,
+            Err(error) => {
+                kept.push(error.to_string().as_bytes());
+                RunEnd::NotRun(error.kind())
+            }
+        };
+        Err(RunFailure { argv, end, stderr: kept.text() })
+    }
+}
+
+fn take(all: &mut Vec<u8>, piece: &[u8], limit: usize) -> bool {
+    all.extend_from_slice(piece);
+    all.len() <= limit
+}
+
+#[allow(clippy::disallowed_methods, reason = "this is the one home of Command::new")]
+fn start(command: &Command) -> io::Result<Child> {
+    let mut process = std::process::Command::new(&command.program);
+    process
+        .args(&command.args)
+        .env_clear()
+        .env("PATH", tool::search_path())
+        .env("LC_ALL", "C")
+        .envs(command.env.iter().map(|(name, value)| (name, value)))
+        .current_dir(&command.dir)
+        .process_group(0)
+        .stdin(if command.input.is_empty() { Stdio::null() } else { Stdio::piped() })
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    process.spawn()
+}
+
+/// A child that is killed with its group and waited for, whatever happens.
+struct Reaped {
+    child: Child,
+    done: bool,
+}
+
+impl Reaped {
+    fn kill(&mut self) {
+        if let (false, Some(group)) = (self.done, Pid::from_raw(self.child.id() as i32)) {
+            // Not waited for yet, so the number cannot belong to anybody else. It may have ended: no trouble.
+            let _ = kill_process_group(group, Signal::KILL);
+        }
+    }
+
+    fn wait(&mut self) -> io::Result<ExitStatus> {
+        let status = self.child.wait()?;
+        self.done = true;
+        Ok(status)
+    }
+}
+
+impl Drop for Reaped {
+    fn drop(&mut self) {
+        if !self.done {
+            self.kill();
+            let _ = self.child.wait();
+        }
+    }
+}
+
+/// Feeds and drains one child until it has ended. `Ok(None)` is success.
+fn attend(
+    child: Child,
+    command: &Command,
+    begun: Instant,
+    stdout: &mut dyn FnMut(&[u8]) -> bool,
+    stderr: Sink<'_>,
+    kept: &mut Bounded,
+) -> io::Result<Option<RunEnd>> {
+    let mut child = Reaped { child, done: false };
+    let pid = Pid::from_raw(child.child.id() as i32).ok_or_else(|| io::Error::other("no process id"))?;
+    let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
+    let mut input = child.child.stdin.take();
+    let mut out = child.child.stdout.take();
+    let mut err = child.child.stderr.take();
+    for pipe in [input.as_ref().map(AsFd::as_fd), out.as_ref().map(AsFd::as_fd), err.as_ref().map(AsFd::as_fd)].into_iter().flatten() {
+        rustix::io::ioctl_fionbio(pipe, true)?;
+    }
+    let mut unsent: &[u8] = &command.input;
+    let mut ended: Option<Instant> = None;
+    while ended.is_none() || out.is_some() || err.is_some() {
+        let now = Instant::now();
+        let until = ended.map_or(begun + command.deadline, |at| at + LINGER);
+        let Some(left) = until.checked_duration_since(now).filter(|left| !left.is_zero()) else {
+            if ended.is_some() {
+                break;
+            }
+            child.kill();
+            return Ok(Some(RunEnd::Deadline(command.deadline)));
+        };
+        let ready = wait_for(&[
+            (ended.is_none().then(|| pidfd.as_fd()), PollFlags::IN),
+            (out.as_ref().map(AsFd::as_fd), PollFlags::IN),
+            (err.as_ref().map(AsFd::as_fd), PollFlags::IN),
+            (input.as_ref().map(AsFd::as_fd), PollFlags::OUT),
+        ], left)?;
+        if ready[1] && !drain(&mut out, &mut |piece| stdout(piece))? {
+            child.kill();
+            return Ok(Some(RunEnd::TooMuchOutput(command.output_limit)));
+        }
+        if ready[2] {
+            drain(&mut err, &mut |piece| {
+                kept.push(piece);
+                stderr(piece);
+                true
+            })?;
+        }
+        if ready[3] {
+            feed(&mut input, &mut unsent)?;
+        }
+        if ready[0] {
+            ended = Some(Instant::now());
+            input = None;
+        }
+    }
+    let status = child.wait()?;
+    Ok(match (status.success(), status.code(), status.signal()) {
+        (true, _, _) => None,
+        (_, Some(code), _) => Some(RunEnd::Status(code)),
+        (_, None, signal) => Some(RunEnd::Signal(signal.unwrap_or(0))),
+    })
+}
+
+type Watched<'a> = (Option<std::os::fd::BorrowedFd<'a>>, PollFlags);
+
+/// Which of these became ready (or broke) within `limit`.
+fn wait_for(watched: &[Watched<'_>; 4], limit: Duration) -> io::Result<[bool; 4]> {
+    let mut at = [None; 4];
+    let mut fds = Vec::with_capacity(4);
+    for (n, (fd, flags)) in watched.iter().enumerate() {
+        if let Some(fd) = fd {
+            at[n] = Some(fds.len());
+            fds.push(PollFd::from_borrowed_fd(*fd, *flags));
+        }
+    }
+    // A spurious early return is harmless: the caller looks at the clock again.
+    let limit = rustix::event::Timespec { tv_sec: limit.as_secs().min(3600) as i64, tv_nsec: limit.subsec_nanos().into() };
+    match poll(&mut fds, Some(&limit)) {
+        Ok(_) | Err(rustix::io::Errno::INTR) => {}
+        Err(errno) => return Err(errno.into()),
+    }
+    Ok(at.map(|n| n.is_some_and(|n| !fds[n].revents().is_empty())))
+}
+
+/// Reads what is there; drops the pipe at its end. False: the sink wants no more.
+fn drain<R: Read>(pipe: &mut Option<R>, sink: &mut dyn FnMut(&[u8]) -> bool) -> io::Result<bool> {
+    let Some(open) = pipe else { return Ok(true) };
+    let mut piece = [0; 64 << 10];
+    match open.read(&mut piece) {
+        Ok(0) => *pipe = None,
+        Ok(n) => return Ok(sink(&piece[..n])),
+        Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+        Err(error) => return Err(error),
+    }
+    Ok(true)
+}
+
+/// Writes what fits; closes the pipe when all is written or nobody reads it any more.
+fn feed<W: Write>(pipe: &mut Option<W>, unsent: &mut &[u8]) -> io::Result<()> {
+    let Some(open) = pipe else { return Ok(()) };
+    match open.write(unsent) {
+        Ok(n) => *unsent = &unsent[n..],
+        Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => *unsent = &[],
+        Err(error) => return Err(error),
+    }
+    if unsent.is_empty() {
+        *pipe = None;
+    }
+    Ok(())
+}
+
+/// The beginning and the end of a stream.
+#[derive(Default)]
+struct Bounded {
+    head: Vec<u8>,
+    tail: Vec<u8>,
+    left_out: usize,
+}
+
+impl Bounded {
+    const HEAD: usize = 4 << 10;
+    const TAIL: usize = 12 << 10;
+
+    fn push(&mut self, piece: &[u8]) {
+        let room = (Self::HEAD - self.head.len()).min(piece.len());
+        self.head.extend_from_slice(&piece[..room]);
+        self.tail.extend_from_slice(&piece[room..]);
+        let over = self.tail.len().saturating_sub(Self::TAIL);
+        self.tail.drain(..over);
+        self.left_out += over;
+    }
+
+    fn text(&self) -> String {
+        let mut text = String::from_utf8_lossy(&self.head).into_owned();
+        if self.left_out > 0 {
+            text.push_str(&format!("\n[{} bytes left out]\n", self.left_out));
+        }
+        text.push_str(&String::from_utf8_lossy(&self.tail));
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests;

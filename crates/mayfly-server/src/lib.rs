@@ -1,0 +1,1 @@
+//! mayfly-server
