@@ -1,1 +1,27 @@
-//! mayfly-api
+//! What goes over the wire between `mayfly serve` and those who talk to it: the types of requests and answers, the
+//! addresses, and a typed client over the node's unix socket.
+//!
+//! Requests refuse unknown fields; answers may gain fields. Sizes are `*_bytes`, durations and times `*_ms`. This crate
+//! must never name the engine or the host: whoever has only this crate can write a client.
+
+mod client;
+mod error;
+mod event;
+mod exec;
+mod node;
+mod operation;
+pub mod paths;
+mod template;
+mod vps;
+
+pub use self::client::{Change, Client, ClientError, Lines, Socket};
+pub use self::error::{ErrorBody, ErrorInfo};
+pub use self::event::EventView;
+pub use self::exec::{ConsoleRequest, ConsoleSays, ExecRequest, ExecSays, ExecStart, STDERR, STDOUT};
+pub use self::node::{NodeView, PoolDatasetView, PoolView, ShareView};
+pub use self::operation::{OperationView, PlanBody, PlanView};
+pub use self::template::{BuildTemplate, TemplateView};
+pub use self::vps::{
+    AddMount, BaseView, CreateDataset, CreateVps, DatasetView, FeatureState, FeatureView, ImpermanenceView, MountView,
+    RestartVps, RunView, SetDataset, SetFeatures, SetImpermanence, StopVps, VpsState, VpsView,
+};

@@ -17,6 +17,7 @@ pub mod observed;
 pub mod plan;
 pub mod ports;
 pub mod proof;
+pub mod recipe;
 pub mod run;
 pub mod space;
 pub mod template;

@@ -107,6 +107,25 @@ pub enum Evidence {
 }
 
 impl Evidence {
+    /// Whether this may concern the temporary root `root` of `run`. Only what clearly belongs to another run of the
+    /// VPS does not; whatever cannot be told apart does.
+    pub fn concerns(&self, vps: VpsId, run: &RunId, root: &PoolPath) -> bool {
+        match self {
+            Self::Supervisor { run: other, .. } => other == run,
+            Self::Processes { cgroup, .. } | Self::EmptyCgroup { cgroup } => {
+                let prefix = format!("{vps}.");
+                let named = cgroup.split('/').find_map(|part| part.strip_prefix(&prefix)?.parse::<RunId>().ok());
+                named.is_none_or(|other| other == *run)
+            }
+            Self::Mounted { dataset, .. } => {
+                let another = dataset.split('/').any(|part| {
+                    PoolPath::from_pool(part).is_some_and(|p| p != *root && p.named_temporary_root().is_some())
+                });
+                !another
+            }
+        }
+    }
+
     /// Whether this means that something is alive, not only that something was left lying.
     pub fn is_alive(&self) -> bool {
         !matches!(self, Self::EmptyCgroup { .. })

@@ -102,13 +102,15 @@ impl EphemeralRoot {
         evidence: &[Evidence],
     ) -> Result<Self, Refusal> {
         let mark = owned(name, seen, node, owner)?;
-        if mark.role != Role::Temporary || mark.run.is_none() {
+        if mark.role != Role::Temporary {
             return Err(not_ours(name, "its mark does not say that it is a temporary root"));
         }
         if mark.made_as != *name {
             return Err(not_ours(name, "its mark was made for another name"));
         }
-        nothing_alive(name, evidence)?;
+        let run = mark.run.as_ref().ok_or_else(|| not_ours(name, "its mark names no run"))?;
+        let of_this_root: Vec<_> = evidence.iter().filter(|e| e.concerns(owner.0, run, name)).cloned().collect();
+        nothing_alive(name, &of_this_root)?;
         Ok(Self(name.clone()))
     }
 }
@@ -218,6 +220,21 @@ mod tests {
         let name = mark().made_as;
         let got = EphemeralRoot::prove(&name, &MarkSeen::Local(mark()), &node(1), (vps(), &life(1)), &alive);
         assert_eq!(got.unwrap_err().code, Code::StillAlive);
+    }
+
+    #[test]
+    fn an_old_root_can_be_proven_while_the_next_run_lives() {
+        let name = mark().made_as;
+        let other = RunId::from_random([2; 3]);
+        let prove = |sign| EphemeralRoot::prove(&name, &MarkSeen::Local(mark()), &node(1), (vps(), &life(1)), &[sign]);
+        let cgroup = |run: &RunId| Evidence::Processes { cgroup: format!("mayfly-x/11327.{run}/payload"), count: 1 };
+        let mounted = |dataset: &str| Evidence::Mounted { pid: 1, dataset: dataset.into() };
+        assert!(prove(Evidence::Supervisor { pid: 1, run: other.clone() }).is_ok());
+        assert!(prove(cgroup(&other)).is_ok());
+        assert!(prove(mounted("/p/11327.impermanence-020202/private")).is_ok());
+        assert!(prove(cgroup(&RunId::from_random([1; 3]))).is_err());
+        assert!(prove(mounted("/p/11327.impermanence-010101/private")).is_err());
+        assert!(prove(mounted("/somewhere")).is_err());
     }
 
     #[test]

@@ -126,6 +126,8 @@ pub enum RunEnd {
     Reboot,
     /// It was killed because someone asked for that.
     Killed,
+    /// The host went down with it.
+    HostDown,
     /// Init, lxc-start or the supervisor died without being asked to.
     Crashed {
         /// What is known.

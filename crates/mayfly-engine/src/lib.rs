@@ -1,1 +1,27 @@
-//! mayfly-engine
+//! The engine: it keeps the documents, gives every VPS one worker, carries plans out step by step with a journal,
+//! finishes or undoes after a crash, reconciles what ought to run with what runs, and empties the graveyard.
+//!
+//! It must never decide what a plan contains (that is `mayfly-core`'s), nor touch the host but through the ports.
+//!
+//! ```text
+//!  submit ──> operation document ──> lane of the VPS ──> plan ──> executor ──> ports
+//!                  (store)            (one thread)      (core)   (journal)
+//!  monitor ── end of a run ──> submit(run ended)      reaper ── graves, leftovers ──> ports
+//! ```
+
+mod background;
+mod deps;
+mod engine;
+mod executor;
+mod intent;
+mod keys;
+mod lanes;
+mod perform;
+mod recover;
+pub mod store;
+mod submit;
+
+pub use self::deps::{CrashHook, Deps, no_crash};
+pub use self::engine::{Engine, PoolReport};
+pub use self::intent::Intent;
+pub use self::recover::Recovered;

@@ -179,13 +179,25 @@ impl fmt::Display for RunFailure {
     /// Argv, the end, and the last lines of standard error, on one line and with control characters escaped.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const LINES: usize = 6;
-        write!(f, "`{}`: {}", self.argv.join(" ").escape_debug(), self.end)?;
+        write!(f, "`{}`: {}", escaped(&self.argv.join(" ")), self.end)?;
         let lines: Vec<&str> = self.stderr.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
         for (n, line) in lines[lines.len().saturating_sub(LINES)..].iter().enumerate() {
-            write!(f, "{}{}", if n == 0 { ": " } else { "; " }, line.escape_debug())?;
+            write!(f, "{}{}", if n == 0 { ": " } else { "; " }, escaped(line))?;
         }
         Ok(())
     }
+}
+
+/// Fit for a terminal or a log: control characters are escaped, quotes and backslashes are left alone.
+pub fn escaped(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '"' | '\'' | '\\' => shown.push(c),
+            c => shown.extend(c.escape_debug()),
+        }
+    }
+    shown
 }
 
 /// Takes a stream in pieces, as they come.

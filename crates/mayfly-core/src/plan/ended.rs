@@ -26,6 +26,7 @@ pub fn plan_run_ended(doc: &VpsDoc, run: &RunId, end: &RunEnd, boot_ms: u64) -> 
             "it has powered itself off"
         }
         RunEnd::Reboot => "it has asked for a reboot",
+        RunEnd::HostDown => "the host went down with it",
         RunEnd::Killed => {
             after.desired = Desired::Stopped;
             "it was killed on request"

@@ -110,7 +110,7 @@ fn cgroups(config: &mut Config, spec: &RunSpec) {
 /// Both spellings: LXC takes the ones of the hierarchy that it finds.
 fn limits(config: &mut Config, limits: &Limits, host: HostTraits) {
     if let Some(memory) = limits.memory_bytes {
-        let (memory, swap) = (memory.get(), limits.swap_bytes.get());
+        let (memory, swap) = (memory.0, limits.swap_bytes.0);
         config.set("lxc.cgroup.memory.limit_in_bytes", memory);
         config.set("lxc.cgroup2.memory.max", memory);
         if host.swap_accounting {

@@ -1,0 +1,107 @@
+//! Changes that can be asked for. The same value asks for the change or for its plan.
+
+use hyper::Method;
+use mayfly_core::names::{DatasetName, GuestPath, TemplateName};
+use serde::Serialize;
+
+use crate::{
+    AddMount, BuildTemplate, CreateDataset, CreateVps, RestartVps, SetDataset, SetFeatures, StopVps, paths,
+};
+
+/// A request for a change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    method: Method,
+    path: String,
+    body: Option<String>,
+}
+
+impl Change {
+    /// Makes a VPS.
+    pub fn create(body: &CreateVps) -> Self {
+        Self::with_body(Method::POST, paths::VPSES.to_owned(), body)
+    }
+
+    /// Starts a VPS.
+    pub fn start(vps: &str) -> Self {
+        Self::bare(Method::POST, paths::of_vps(vps, "start"))
+    }
+
+    /// Stops it.
+    pub fn stop(vps: &str, body: &StopVps) -> Self {
+        Self::with_body(Method::POST, paths::of_vps(vps, "stop"), body)
+    }
+
+    /// Stops and starts it.
+    pub fn restart(vps: &str, body: &RestartVps) -> Self {
+        Self::with_body(Method::POST, paths::of_vps(vps, "restart"), body)
+    }
+
+    /// Destroys it with all its data; with `now` it is over only when the space is free.
+    pub fn destroy(vps: &str, now: bool) -> Self {
+        let path = paths::vps(vps);
+        Self::bare(Method::DELETE, if now { paths::with(&path, "now", "true") } else { path })
+    }
+
+    /// Makes a dataset.
+    pub fn create_dataset(vps: &str, body: &CreateDataset) -> Self {
+        Self::with_body(Method::POST, paths::of_vps(vps, "datasets"), body)
+    }
+
+    /// Changes a dataset.
+    pub fn set_dataset(vps: &str, name: &DatasetName, body: &SetDataset) -> Self {
+        Self::with_body(Method::PATCH, paths::dataset(vps, name), body)
+    }
+
+    /// Destroys a dataset with its data; with `force` its mounts go with it.
+    pub fn destroy_dataset(vps: &str, name: &DatasetName, force: bool) -> Self {
+        let path = paths::dataset(vps, name);
+        Self::bare(Method::DELETE, if force { paths::with(&path, "force", "true") } else { path })
+    }
+
+    /// Shows a dataset at a path.
+    pub fn add_mount(vps: &str, body: &AddMount) -> Self {
+        Self::with_body(Method::POST, paths::of_vps(vps, "mounts"), body)
+    }
+
+    /// Shows it no more.
+    pub fn remove_mount(vps: &str, path: &GuestPath) -> Self {
+        Self::bare(Method::DELETE, paths::mount(vps, path))
+    }
+
+    /// Switches features.
+    pub fn set_features(vps: &str, body: &SetFeatures) -> Self {
+        Self::with_body(Method::PATCH, paths::of_vps(vps, "features"), body)
+    }
+
+    /// Builds a template.
+    pub fn build_template(body: &BuildTemplate) -> Self {
+        Self::with_body(Method::POST, paths::TEMPLATES.to_owned(), body)
+    }
+
+    /// Removes a template.
+    pub fn remove_template(name: &TemplateName) -> Self {
+        Self::bare(Method::DELETE, paths::template(name.as_str()))
+    }
+
+    pub(super) fn method(&self) -> Method {
+        self.method.clone()
+    }
+
+    pub(super) fn path(&self) -> &str {
+        &self.path
+    }
+
+    pub(super) fn body(&self) -> Option<String> {
+        self.body.clone()
+    }
+
+    fn bare(method: Method, path: String) -> Self {
+        Self { method, path, body: None }
+    }
+
+    fn with_body(method: Method, path: String, body: &impl Serialize) -> Self {
+        let body = serde_json::to_string(body).expect("a request is plain data");
+        Self { method, path, body: Some(body) }
+    }
+}

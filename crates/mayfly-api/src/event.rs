@@ -1,0 +1,27 @@
+//! Events: what changed, in the order in which it changed.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{OperationView, TemplateView, VpsView};
+
+/// One change of one document.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventView {
+    /// Ask for what came `since` this.
+    pub revision: u64,
+    /// `vps`, `template`, `operation`, or the first word of another key.
+    pub kind: String,
+    /// Its id or name.
+    pub name: String,
+    /// Whether it is gone.
+    pub removed: bool,
+    /// The VPS as it is now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vps: Option<Box<VpsView>>,
+    /// The template as it is now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub template: Option<Box<TemplateView>>,
+    /// The operation as it is now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub operation: Option<Box<OperationView>>,
+}

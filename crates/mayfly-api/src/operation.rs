@@ -1,0 +1,77 @@
+//! Operations and plans.
+
+use mayfly_core::documents::{OperationDoc, OperationState};
+use mayfly_core::ids::{OperationId, VpsId};
+use mayfly_core::plan::Plan;
+use serde::{Deserialize, Serialize};
+
+use crate::ErrorInfo;
+
+/// One requested change and how far it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OperationView {
+    /// Its id.
+    pub id: OperationId,
+    /// The VPS that it changes; none for templates.
+    pub vps: Option<VpsId>,
+    /// What was asked, in words: `start`, `dataset create`.
+    pub verb: String,
+    /// Who asked.
+    pub by: String,
+    /// How far it is.
+    pub state: OperationState,
+    /// When it was asked, in milliseconds since 1970.
+    pub created_unix_ms: u64,
+    /// When it was over, in milliseconds since 1970.
+    pub ended_unix_ms: Option<u64>,
+    /// The plan as lines to read, one a step; empty before it had its turn.
+    pub lines: Vec<String>,
+    /// Steps of the plan that are done.
+    pub steps_done: usize,
+    /// What it is at, in words.
+    pub progress: String,
+    /// Why it failed.
+    pub error: Option<ErrorInfo>,
+}
+
+impl From<OperationDoc> for OperationView {
+    fn from(doc: OperationDoc) -> Self {
+        let error = doc.error.map(|refusal| ErrorInfo { operation: Some(doc.id.clone()), ..refusal.into() });
+        Self {
+            id: doc.id,
+            vps: doc.vps,
+            verb: doc.request.verb().to_owned(),
+            by: doc.by,
+            state: doc.state,
+            created_unix_ms: doc.created_unix_ms,
+            ended_unix_ms: doc.ended_unix_ms,
+            lines: doc.plan.map(|plan| plan.lines()).unwrap_or_default(),
+            steps_done: doc.steps_done,
+            progress: doc.progress,
+            error,
+        }
+    }
+}
+
+/// What a change would do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlanView {
+    /// To read, one a step.
+    pub lines: Vec<String>,
+    /// The very steps that would be carried out.
+    pub steps: Vec<serde_json::Value>,
+}
+
+/// The answer to a change with `?dry_run=true`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlanBody {
+    /// The plan.
+    pub plan: PlanView,
+}
+
+impl From<&Plan> for PlanBody {
+    fn from(plan: &Plan) -> Self {
+        let steps = plan.steps.iter().map(|s| serde_json::to_value(s).expect("a step is plain data")).collect();
+        Self { plan: PlanView { lines: plan.lines(), steps } }
+    }
+}

@@ -1,0 +1,44 @@
+//! Templates.
+
+use mayfly_core::bytes::Bytes;
+use mayfly_core::documents::TemplateDoc;
+use mayfly_core::ids::Digest;
+use mayfly_core::names::TemplateName;
+use mayfly_core::template::Manifest;
+use serde::{Deserialize, Serialize};
+
+/// `POST /v1/templates`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BuildTemplate {
+    /// A built-in recipe's name or the absolute path of a file on the node.
+    pub recipe: String,
+    /// The template's name; none for the recipe's, where that is a name.
+    #[serde(default)]
+    pub name: Option<TemplateName>,
+    /// The package mirror; none for the host's own.
+    #[serde(default)]
+    pub mirror: Option<String>,
+}
+
+/// A template.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TemplateView {
+    /// Its name.
+    pub name: TemplateName,
+    /// The sha256 of its archive.
+    pub digest: Digest,
+    /// The bytes of its files.
+    pub size_bytes: Bytes,
+    /// When it was made, in milliseconds since 1970.
+    pub created_unix_ms: u64,
+    /// What it is.
+    pub manifest: Manifest,
+}
+
+impl From<TemplateDoc> for TemplateView {
+    fn from(doc: TemplateDoc) -> Self {
+        let TemplateDoc { schema: _, name, digest, size_bytes, created_unix_ms, manifest } = doc;
+        Self { name, digest, size_bytes, created_unix_ms, manifest }
+    }
+}

@@ -1,0 +1,38 @@
+//! What an engine is made of.
+
+use std::sync::Arc;
+
+use mayfly_core::documents::NodeDoc;
+use mayfly_core::ports::{Clock, Runtime, Storage, Templates};
+use mayfly_core::run::IdRange;
+
+use crate::store::Store;
+
+/// Called with the name of every crash point that the executor passes, so that a test can end the process there.
+pub type CrashHook = Arc<dyn Fn(&str) + Send + Sync>;
+
+/// A hook that does nothing.
+pub fn no_crash() -> CrashHook {
+    Arc::new(|_| {})
+}
+
+/// The parts.
+#[derive(Clone)]
+pub struct Deps {
+    /// The node that this engine answers for.
+    pub node: NodeDoc,
+    /// Documents.
+    pub store: Arc<dyn Store>,
+    /// Datasets.
+    pub storage: Arc<dyn Storage>,
+    /// Runs.
+    pub runtime: Arc<dyn Runtime>,
+    /// Templates on their way into the pool.
+    pub templates: Arc<dyn Templates>,
+    /// Time and randomness.
+    pub clock: Arc<dyn Clock>,
+    /// Host ids that belong to others.
+    pub reserved: Vec<IdRange>,
+    /// For tests.
+    pub crash: CrashHook,
+}

@@ -1,0 +1,233 @@
+//! The engine as callers see it: questions answered from documents and from the host.
+
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+use mayfly_core::bytes::Bytes;
+use mayfly_core::documents::{NodeDoc, OperationDoc, TemplateDoc, VpsDoc};
+use mayfly_core::error::{Code, Refusal};
+use mayfly_core::ids::{OperationId, VpsId};
+use mayfly_core::names::PoolPath;
+use mayfly_core::observed::{MarkSeen, Observed, PoolSeen, Role};
+use mayfly_core::plan::{PlanContext, sort_leftovers};
+use mayfly_core::run::RunState;
+
+use crate::deps::Deps;
+use crate::keys;
+use crate::lanes::Lanes;
+use crate::store::{Change, Revision, TypedStore};
+
+/// One node's engine. Clones share it.
+#[derive(Clone)]
+pub struct Engine {
+    pub(crate) inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub(crate) deps: Deps,
+    pub(crate) lanes: Lanes,
+    /// Counts changes of operations; waiters look again when it moves.
+    pub(crate) moved: (Mutex<u64>, Condvar),
+    /// Held while a new VPS is given its number, name and host ids.
+    pub(crate) accepting: Mutex<()>,
+    /// Set when the reaper has something to look at.
+    pub(crate) reap: (Mutex<bool>, Condvar),
+    pub(crate) stopping: AtomicBool,
+}
+
+/// The pool as `mayfly pool show` tells it.
+#[derive(Clone, Debug)]
+pub struct PoolReport {
+    /// What is there.
+    pub seen: PoolSeen,
+    /// The quotas of all persistent datasets together.
+    pub promised: Bytes,
+    /// What is left alone, and why.
+    pub reports: Vec<String>,
+    /// Graves that wait to be destroyed.
+    pub waiting: Vec<PoolPath>,
+}
+
+impl Engine {
+    /// An engine at rest: nothing is carried out before [`Engine::recover`] and [`Engine::start_threads`], or
+    /// [`Engine::drain`].
+    pub fn new(deps: Deps) -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                deps,
+                lanes: Lanes::default(),
+                moved: Default::default(),
+                accepting: Mutex::new(()),
+                reap: Default::default(),
+                stopping: AtomicBool::new(false),
+            }),
+        }
+    }
+
+    pub(crate) fn deps(&self) -> &Deps {
+        &self.inner.deps
+    }
+
+    /// The node.
+    pub fn node(&self) -> &NodeDoc {
+        &self.deps().node
+    }
+
+    /// All VPSes, by number.
+    pub fn vpses(&self) -> Result<Vec<VpsDoc>, Refusal> {
+        let mut all: Vec<VpsDoc> = self.documents(keys::VPSES)?;
+        all.sort_by_key(|v| v.id);
+        Ok(all)
+    }
+
+    /// One VPS, by number or host name.
+    pub fn vps(&self, which: &str) -> Result<VpsDoc, Refusal> {
+        let found = match which.parse::<VpsId>() {
+            Ok(id) => self.vps_by_id(id)?,
+            Err(_) => self.vpses()?.into_iter().find(|v| v.hostname.as_str() == which),
+        };
+        found.ok_or_else(|| {
+            let which: String = which.chars().take(64).flat_map(char::escape_debug).collect();
+            Refusal::new(Code::VpsNotFound, format!("there is no VPS {which}"), "see `mayfly list`")
+        })
+    }
+
+    pub(crate) fn vps_by_id(&self, id: VpsId) -> Result<Option<VpsDoc>, Refusal> {
+        Ok(self.deps().store.get_doc(&keys::vps(id))?.map(|found| found.doc))
+    }
+
+    fn documents<T: serde::de::DeserializeOwned>(&self, prefix: &str) -> Result<Vec<T>, Refusal> {
+        Ok(self.deps().store.list_docs(prefix)?.docs.into_iter().map(|found| found.doc).collect())
+    }
+
+    /// What the supervisor of the present run last said.
+    pub fn run_state(&self, doc: &VpsDoc) -> Result<Option<RunState>, Refusal> {
+        match &doc.run {
+            None => Ok(None),
+            Some(run) => Ok(self.deps().runtime.state(doc.id, &run.run)?),
+        }
+    }
+
+    /// All templates, by name.
+    pub fn templates(&self) -> Result<Vec<TemplateDoc>, Refusal> {
+        self.documents(keys::TEMPLATES)
+    }
+
+    /// All operations that are remembered, the oldest first.
+    pub fn operations(&self) -> Result<Vec<OperationDoc>, Refusal> {
+        self.documents(keys::OPERATIONS)
+    }
+
+    /// One operation, by its id or the beginning of it.
+    pub fn operation(&self, id: &str) -> Result<OperationDoc, Refusal> {
+        if let Ok(id) = id.parse::<OperationId>() {
+            return self.operation_by_id(&id);
+        }
+        let plain = !id.is_empty() && id.bytes().all(|b| b.is_ascii_hexdigit());
+        let mut found = self.operations()?;
+        found.retain(|op| plain && op.id.as_str().starts_with(id));
+        match found.len() {
+            1 => Ok(found.remove(0)),
+            0 => Err(no_such_operation(id)),
+            _ => Err(Refusal::new(
+                Code::OperationNotFound,
+                format!("{} operations begin with {id}", found.len()),
+                "give more digits",
+            )),
+        }
+    }
+
+    pub(crate) fn operation_by_id(&self, id: &OperationId) -> Result<OperationDoc, Refusal> {
+        let found = self.deps().store.get_doc(&keys::operation(id))?;
+        found.map(|found| found.doc).ok_or_else(|| no_such_operation(id.as_str()))
+    }
+
+    /// The pool, what waits to be destroyed, and what is left alone.
+    pub fn pool(&self) -> Result<PoolReport, Refusal> {
+        let seen = self.deps().storage.observe()?;
+        let busy = self.inner.lanes.busy_vpses();
+        let leftovers =
+            sort_leftovers(&seen, &self.vpses()?, &self.templates()?, &busy, &self.node().id, &self.fresh_operation_id());
+        let persistent = |m: &MarkSeen| matches!(m, MarkSeen::Local(m) if m.role == Role::Persistent);
+        let promised = seen
+            .datasets
+            .iter()
+            .filter(|(name, d)| !name.is_grave() && persistent(&d.mark))
+            .fold(Bytes(0), |sum, (_, d)| sum.saturating_add(d.quota.unwrap_or_default()));
+        Ok(PoolReport { seen, promised, reports: leftovers.reports, waiting: leftovers.graves })
+    }
+
+    /// Waits until an operation is over, or for `timeout`; answers with its present state.
+    pub fn wait(&self, id: &OperationId, timeout: Duration) -> Result<OperationDoc, Refusal> {
+        let deadline = Instant::now() + timeout;
+        let (count, moved) = &self.inner.moved;
+        loop {
+            let before = *count.lock().expect("no thread panics with it");
+            let op = self.operation_by_id(id)?;
+            let left = deadline.saturating_duration_since(Instant::now());
+            if op.state.is_over() || left.is_zero() {
+                return Ok(op);
+            }
+            let guard = count.lock().expect("no thread panics with it");
+            let _ = moved.wait_timeout_while(guard, left, |now| *now == before).expect("no thread panics with it");
+        }
+    }
+
+    /// Changes of documents after revision `since`; waits for one at most `timeout`. Answers with the revision to go
+    /// on from.
+    pub fn changes(&self, since: u64, timeout: Duration) -> Result<(u64, Vec<Change>), Refusal> {
+        let watched = self.deps().store.watch("/", Revision(since), timeout)?;
+        Ok((watched.revision.0, watched.changes))
+    }
+
+    /// The revision of the store, to follow [`Engine::changes`] from.
+    pub fn revision(&self) -> Result<u64, Refusal> {
+        Ok(self.deps().store.range(keys::VPSES)?.revision.0)
+    }
+
+    /// All that a plan for this VPS may depend on.
+    pub(crate) fn observe(
+        &self,
+        request: &mayfly_core::documents::Request,
+        doc: &VpsDoc,
+    ) -> Result<Observed, Refusal> {
+        let pool = self.deps().storage.observe()?;
+        let evidence = self.deps().runtime.evidence(doc.id)?;
+        let init = match mayfly_core::plan::needed_probe(request, doc) {
+            None => None,
+            Some((assembly, init)) => Some(self.deps().storage.probe_init(&assembly, &init)?),
+        };
+        Ok(Observed { pool, evidence, init })
+    }
+
+    pub(crate) fn context(&self, operation: &OperationId) -> PlanContext {
+        PlanContext {
+            node: self.node().id.clone(),
+            operation: operation.clone(),
+            now_unix_ms: self.deps().clock.unix_ms(),
+            boot_id: self.deps().clock.boot_id(),
+        }
+    }
+
+    pub(crate) fn random<const N: usize>(&self) -> [u8; N] {
+        let mut bytes = [0; N];
+        self.deps().clock.random(&mut bytes);
+        bytes
+    }
+
+    pub(crate) fn fresh_operation_id(&self) -> OperationId {
+        OperationId::at(self.deps().clock.unix_ms(), self.random())
+    }
+
+    pub(crate) fn tell_waiters(&self) {
+        let (count, moved) = &self.inner.moved;
+        *count.lock().expect("no thread panics with it") += 1;
+        moved.notify_all();
+    }
+}
+
+fn no_such_operation(id: &str) -> Refusal {
+    let id: String = id.chars().take(40).flat_map(char::escape_debug).collect();
+    Refusal::new(Code::OperationNotFound, format!("there is no operation {id}"), "see `mayfly operation list`")
+}

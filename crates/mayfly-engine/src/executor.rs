@@ -1,0 +1,249 @@
+//! Carries out one operation: plan, steps, journal; the undo where a step fails.
+//!
+//! ```text
+//!  queued ──plan──> running ──last step──> done
+//!    │ refused          │ a step failed
+//!    └──> failed <──────┴─> undoing ──first step──> failed
+//! ```
+//!
+//! The journal is the operation's document: it is written when the plan is made, and after every step. A crash leaves
+//! it at the step that may be half done; that step is done again, and every step is made for that.
+
+use std::time::Duration;
+
+use mayfly_core::documents::{Lifecycle, OperationDoc, OperationState, Request, VpsDoc};
+use mayfly_core::error::Refusal;
+use mayfly_core::ids::OperationId;
+use mayfly_core::plan::{Plan, Step, Undo, should_start};
+use mayfly_core::run::RunEnd;
+
+use crate::engine::Engine;
+use crate::intent::Intent;
+use crate::keys;
+use crate::store::{Txn, Write};
+
+/// How often an undo is tried.
+const UNDO_TRIES: u32 = 3;
+
+/// The engine cannot go on with an operation; it stays as it is until the daemon starts again.
+struct Stuck(Refusal);
+
+impl From<Refusal> for Stuck {
+    fn from(refusal: Refusal) -> Self {
+        Self(refusal)
+    }
+}
+
+impl Engine {
+    /// Carries out an operation to its end, from wherever its journal says it is.
+    pub(crate) fn carry_out(&self, id: &OperationId) {
+        let over = match self.try_carry_out(id) {
+            Ok(over) => over,
+            Err(Stuck(why)) => {
+                tracing::error!(operation = %id, %why, "left as it is; the next start of the daemon goes on with it");
+                return;
+            }
+        };
+        if let Some(op) = over {
+            if let Err(why) = self.after(&op) {
+                tracing::error!(operation = %id, %why, "what should follow could not be asked for");
+            }
+        }
+    }
+
+    fn try_carry_out(&self, id: &OperationId) -> Result<Option<OperationDoc>, Stuck> {
+        let mut op = self.operation_by_id(id)?;
+        if op.state == OperationState::Queued {
+            match self.decide(&op) {
+                Ok(plan) if plan.steps.is_empty() && matches!(op.request, Request::RunEnded { .. }) => {
+                    // Someone else has settled it; it need not be remembered.
+                    self.forget(&op)?;
+                    return Ok(None);
+                }
+                Ok(plan) => {
+                    op.plan = Some(plan);
+                    op.state = OperationState::Running;
+                }
+                Err(refusal) => return Ok(Some(self.refused(op, refusal)?)),
+            }
+            self.journal(&op)?;
+        }
+        let plan = op.plan.clone().unwrap_or_default();
+        if op.state == OperationState::Running {
+            self.forward(&mut op, &plan)?;
+        }
+        if op.state == OperationState::Undoing {
+            self.backward(&mut op, &plan)?;
+        }
+        Ok(Some(op))
+    }
+
+    fn decide(&self, op: &OperationDoc) -> Result<Plan, Refusal> {
+        let doc = match op.vps {
+            None => None,
+            Some(id) => self.vps_by_id(id)?,
+        };
+        self.plan(&op.request, doc.as_ref(), &self.context(&op.id))
+    }
+
+    /// A request that is refused before its first step. A create takes its reservation back with it.
+    fn refused(&self, mut op: OperationDoc, refusal: Refusal) -> Result<OperationDoc, Stuck> {
+        if let Request::Create { new, .. } = &op.request {
+            let txn = Txn { conditions: Vec::new(), writes: vec![Write::Delete(keys::vps(new.doc.id))] };
+            self.deps().store.txn(txn).map_err(Refusal::from)?;
+        }
+        op.error = Some(refusal);
+        self.end(&mut op, OperationState::Failed, "refused")?;
+        Ok(op)
+    }
+
+    fn forward(&self, op: &mut OperationDoc, plan: &Plan) -> Result<(), Stuck> {
+        while let Some(planned) = plan.steps.get(op.steps_done) {
+            let point = planned.step.kind().crash_point();
+            (self.deps().crash)(point);
+            tracing::info!(operation = %op.id, step = %planned.step, "doing");
+            let done = self.perform(&planned.step, &op.id);
+            match done {
+                Ok(_) => {
+                    (self.deps().crash)(&format!("{point}.done"));
+                    op.steps_done += 1;
+                    op.progress = planned.step.to_string();
+                    if op.steps_done < plan.steps.len() {
+                        self.journal(op)?;
+                    }
+                }
+                Err(refusal) => {
+                    (self.deps().crash)(&format!("{point}.failed"));
+                    tracing::warn!(operation = %op.id, step = %planned.step, why = %refusal, "failed; undoing");
+                    op.error = Some(refusal);
+                    op.state = OperationState::Undoing;
+                    // The step that failed may be half done, so its undo is due as well.
+                    op.steps_done += 1;
+                    self.journal(op)?;
+                    return Ok(());
+                }
+            }
+        }
+        self.end(op, OperationState::Done, "done")
+    }
+
+    fn backward(&self, op: &mut OperationDoc, plan: &Plan) -> Result<(), Stuck> {
+        while op.steps_done > 0 {
+            let planned = &plan.steps[op.steps_done - 1];
+            if let Undo::Step(step) = &planned.undo {
+                (self.deps().crash)(&format!("{}.undo", planned.step.kind().crash_point()));
+                tracing::info!(operation = %op.id, step = %step, "undoing");
+                if let Err(refusal) = self.undo_with_tries(step, op) {
+                    (self.deps().crash)("undo.failed");
+                    return Err(self.needs_operator(op, step, refusal));
+                }
+            }
+            op.steps_done -= 1;
+            self.journal(op)?;
+        }
+        self.end(op, OperationState::Failed, "failed; what was done was put back")
+    }
+
+    fn undo_with_tries(&self, step: &Step, op: &OperationDoc) -> Result<(), Refusal> {
+        let mut last = None;
+        for attempt in 0..UNDO_TRIES {
+            if attempt > 0 {
+                std::thread::sleep(Duration::from_millis(200));
+            }
+            match self.perform(step, &op.id) {
+                Ok(_) => return Ok(()),
+                Err(refusal) => last = Some(refusal),
+            }
+        }
+        Err(last.expect("an undo is tried at least once"))
+    }
+
+    /// The undo cannot finish: the VPS refuses changes, the operation stays where it is, and the next start of the
+    /// daemon goes on with it.
+    fn needs_operator(&self, op: &mut OperationDoc, step: &Step, refusal: Refusal) -> Stuck {
+        let why = format!("operation {} could not be put back ({step}: {refusal})", op.id);
+        op.progress = why.clone();
+        if let Err(Stuck(failed)) = self.journal(op) {
+            return Stuck(failed);
+        }
+        let mark = |doc: &mut VpsDoc| doc.lifecycle = Lifecycle::NeedsOperator { why: why.clone() };
+        if let Some(id) = op.vps {
+            if let Err(failed) = self.change_vps(id, mark) {
+                return Stuck(failed);
+            }
+        }
+        Stuck(refusal)
+    }
+
+    pub(crate) fn change_vps(
+        &self,
+        id: mayfly_core::ids::VpsId,
+        change: impl Fn(&mut VpsDoc),
+    ) -> Result<(), Refusal> {
+        if let Some(mut doc) = self.vps_by_id(id)? {
+            change(&mut doc);
+            let txn = Txn { conditions: Vec::new(), writes: vec![Write::put_doc(keys::vps(id), &doc)?] };
+            self.deps().store.txn(txn)?;
+        }
+        Ok(())
+    }
+
+    fn end(&self, op: &mut OperationDoc, state: OperationState, progress: &str) -> Result<(), Stuck> {
+        op.state = state;
+        op.progress = progress.to_owned();
+        op.ended_unix_ms = Some(self.deps().clock.unix_ms());
+        self.journal(op)
+    }
+
+    /// Says what a long step is at. Only for readers: the journal does not depend on it.
+    pub(crate) fn tell_progress(&self, id: &OperationId, progress: &str) {
+        let told = self.operation_by_id(id).map_err(Stuck).and_then(|mut op| {
+            op.progress = progress.to_owned();
+            self.journal(&op)
+        });
+        if let Err(Stuck(why)) = told {
+            tracing::warn!(operation = %id, %why, "progress could not be written");
+        }
+    }
+
+    fn journal(&self, op: &OperationDoc) -> Result<(), Stuck> {
+        let write = Write::put_doc(keys::operation(&op.id), op).map_err(Refusal::from)?;
+        self.deps().store.txn(Txn { conditions: Vec::new(), writes: vec![write] }).map_err(Refusal::from)?;
+        self.tell_waiters();
+        Ok(())
+    }
+
+    fn forget(&self, op: &OperationDoc) -> Result<(), Stuck> {
+        let write = Write::Delete(keys::operation(&op.id));
+        self.deps().store.txn(Txn { conditions: Vec::new(), writes: vec![write] }).map_err(Refusal::from)?;
+        self.tell_waiters();
+        Ok(())
+    }
+
+    /// What follows an operation: the lasting goal of its VPS, and the graves that it filled.
+    fn after(&self, op: &OperationDoc) -> Result<(), Refusal> {
+        self.wake_reaper();
+        let Some(id) = op.vps else { return Ok(()) };
+        let Some(doc) = self.vps_by_id(id)? else { return Ok(()) };
+        let by_us = op.by == "mayfly";
+        if let (true, OperationState::Failed, Request::Start { run }) = (by_us, op.state, &op.request) {
+            // A start that nobody waits for counts like a crash, or it would be tried for ever.
+            let detail = op.error.as_ref().map_or_else(String::new, ToString::to_string);
+            self.submit_run_ended(id, run.clone(), RunEnd::FailedToStart { detail })?;
+            return Ok(());
+        }
+        if let Some(run) = &doc.run {
+            // A failed operation may have left a document whose run is over.
+            let over = self.deps().runtime.evidence(id)?.iter().all(|sign| !sign.is_alive());
+            if op.state == OperationState::Failed && over {
+                let detail = "it was ended by an operation that failed".to_owned();
+                self.submit_run_ended(id, run.run.clone(), RunEnd::Crashed { detail })?;
+            }
+            return Ok(());
+        }
+        if should_start(&doc) {
+            self.submit(Some(id), Intent::Start, "mayfly")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,178 @@
+//! Each step, done through the ports. Nothing is chosen here; what destroys gets its proof here, from what is read back
+//! at this very moment.
+
+use std::time::{Duration, Instant};
+
+use mayfly_core::documents::{SCHEMA, TemplateDoc, VpsDoc};
+use mayfly_core::error::{Code, Refusal};
+use mayfly_core::ids::{Incarnation, OperationId, VpsId};
+use mayfly_core::names::{PoolPath, TemplateName};
+use mayfly_core::observed::MarkSeen;
+use mayfly_core::plan::Step;
+use mayfly_core::ports::{HostError, Outcome};
+use mayfly_core::proof::{Burial, Condemned, ConfirmedDestroy, EphemeralRoot};
+
+use crate::engine::Engine;
+use crate::keys;
+use crate::store::{Condition, Txn, TxnOutcome, TypedStore, Write};
+
+/// How long a destroy waits for its space.
+const REAP_DEADLINE: Duration = Duration::from_secs(120);
+
+impl Engine {
+    /// Does one step for an operation. Doing it again changes nothing.
+    pub(crate) fn perform(&self, step: &Step, op: &OperationId) -> Result<Outcome, Refusal> {
+        let deps = self.deps();
+        let done = match step {
+            Step::EndRun { vps, run, halt_ms } => {
+                if let Some(run) = run {
+                    let timeout = Duration::from_millis(halt_ms.unwrap_or(0));
+                    deps.runtime.stop(*vps, run, timeout, halt_ms.is_none())?;
+                }
+                deps.runtime.sweep(*vps)?
+            }
+            Step::CreateDataset { new } => deps.storage.create_dataset(new)?,
+            Step::SetQuota { dataset, quota_bytes } => deps.storage.set_quota(dataset, *quota_bytes)?,
+            Step::PrepareTree { dataset, tree } => deps.storage.prepare_tree(dataset, tree)?,
+            Step::Record { vps, doc, .. } => match doc {
+                Some(doc) => self.record(&keys::vps(*vps), Some(&**doc))?,
+                None => self.record::<VpsDoc>(&keys::vps(*vps), None)?,
+            },
+            Step::Launch { launch } => {
+                let spec = launch.to_run_spec(|name| deps.storage.mount_source(name), deps.storage.detach());
+                deps.runtime.launch(&spec)?
+            }
+            Step::AwaitInit { vps, run, deadline_ms } => {
+                deps.runtime.await_init(*vps, run, Duration::from_millis(*deadline_ms))?
+            }
+            Step::BuryRoot { vps, incarnation, root, grave } => {
+                self.bury(root, grave, |mark| self.prove_root((*vps, incarnation), root, mark, op))?
+            }
+            Step::BuryData { vps, incarnation, dataset, grave } => {
+                self.bury(dataset, grave, |mark| self.prove_data((*vps, incarnation), dataset, mark, op))?
+            }
+            Step::BuryTemplate { dataset, grave } => {
+                self.bury(dataset, grave, |mark| {
+                    let proof = ConfirmedDestroy::prove_template(dataset, mark, &self.node().id)?;
+                    Ok(Burial::of_data(proof, op.clone()))
+                })?
+            }
+            Step::ForgetRuns { vps, keep, console } => deps.runtime.forget(*vps, keep.as_ref(), *console)?,
+            Step::Reap { graves } => self.reap_now(graves)?,
+            Step::BuildTemplate { recipe, name, mirror } => self.build(recipe, name, mirror.as_deref(), op)?,
+            Step::RecordTemplate { name, doc } => self.record(&keys::template(name), doc.as_deref())?,
+        };
+        Ok(done)
+    }
+
+    /// Moves something to its grave. What is not there has been moved by an earlier attempt; a look that failed stops
+    /// here.
+    fn bury(
+        &self,
+        name: &PoolPath,
+        grave: &PoolPath,
+        prove: impl Fn(&MarkSeen) -> Result<Burial, Refusal>,
+    ) -> Result<Outcome, Refusal> {
+        let Some(seen) = self.deps().storage.look(name)? else {
+            return Ok(Outcome::Unchanged);
+        };
+        let burial = prove(&seen.mark)?;
+        Ok(self.deps().storage.bury(&burial, grave)?)
+    }
+
+    fn prove_root(
+        &self,
+        owner: (VpsId, &Incarnation),
+        root: &PoolPath,
+        mark: &MarkSeen,
+        op: &OperationId,
+    ) -> Result<Burial, Refusal> {
+        let evidence = self.deps().runtime.evidence(owner.0)?;
+        let proof = EphemeralRoot::prove(root, mark, &self.node().id, owner, &evidence)?;
+        Ok(Burial::of_root(proof, op.clone()))
+    }
+
+    fn prove_data(
+        &self,
+        owner: (VpsId, &Incarnation),
+        dataset: &PoolPath,
+        mark: &MarkSeen,
+        op: &OperationId,
+    ) -> Result<Burial, Refusal> {
+        let evidence = self.deps().runtime.evidence(owner.0)?;
+        let proof = ConfirmedDestroy::prove(dataset, mark, &self.node().id, owner, &evidence)?;
+        Ok(Burial::of_data(proof, op.clone()))
+    }
+
+    /// Destroys graves before the operation ends; one that is busy is waited for.
+    fn reap_now(&self, graves: &[PoolPath]) -> Result<Outcome, Refusal> {
+        let deadline = Instant::now() + REAP_DEADLINE;
+        let mut outcome = Outcome::Unchanged;
+        for grave in graves {
+            loop {
+                let Some(seen) = self.deps().storage.look(grave)? else { break };
+                let condemned = Condemned::prove(grave, &seen.mark, &self.node().id)?;
+                match self.deps().storage.reap(&condemned) {
+                    Ok(_) => {
+                        outcome = Outcome::Changed;
+                        break;
+                    }
+                    Err(HostError::Busy { .. }) if Instant::now() < deadline => {
+                        std::thread::sleep(Duration::from_millis(250));
+                    }
+                    Err(error) => return Err(error.into()),
+                }
+            }
+        }
+        Ok(outcome)
+    }
+
+    fn build(
+        &self,
+        recipe: &str,
+        name: &TemplateName,
+        mirror: Option<&str>,
+        op: &OperationId,
+    ) -> Result<Outcome, Refusal> {
+        let mut progress = |text: &str| self.tell_progress(op, text);
+        let built = self.deps().templates.build(recipe, mirror, &mut progress)?;
+        let doc = TemplateDoc {
+            schema: SCHEMA,
+            name: name.clone(),
+            digest: built.digest,
+            size_bytes: built.size_bytes,
+            created_unix_ms: self.deps().clock.unix_ms(),
+            manifest: built.manifest,
+        };
+        self.record(&keys::template(name), Some(&doc))
+    }
+
+    /// Writes a document, or removes it. Only the lane of the object writes it, so there is nobody to race with; the
+    /// condition catches a mistake in that.
+    fn record<T>(&self, key: &str, doc: Option<&T>) -> Result<Outcome, Refusal>
+    where
+        T: serde::Serialize + serde::de::DeserializeOwned + PartialEq,
+    {
+        let store = &*self.deps().store;
+        let before = store.get_doc::<T>(key)?;
+        if before.as_ref().map(|found| &found.doc) == doc {
+            return Ok(Outcome::Unchanged);
+        }
+        let condition = match before {
+            None => Condition::Absent(key.to_owned()),
+            Some(found) => Condition::AtRevision(key.to_owned(), found.mod_revision),
+        };
+        let write = match doc {
+            Some(doc) => Write::put_doc(key, doc)?,
+            None => Write::Delete(key.to_owned()),
+        };
+        match store.txn(Txn { conditions: vec![condition], writes: vec![write] })? {
+            TxnOutcome::Committed(_) => Ok(Outcome::Changed),
+            TxnOutcome::Conflict { key } => Err(Refusal::new(
+                Code::StateFailed,
+                format!("document {key} was changed by someone else"),
+                "try again",
+            )),
+        }
+    }
+}

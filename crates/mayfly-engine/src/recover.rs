@@ -1,0 +1,108 @@
+//! What the engine does when it starts: it looks at the host, finishes what was begun, and settles what has happened
+//! meanwhile. It trusts what it sees over what was written.
+
+use mayfly_core::documents::{OperationState, VpsDoc};
+use mayfly_core::error::Refusal;
+use mayfly_core::ids::OperationId;
+use mayfly_core::names::PoolPath;
+use mayfly_core::observed::Evidence;
+use mayfly_core::plan::{Step, should_start};
+use mayfly_core::run::RunEnd;
+
+use crate::engine::Engine;
+use crate::intent::Intent;
+use crate::keys;
+use crate::lanes::Lane;
+use crate::store::{Txn, Write};
+
+/// So many operations that are over are remembered.
+const KEEP_OPERATIONS: usize = 1000;
+
+/// What was found.
+#[derive(Clone, Debug, Default)]
+pub struct Recovered {
+    /// Operations that go on.
+    pub resumed: Vec<OperationId>,
+    /// Runs that are alive.
+    pub alive: usize,
+    /// Runs that were over.
+    pub ended: usize,
+    /// What is left alone, and why.
+    pub reports: Vec<String>,
+}
+
+impl Engine {
+    /// Looks at the host and puts into the lanes what has to be done. Nothing is carried out yet.
+    pub fn recover(&self) -> Result<Recovered, Refusal> {
+        let mut out = Recovered { reports: self.deps().storage.clear_staging()?, ..Recovered::default() };
+        let mut operations = self.operations()?;
+        operations.retain(|op| !op.state.is_over());
+        for op in operations {
+            out.resumed.push(op.id.clone());
+            self.enqueue(Lane::of(op.vps), op.id);
+        }
+        self.prune_operations()?;
+        let vpses = self.vpses()?;
+        let busy = self.inner.lanes.busy_vpses();
+        for doc in &vpses {
+            // What is being carried out will come to its own end, and reconciles then.
+            if !busy.contains(&doc.id) {
+                self.recover_vps(doc, &mut out)?;
+            } else if let Some(run) = &doc.run {
+                self.deps().runtime.watch(doc.id, &run.run)?;
+            }
+        }
+        for id in self.deps().runtime.vpses_with_evidence()? {
+            if !vpses.iter().any(|v| v.id == id) {
+                out.reports.push(format!("VPS {id}: something of it is alive or lies about, and there is no record of it"));
+            }
+        }
+        out.reports.extend(self.pool()?.reports);
+        self.wake_reaper();
+        Ok(out)
+    }
+
+    fn recover_vps(&self, doc: &VpsDoc, out: &mut Recovered) -> Result<(), Refusal> {
+        let Some(run) = &doc.run else {
+            if should_start(doc) {
+                self.submit(Some(doc.id), Intent::Start, "mayfly")?;
+            }
+            return Ok(());
+        };
+        let signs = self.deps().runtime.evidence(doc.id)?;
+        if signs.iter().any(|s| matches!(s, Evidence::Supervisor { run: other, .. } if *other == run.run)) {
+            self.deps().runtime.watch(doc.id, &run.run)?;
+            out.alive += 1;
+            return Ok(());
+        }
+        let written = self.deps().runtime.state(doc.id, &run.run)?.and_then(|s| s.end);
+        let end = match written {
+            Some(end) => end,
+            None if run.boot_id != self.deps().clock.boot_id() => RunEnd::HostDown,
+            None => RunEnd::Crashed { detail: "its supervisor was gone when the daemon started".into() },
+        };
+        self.submit_run_ended(doc.id, run.run.clone(), end)?;
+        out.ended += 1;
+        Ok(())
+    }
+
+    fn prune_operations(&self) -> Result<(), Refusal> {
+        let mut over = self.operations()?;
+        over.retain(|op| matches!(op.state, OperationState::Done | OperationState::Failed));
+        let surplus = over.len().saturating_sub(KEEP_OPERATIONS);
+        for op in over.iter().take(surplus) {
+            let writes = vec![Write::Delete(keys::operation(&op.id))];
+            self.deps().store.txn(Txn { conditions: Vec::new(), writes })?;
+        }
+        Ok(())
+    }
+
+    /// Moves one leftover to the graveyard; answers with its grave.
+    pub(crate) fn bury_leftover(&self, step: &Step, id: &OperationId) -> Result<Option<PoolPath>, Refusal> {
+        self.perform(step, id)?;
+        match step {
+            Step::BuryRoot { grave, .. } | Step::BuryTemplate { grave, .. } => Ok(Some(grave.clone())),
+            _ => Ok(None),
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! Documents as the types that they are: parsing, and the refusal of what a newer program wrote.
+
+use mayfly_core::documents::SCHEMA;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::{Entry, Revision, Store, StoreError, Write};
+
+/// A document with its place in the store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Doc<T> {
+    /// Its key.
+    pub key: String,
+    /// What it says.
+    pub doc: T,
+    /// When its key came to be.
+    pub create_revision: Revision,
+    /// When it was last put: what [`super::Condition::AtRevision`] compares with.
+    pub mod_revision: Revision,
+}
+
+/// All documents below a prefix at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Docs<T> {
+    /// The store's revision at that moment.
+    pub revision: Revision,
+    /// The documents, sorted by key.
+    pub docs: Vec<Doc<T>>,
+}
+
+/// Every document has this field; the rest may be unreadable to an older program.
+#[derive(Deserialize)]
+struct Stamp {
+    schema: u32,
+}
+
+fn parse<T: DeserializeOwned>(entry: Entry) -> Result<Doc<T>, StoreError> {
+    let bad = |why: String| StoreError::BadDocument { key: entry.key.clone(), why };
+    let stamp = serde_json::from_str::<Stamp>(&entry.value).map_err(|why| bad(why.to_string()))?;
+    if stamp.schema > SCHEMA {
+        return Err(bad(format!(
+            "it has schema {}; this program knows up to {SCHEMA}",
+            stamp.schema
+        )));
+    }
+    let doc = serde_json::from_str(&entry.value).map_err(|why| bad(why.to_string()))?;
+    Ok(Doc {
+        key: entry.key,
+        doc,
+        create_revision: entry.create_revision,
+        mod_revision: entry.mod_revision,
+    })
+}
+
+/// Reading documents, on every store.
+pub trait TypedStore: Store {
+    /// The document under a key; `None` when it is certain that there is none.
+    fn get_doc<T: DeserializeOwned>(&self, key: &str) -> Result<Option<Doc<T>>, StoreError> {
+        self.get(key)?.map(parse).transpose()
+    }
+
+    /// All documents below a prefix. One that cannot be used fails the whole list: what is missing from it must not be
+    /// taken for absent.
+    fn list_docs<T: DeserializeOwned>(&self, prefix: &str) -> Result<Docs<T>, StoreError> {
+        let snapshot = self.range(prefix)?;
+        let docs = snapshot.entries.into_iter().map(parse).collect::<Result<_, _>>()?;
+        Ok(Docs { revision: snapshot.revision, docs })
+    }
+}
+
+impl<S: Store + ?Sized> TypedStore for S {}
+
+impl Write {
+    /// Puts a document.
+    pub fn put_doc<T: Serialize>(key: impl Into<String>, doc: &T) -> Result<Self, StoreError> {
+        let key = key.into();
+        match serde_json::to_string(doc) {
+            Ok(value) => Ok(Self::Put(key, value)),
+            Err(why) => Err(StoreError::BadDocument { key, why: why.to_string() }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::store::{MemoryStore, Txn};
+
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    struct Lamp {
+        schema: u32,
+        colour: String,
+    }
+
+    fn store_with(values: &[(&str, &str)]) -> Arc<dyn Store> {
+        let store = MemoryStore::new(Arc::new(|| Duration::ZERO));
+        let put = |(key, value): &(&str, &str)| Write::Put((*key).to_owned(), (*value).to_owned());
+        let writes = values.iter().map(put).collect();
+        store.txn(Txn { conditions: vec![], writes }).unwrap();
+        Arc::new(store)
+    }
+
+    fn why_bad(value: &str) -> String {
+        match store_with(&[("/lamps/1", value)]).get_doc::<Lamp>("/lamps/1") {
+            Err(StoreError::BadDocument { key, why }) if key == "/lamps/1" => why,
+            other => panic!("{value} gave {other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_document_comes_back_as_it_was_put() {
+        let store = store_with(&[]);
+        let lamp = Lamp { schema: SCHEMA, colour: "red".to_owned() };
+        let writes = vec![Write::put_doc("/lamps/1", &lamp).unwrap()];
+        store.txn(Txn { conditions: vec![], writes }).unwrap();
+        let got = store.get_doc::<Lamp>("/lamps/1").unwrap().unwrap();
+        assert_eq!((got.doc, got.mod_revision), (lamp, Revision(1)));
+        assert_eq!(store.list_docs::<Lamp>("/lamps/").unwrap().docs.len(), 1);
+        assert_eq!(store.get_doc::<Lamp>("/lamps/2").unwrap(), None);
+    }
+
+    #[test]
+    fn a_newer_document_is_refused_even_where_it_would_parse() {
+        let why = why_bad(r#"{"schema": 2, "colour": "red"}"#);
+        assert_eq!(why, "it has schema 2; this program knows up to 1");
+        assert!(why_bad(r#"{"schema": 2, "hue": 7}"#).contains("schema 2"));
+    }
+
+    #[test]
+    fn a_document_that_is_not_one_says_why() {
+        assert!(why_bad(r#"{"colour": "red"}"#).contains("missing field `schema`"));
+        assert!(why_bad(r#"{"schema": 1}"#).contains("missing field `colour`"));
+        assert!(why_bad("7").contains("invalid type"));
+    }
+
+    #[test]
+    fn one_bad_document_fails_the_list() {
+        let good = r#"{"schema": 1, "colour": "red"}"#;
+        let store = store_with(&[("/lamps/1", good), ("/lamps/2", "{}")]);
+        let failed = store.list_docs::<Lamp>("/lamps/").unwrap_err();
+        assert!(matches!(failed, StoreError::BadDocument { key, .. } if key == "/lamps/2"));
+    }
+}

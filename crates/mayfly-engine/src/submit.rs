@@ -1,0 +1,168 @@
+//! From what a caller asks for to a request with everything drawn, and into the lane of its VPS.
+
+use mayfly_core::documents::{
+    Impermanence, OperationDoc, OperationState, Request, SCHEMA, TemplateDoc, VpsDoc,
+};
+use mayfly_core::error::{Code, Refusal};
+use mayfly_core::ids::{Incarnation, RunId, VpsId};
+use mayfly_core::names::TemplateName;
+use mayfly_core::plan::{
+    NewVpsDefaults, Plan, plan_template_build, plan_template_remove, plan_vps, resolve_new_vps,
+};
+use mayfly_core::run::RunEnd;
+
+use crate::engine::Engine;
+use crate::intent::Intent;
+use crate::keys;
+use crate::lanes::Lane;
+use crate::store::{Condition, Txn, TxnOutcome, TypedStore, Write};
+
+impl Engine {
+    /// Accepts a change. What can be refused without a look at the host is refused here; the rest is refused by the
+    /// operation when it has its turn, before its first step.
+    pub fn submit(&self, vps: Option<VpsId>, intent: Intent, by: &str) -> Result<OperationDoc, Refusal> {
+        let _accepting = self.inner.accepting.lock().expect("no thread panics with it");
+        let (vps, request) = self.draw(vps, intent)?;
+        self.accept(vps, request, by)
+    }
+
+    /// Decides what a change would do, and does nothing.
+    pub fn dry_run(&self, vps: Option<VpsId>, intent: Intent) -> Result<Plan, Refusal> {
+        let (_, request) = self.draw(vps, intent)?;
+        let doc = match (&request, vps) {
+            (Request::Create { new, .. }, _) => Some(new.doc.clone()),
+            (_, Some(id)) => Some(self.vps_that_is_there(id)?),
+            (_, None) => None,
+        };
+        self.plan(&request, doc.as_ref(), &self.context(&self.fresh_operation_id()))
+    }
+
+    pub(crate) fn plan(
+        &self,
+        request: &Request,
+        doc: Option<&VpsDoc>,
+        ctx: &mayfly_core::plan::PlanContext,
+    ) -> Result<Plan, Refusal> {
+        match (request, doc) {
+            (Request::TemplateBuild { recipe, name, mirror }, _) => {
+                plan_template_build(recipe, name, mirror.as_deref(), &self.templates()?)
+            }
+            (Request::TemplateRemove { name }, _) => {
+                plan_template_remove(name, &self.templates()?, &self.vpses()?, ctx)
+            }
+            (_, Some(doc)) => plan_vps(request, doc, &self.observe(request, doc)?, ctx),
+            (_, None) => Err(Refusal::new(Code::VpsNotFound, "the VPS is gone", "see `mayfly list`")),
+        }
+    }
+
+    /// Settles the end of a run. Called by the monitor, and at the start of the daemon.
+    pub(crate) fn submit_run_ended(&self, vps: VpsId, run: RunId, end: RunEnd) -> Result<OperationDoc, Refusal> {
+        let next = RunId::from_random(self.random());
+        let boot_ms = self.deps().clock.boot_ms();
+        self.accept(Some(vps), Request::RunEnded { run, end, next, boot_ms }, "mayfly")
+    }
+
+    fn vps_that_is_there(&self, id: VpsId) -> Result<VpsDoc, Refusal> {
+        self.vps(&id.to_string())
+    }
+
+    fn template(&self, name: &TemplateName) -> Result<TemplateDoc, Refusal> {
+        let found = self.deps().store.get_doc(&keys::template(name))?;
+        found.map(|found| found.doc).ok_or_else(|| {
+            Refusal::new(
+                Code::TemplateNotFound,
+                format!("there is no template {name}"),
+                format!("see `mayfly template list`, or build it: mayfly template build {name}"),
+            )
+        })
+    }
+
+    fn draw(&self, vps: Option<VpsId>, intent: Intent) -> Result<(Option<VpsId>, Request), Refusal> {
+        let run = || RunId::from_random(self.random());
+        if let Intent::Create { input, template, start } = intent {
+            let template = self.template(&template)?;
+            let incarnation = Incarnation::from_random(self.random());
+            let node = self.node().id.clone();
+            let new =
+                resolve_new_vps(&input, &template, &self.vpses()?, &self.deps().reserved, &node, incarnation)?;
+            let id = new.doc.id;
+            return Ok((Some(id), Request::Create { new: Box::new(new), start: start.then(run) }));
+        }
+        if let Intent::TemplateBuild { recipe, name, mirror } = intent {
+            return Ok((None, Request::TemplateBuild { recipe, name, mirror }));
+        }
+        if let Intent::TemplateRemove { name } = intent {
+            return Ok((None, Request::TemplateRemove { name }));
+        }
+        let Some(id) = vps else {
+            return Err(Refusal::new(Code::Invalid, "this change needs a VPS", "name one by id or host name"));
+        };
+        let doc = self.vps_that_is_there(id)?;
+        let request = match intent {
+            Intent::Start => Request::Start { run: run() },
+            Intent::Stop { timeout_ms, force, discard } => Request::Stop { timeout_ms, force, discard },
+            Intent::Restart { timeout_ms, force } => Request::Restart { run: run(), timeout_ms, force },
+            Intent::Destroy { now } => Request::Destroy { now },
+            Intent::DatasetCreate { name, quota, mount } => Request::DatasetCreate { name, quota_bytes: quota, mount },
+            Intent::DatasetSet { name, quota } => Request::DatasetSet { name, quota_bytes: quota },
+            Intent::DatasetDestroy { name, force } => Request::DatasetDestroy { name, force },
+            Intent::MountAdd { mount } => Request::MountAdd { mount },
+            Intent::MountRemove { path } => Request::MountRemove { path },
+            Intent::ImpermanenceOn { root_quota, root_kind } => {
+                let had = doc.impermanence.as_ref();
+                let root_quota_bytes =
+                    root_quota.or(had.map(|h| h.root_quota_bytes)).unwrap_or(NewVpsDefaults::ROOT_QUOTA);
+                let root_kind = root_kind.or(had.map(|h| h.root_kind)).unwrap_or(doc.manifest.root_kind);
+                Request::SetImpermanence { want: Some(Impermanence { root_quota_bytes, root_kind }), run: run() }
+            }
+            Intent::ImpermanenceOff => Request::SetImpermanence { want: None, run: run() },
+            Intent::Create { .. } | Intent::TemplateBuild { .. } | Intent::TemplateRemove { .. } => {
+                return Err(Refusal::new(Code::Internal, "taken care of above", "please report it"));
+            }
+        };
+        Ok((Some(id), request))
+    }
+
+    pub(crate) fn accept(
+        &self,
+        vps: Option<VpsId>,
+        request: Request,
+        by: &str,
+    ) -> Result<OperationDoc, Refusal> {
+        let op = OperationDoc {
+            schema: SCHEMA,
+            id: self.fresh_operation_id(),
+            vps,
+            request,
+            by: by.to_owned(),
+            state: OperationState::Queued,
+            created_unix_ms: self.deps().clock.unix_ms(),
+            ended_unix_ms: None,
+            plan: None,
+            steps_done: 0,
+            progress: "waiting for its turn".into(),
+            error: None,
+        };
+        let mut txn = Txn {
+            conditions: vec![Condition::Absent(keys::operation(&op.id))],
+            writes: vec![Write::put_doc(keys::operation(&op.id), &op)?],
+        };
+        if let Request::Create { new, .. } = &op.request {
+            // From here on the number, the name and the host ids are taken.
+            txn.conditions.push(Condition::Absent(keys::vps(new.doc.id)));
+            txn.writes.push(Write::put_doc(keys::vps(new.doc.id), &new.doc)?);
+        }
+        match self.deps().store.txn(txn)? {
+            TxnOutcome::Committed(_) => {}
+            TxnOutcome::Conflict { key } => {
+                return Err(Refusal::new(
+                    Code::VpsIdTaken,
+                    format!("{key} was taken by another request at the same time"),
+                    "try again",
+                ));
+            }
+        }
+        self.enqueue(Lane::of(op.vps), op.id.clone());
+        Ok(op)
+    }
+}

@@ -1,0 +1,161 @@
+//! Looking for a guest's init in datasets that are not mounted together.
+//!
+//! The guest's view is put together here, not by the kernel: one component at a time is opened with O_PATH in the dataset
+//! that shows there, symlinks are read and resolved in that view, as deep as the kernel would. So nothing is mounted, no
+//! namespace holds the pool, mount points that a fresh root does not have yet are no trouble, and nothing that a guest
+//! planted is ever opened or followed.
+
+use std::collections::VecDeque;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+
+use mayfly_core::error::LookFailed;
+use mayfly_core::names::GuestPath;
+use mayfly_core::observed::InitSeen;
+use mayfly_core::ports::{Assembly, HostError};
+use rustix::fs::{FileType, Mode, OFlags, fstat, openat, readlinkat};
+use rustix::io::Errno;
+
+use super::pool::BtrfsPool;
+use super::tree::kind_name;
+
+/// As many links as the kernel follows.
+const LINKS: usize = 40;
+/// As long a way as a chain of such links may be.
+const STEPS: usize = 16384;
+
+const SKELETON: [&str; 8] = ["boot", "dev", "etc", "proc", "run", "sbin", "sys", "var"];
+const SKELETON_LINK: (&str, &str) = ("/sbin/init", "/nix/var/nix/profiles/system/init");
+
+/// What is at one place of the view.
+#[derive(Clone)]
+enum Place {
+    /// A directory of a dataset.
+    Real(Rc<OwnedFd>),
+    /// A directory that will be there at the start: of the skeleton, or above a mount point.
+    Planned,
+}
+
+enum Found {
+    Directory(Place),
+    Link(Vec<u8>),
+    File { kind: FileType, executable: bool },
+}
+
+struct View {
+    root: Option<Rc<OwnedFd>>,
+    mounts: Vec<(String, Rc<OwnedFd>)>,
+}
+
+impl BtrfsPool {
+    pub(super) fn resolve_init(&self, assembly: &Assembly, init: &GuestPath) -> Result<InitSeen, LookFailed> {
+        let open = |name| match self.private(name) {
+            Ok(fd) => Ok(Rc::new(fd)),
+            Err(HostError::Look(failed)) => Err(failed),
+            Err(error) => Err(LookFailed::new(format!("dataset {name}"), error)),
+        };
+        let root = assembly.root.as_ref().map(open).transpose()?;
+        let mounts = assembly.mounts.iter().map(|(name, at)| Ok((at.to_string(), open(name)?)));
+        let view = View { root, mounts: mounts.collect::<Result<_, LookFailed>>()? };
+        view.resolve(init)
+    }
+}
+
+impl View {
+    fn top(&self) -> Place {
+        self.root.clone().map_or(Place::Planned, Place::Real)
+    }
+
+    fn resolve(&self, init: &GuestPath) -> Result<InitSeen, LookFailed> {
+        let mut todo: VecDeque<Vec<u8>> = parts(init.as_str().as_bytes()).collect();
+        let mut way: Vec<(Vec<u8>, Place)> = Vec::new();
+        let (mut links, mut steps) = (0, 0);
+        while let Some(name) = todo.pop_front() {
+            steps += 1;
+            match name.as_slice() {
+                b"." => continue,
+                b".." => {
+                    way.pop();
+                    continue;
+                }
+                _ => {}
+            }
+            let path = shown(&way, &name);
+            let here = way.last().map_or_else(|| self.top(), |(_, place)| place.clone());
+            let found = match self.look(&here, &name, &path) {
+                Ok(found) => found,
+                Err(Errno::NOENT) => return Ok(InitSeen::Missing { path }),
+                Err(Errno::NAMETOOLONG | Errno::INVAL) => return Ok(not_executable(&path, "no possible name")),
+                Err(errno) => return Err(LookFailed::new(path, errno)),
+            };
+            match found {
+                Found::Directory(place) => way.push((name, place)),
+                Found::Link(target) => {
+                    links += 1;
+                    if links > LINKS || steps > STEPS {
+                        return Ok(not_executable(&path, "a link into a loop, or a chain of too many links"));
+                    }
+                    if target.first() == Some(&b'/') {
+                        way.clear();
+                    }
+                    parts(&target).rev().for_each(|part| todo.push_front(part));
+                }
+                Found::File { kind, executable: true } if kind == FileType::RegularFile && todo.is_empty() => {
+                    return Ok(InitSeen::Found);
+                }
+                Found::File { kind: FileType::RegularFile, .. } if todo.is_empty() => {
+                    return Ok(not_executable(&path, "a file without the right to execute it"));
+                }
+                Found::File { kind, .. } => return Ok(not_executable(&path, kind_name(kind))),
+            }
+        }
+        let path = way.iter().map(|(name, _)| name).fold(String::new(), |path, name| joined(&path, name));
+        Ok(not_executable(if path.is_empty() { "/" } else { &path }, "a directory"))
+    }
+
+    fn look(&self, here: &Place, name: &[u8], path: &str) -> Result<Found, Errno> {
+        // The last of two mounts at one path covers the other.
+        if let Some((_, fd)) = self.mounts.iter().rev().find(|(at, _)| at == path) {
+            return Ok(Found::Directory(Place::Real(fd.clone())));
+        }
+        let planned = || self.planned(path).ok_or(Errno::NOENT);
+        let Place::Real(dir) = here else { return planned() };
+        let fd = match openat(dir, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()) {
+            Ok(fd) => fd,
+            Err(Errno::NOENT) => return planned(),
+            Err(errno) => return Err(errno),
+        };
+        let seen = fstat(&fd)?;
+        Ok(match FileType::from_raw_mode(seen.st_mode) {
+            FileType::Directory => Found::Directory(Place::Real(Rc::new(fd))),
+            FileType::Symlink => Found::Link(readlinkat(&fd, "", Vec::new())?.into_bytes()),
+            kind => Found::File { kind, executable: seen.st_mode & 0o111 != 0 },
+        })
+    }
+
+    /// What will be at a path where no dataset has anything.
+    fn planned(&self, path: &str) -> Option<Found> {
+        let above_mount = self.mounts.iter().any(|(at, _)| at.strip_prefix(path).is_some_and(|r| r.starts_with('/')));
+        if above_mount || (self.root.is_none() && SKELETON.iter().any(|name| path.strip_prefix('/') == Some(name))) {
+            return Some(Found::Directory(Place::Planned));
+        }
+        let (link, target) = SKELETON_LINK;
+        (self.root.is_none() && path == link).then(|| Found::Link(target.as_bytes().to_vec()))
+    }
+}
+
+fn parts(path: &[u8]) -> impl DoubleEndedIterator<Item = Vec<u8>> {
+    path.split(|b| *b == b'/').filter(|part| !part.is_empty()).map(<[u8]>::to_vec)
+}
+
+fn joined(path: &str, name: &[u8]) -> String {
+    format!("{path}/{}", String::from_utf8_lossy(name))
+}
+
+fn shown(way: &[(Vec<u8>, Place)], name: &[u8]) -> String {
+    joined(&way.iter().fold(String::new(), |path, (name, _)| joined(&path, name)), name)
+}
+
+fn not_executable(path: &str, what: &str) -> InitSeen {
+    InitSeen::NotExecutable { what: format!("{} is {what}", path.escape_debug()) }
+}

@@ -1,0 +1,77 @@
+//! The staging area: what is not finished.
+
+use std::collections::BTreeSet;
+
+use mayfly_core::error::LookFailed;
+use mayfly_core::ports::HostResult;
+
+use super::destroy::Proof;
+use super::pool::{BtrfsPool, STAGING, Uuid, names_in, not_ours, open_subvolume};
+use crate::sys::btrfs as sys;
+
+impl BtrfsPool {
+    /// Removes what lies in the staging area under a recorded name, and then the record. The caller has claimed it.
+    pub(super) fn remove_staged(&self, staged: &str) -> HostResult<()> {
+        let path = format!("{STAGING}/{staged}");
+        let found = open_subvolume(&self.staging, staged).map_err(|e| LookFailed::new(&path, e))?;
+        match (self.intents.intent(staged)?, found) {
+            (None, None) => Ok(()),
+            (None, Some(_)) => Err(not_ours(path, "there is no record of it")),
+            (Some(intent), Some(found)) => {
+                self.destroy(&path, &found, &Proof::Staged(&intent))?;
+                self.intents.remove(staged)
+            }
+            (Some(_), None) => self.intents.remove(staged),
+        }
+    }
+
+    pub(super) fn clear_cut_off(&self) -> HostResult<Vec<String>> {
+        let mut told = Vec::new();
+        // Marks are listed before subvolumes: a mark is written after its subvolume was made, so one whose subvolume
+        // is not in the later list has lost it.
+        let marks = self.marks.names()?;
+        for staged in self.intents.names()? {
+            // A claimed one is being made at this moment.
+            let Ok(claim) = self.claim(&staged) else { continue };
+            if let Err(why) = self.remove_staged(&claim.staged) {
+                told.push(format!("{STAGING}/{staged}: {why}"));
+            }
+        }
+        let staged = names_in(&self.staging).map_err(|e| LookFailed::new(STAGING, e))?;
+        for staged in staged {
+            if let Ok(_claim) = self.claim(&staged) {
+                if self.intents.intent(&staged).is_ok_and(|intent| intent.is_none()) {
+                    told.push(format!("{STAGING}/{staged} is left alone: there is no record of it"));
+                }
+            }
+        }
+        told.extend(self.clear_marks(marks)?);
+        told.sort();
+        Ok(told)
+    }
+
+    fn clear_marks(&self, marks: Vec<String>) -> HostResult<Vec<String>> {
+        let there = {
+            let _still = self.hold_shape();
+            sys::all_subvolumes(&self.top).map_err(|e| LookFailed::new("all subvolumes", e))?
+        };
+        let there: BTreeSet<String> = there.iter().map(|(_, uuid)| Uuid(*uuid).to_string()).collect();
+        let mut told = Vec::new();
+        for mark in marks.iter().filter(|mark| !there.contains(*mark)) {
+            if is_uuid(mark) {
+                self.marks.remove(mark)?;
+            } else {
+                told.push(format!("the mark `{}` is left alone: it is named after no dataset", mark.escape_debug()));
+            }
+        }
+        Ok(told)
+    }
+}
+
+fn is_uuid(text: &str) -> bool {
+    text.len() == 36
+        && text.bytes().enumerate().all(|(n, b)| match n {
+            8 | 13 | 18 | 23 => b == b'-',
+            _ => b.is_ascii_digit() || (b'a'..=b'f').contains(&b),
+        })
+}

@@ -1,0 +1,3 @@
+//! Datasets: the drivers behind [`mayfly_core::ports::Storage`].
+
+pub mod btrfs;
