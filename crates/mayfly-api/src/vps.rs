@@ -175,6 +175,8 @@ pub enum VpsState {
     Destroying,
     /// Every change is refused until someone has looked.
     NeedsOperator,
+    /// It could not be found out; the notes say why.
+    Unknown,
 }
 
 impl VpsState {
@@ -188,6 +190,7 @@ impl VpsState {
             Self::Stopping => "stopping",
             Self::Destroying => "destroying",
             Self::NeedsOperator => "needs operator",
+            Self::Unknown => "unknown",
         }
     }
 

@@ -11,7 +11,16 @@ use crate::names::{DatasetName, GuestPath};
 use crate::template::{Layout, Manifest, Quota};
 
 /// The sets of packages that mmdebstrap knows by name.
-const VARIANTS: [&str; 8] = ["extract", "custom", "essential", "apt", "minbase", "buildd", "important", "standard"];
+const VARIANTS: [&str; 8] = [
+    "extract",
+    "custom",
+    "essential",
+    "apt",
+    "minbase",
+    "buildd",
+    "important",
+    "standard",
+];
 const HIGHEST_SIGNAL: i32 = 64;
 
 /// How a Debian tree is made.
@@ -64,10 +73,17 @@ impl fmt::Display for BadRecipe {
 /// Reads a recipe and checks it. Every problem is told at once, as far as the text can be read.
 pub fn parse_recipe(text: &str) -> Result<Recipe, BadRecipe> {
     let mut problems = Vec::new();
-    let mut file: toml::Table = toml::from_str(text).map_err(|e| BadRecipe { problems: vec![one_line(&e.to_string())] })?;
+    let mut file: toml::Table = toml::from_str(text).map_err(|e| BadRecipe {
+        problems: vec![one_line(&e.to_string())],
+    })?;
     let manifest: Option<Manifest> = section(&mut file, "manifest", &mut problems);
     let build: Option<Build> = section(&mut file, "build", &mut problems);
-    problems.extend(file.keys().map(|key| format!("{}: unknown, only manifest and build are", key.escape_debug())));
+    problems.extend(file.keys().map(|key| {
+        format!(
+            "{}: unknown, only manifest and build are",
+            key.escape_debug()
+        )
+    }));
     problems.extend(manifest.iter().flat_map(manifest_problems));
     problems.extend(build.iter().flat_map(build_problems));
     match (manifest, build) {
@@ -76,28 +92,51 @@ pub fn parse_recipe(text: &str) -> Result<Recipe, BadRecipe> {
     }
 }
 
-fn section<T: serde::de::DeserializeOwned>(file: &mut toml::Table, name: &str, problems: &mut Vec<String>) -> Option<T> {
+fn section<T: serde::de::DeserializeOwned>(
+    file: &mut toml::Table,
+    name: &str,
+    problems: &mut Vec<String>,
+) -> Option<T> {
     let Some(value) = file.remove(name) else {
         problems.push(format!("{name}: missing"));
         return None;
     };
-    value.try_into().map_err(|e: toml::de::Error| problems.push(format!("{name}: {}", one_line(&e.to_string())))).ok()
+    value
+        .try_into()
+        .map_err(|e: toml::de::Error| {
+            problems.push(format!("{name}: {}", one_line(&e.to_string())))
+        })
+        .ok()
 }
 
 fn one_line(text: &str) -> String {
-    text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(", ")
+    text.lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty())
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 /// What is wrong with a manifest, for recipes and for templates that are imported alike.
 pub fn manifest_problems(manifest: &Manifest) -> Vec<String> {
     let mut problems = Vec::new();
-    for (field, value) in [("distribution", &manifest.distribution), ("version", &manifest.version), ("architecture", &manifest.architecture)] {
+    for (field, value) in [
+        ("distribution", &manifest.distribution),
+        ("version", &manifest.version),
+        ("architecture", &manifest.architecture),
+    ] {
         if !is_word(value, b"._-+") {
-            problems.push(format!("manifest.{field}: `{}` must be letters, digits and ._-+", value.escape_debug()));
+            problems.push(format!(
+                "manifest.{field}: `{}` must be letters, digits and ._-+",
+                value.escape_debug()
+            ));
         }
     }
     if !(1..=HIGHEST_SIGNAL).contains(&manifest.halt_signal) {
-        problems.push(format!("manifest.halt_signal: {} is no signal (1 to {HIGHEST_SIGNAL})", manifest.halt_signal));
+        problems.push(format!(
+            "manifest.halt_signal: {} is no signal (1 to {HIGHEST_SIGNAL})",
+            manifest.halt_signal
+        ));
     }
     layout_problems(&manifest.layout, &mut problems);
     problems
@@ -109,7 +148,9 @@ fn layout_problems(layout: &Layout, problems: &mut Vec<String>) {
     for dataset in &layout.datasets {
         let name = &dataset.name;
         if let Some(parent) = name.parent().filter(|parent| !known.contains(parent)) {
-            problems.push(format!("manifest.layout.dataset: `{name}` comes before its parent `{parent}`"));
+            problems.push(format!(
+                "manifest.layout.dataset: `{name}` comes before its parent `{parent}`"
+            ));
         }
         if !known.insert(name.clone()) {
             problems.push(format!("manifest.layout.dataset: `{name}` is there twice"));
@@ -125,16 +166,27 @@ fn layout_problems(layout: &Layout, problems: &mut Vec<String>) {
     let mut paths: BTreeSet<&GuestPath> = BTreeSet::new();
     for mount in &layout.mounts {
         if !known.contains(&mount.dataset) {
-            problems.push(format!("manifest.layout.mount: no dataset `{}` for {}", mount.dataset, mount.path));
+            problems.push(format!(
+                "manifest.layout.mount: no dataset `{}` for {}",
+                mount.dataset, mount.path
+            ));
         }
         if mount.path.is_top() {
             problems.push("manifest.layout.mount: / is never listed: it is the root dataset, or a temporary root".to_owned());
         }
         if !paths.insert(&mount.path) {
-            problems.push(format!("manifest.layout.mount: two mounts at {}", mount.path));
+            problems.push(format!(
+                "manifest.layout.mount: two mounts at {}",
+                mount.path
+            ));
         }
     }
-    let mounted = |path: &GuestPath| layout.mounts.iter().any(|mount| path.below(&mount.path).is_some());
+    let mounted = |path: &GuestPath| {
+        layout
+            .mounts
+            .iter()
+            .any(|mount| path.below(&mount.path).is_some())
+    };
     if let Some(storage) = layout.storage.as_ref().filter(|storage| !mounted(storage)) {
         problems.push(format!("manifest.layout.storage: {storage} is on no mounted dataset, what is kept there would be lost"));
     }
@@ -143,24 +195,49 @@ fn layout_problems(layout: &Layout, problems: &mut Vec<String>) {
 fn build_problems(build: &Build) -> Vec<String> {
     let mut problems = Vec::new();
     if !is_word(&build.suite, b"-") {
-        problems.push(format!("build.suite: `{}` must be letters, digits and -", build.suite.escape_debug()));
+        problems.push(format!(
+            "build.suite: `{}` must be letters, digits and -",
+            build.suite.escape_debug()
+        ));
     }
     if !VARIANTS.contains(&build.variant.as_str()) {
-        problems.push(format!("build.variant: `{}` is none of {}", build.variant.escape_debug(), VARIANTS.join(", ")));
+        problems.push(format!(
+            "build.variant: `{}` is none of {}",
+            build.variant.escape_debug(),
+            VARIANTS.join(", ")
+        ));
     }
-    for package in build.packages.iter().filter(|package| !is_word(package, b"+-.:")) {
-        problems.push(format!("build.packages: `{}` is not the name of a package", package.escape_debug()));
+    for package in build
+        .packages
+        .iter()
+        .filter(|package| !is_word(package, b"+-.:"))
+    {
+        problems.push(format!(
+            "build.packages: `{}` is not the name of a package",
+            package.escape_debug()
+        ));
     }
-    for script in build.customize.iter().filter(|script| !is_word(script, b"._-")) {
-        problems.push(format!("build.customize: `{}` must be the name of a file beside the recipe", script.escape_debug()));
+    for script in build
+        .customize
+        .iter()
+        .filter(|script| !is_word(script, b"._-"))
+    {
+        problems.push(format!(
+            "build.customize: `{}` must be the name of a file beside the recipe",
+            script.escape_debug()
+        ));
     }
     problems
 }
 
 /// Begins with a letter or digit; then letters, digits and `others`.
 fn is_word(text: &str, others: &[u8]) -> bool {
-    text.bytes().next().is_some_and(|first| first.is_ascii_alphanumeric())
-        && text.bytes().all(|b| b.is_ascii_alphanumeric() || others.contains(&b))
+    text.bytes()
+        .next()
+        .is_some_and(|first| first.is_ascii_alphanumeric())
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || others.contains(&b))
 }
 
 #[cfg(test)]
@@ -181,14 +258,19 @@ mod tests {
     /// Every recipe in the tree, by file name.
     fn recipes() -> Vec<(String, Recipe)> {
         let top = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
-        let templates = std::fs::read_dir(format!("{top}/templates")).unwrap().map(|entry| entry.unwrap().path());
+        let templates = std::fs::read_dir(format!("{top}/templates"))
+            .unwrap()
+            .map(|entry| entry.unwrap().path());
         let fixture = format!("{top}/tests/fixtures/nixos-shaped/recipe.toml").into();
         let mut found: Vec<_> = templates
             .chain([fixture])
             .filter(|path| path.extension().is_some_and(|e| e == "toml"))
             .map(|path| {
                 let recipe = parse_recipe(&std::fs::read_to_string(&path).unwrap());
-                (path.file_stem().unwrap().to_string_lossy().into_owned(), recipe.unwrap_or_else(|e| panic!("{}: {e}", path.display())))
+                (
+                    path.file_stem().unwrap().to_string_lossy().into_owned(),
+                    recipe.unwrap_or_else(|e| panic!("{}: {e}", path.display())),
+                )
             })
             .collect();
         found.sort_by(|a, b| a.0.cmp(&b.0));
@@ -202,7 +284,16 @@ mod tests {
     #[test]
     fn every_recipe_in_the_tree_is_valid() {
         let names: Vec<_> = recipes().into_iter().map(|(name, _)| name).collect();
-        assert_eq!(names, ["debian-12", "debian-12-impermanence", "debian-13", "debian-13-impermanence", "recipe"]);
+        assert_eq!(
+            names,
+            [
+                "debian-12",
+                "debian-12-impermanence",
+                "debian-13",
+                "debian-13-impermanence",
+                "recipe"
+            ]
+        );
     }
 
     #[test]
@@ -214,27 +305,57 @@ mod tests {
             assert_eq!(plain.build, impermanent.build);
             assert_eq!(plain.manifest.layout, Layout::default());
             let layout = &impermanent.manifest.layout;
-            assert!(layout.impermanence && layout.datasets.is_empty() && layout.mounts[0].dataset.is_root());
-            assert_eq!(Manifest { layout: Layout::default(), ..impermanent.manifest.clone() }, plain.manifest);
+            assert!(
+                layout.impermanence
+                    && layout.datasets.is_empty()
+                    && layout.mounts[0].dataset.is_root()
+            );
+            assert_eq!(
+                Manifest {
+                    layout: Layout::default(),
+                    ..impermanent.manifest.clone()
+                },
+                plain.manifest
+            );
         }
-        assert_eq!(recipe("debian-12").build.packages, recipe("debian-13").build.packages);
+        assert_eq!(
+            recipe("debian-12").build.packages,
+            recipe("debian-13").build.packages
+        );
     }
 
     /// T3
     #[test]
     fn the_nixos_shaped_recipe_has_the_layout_of_nixos() {
         let manifest = recipes().pop().unwrap().1.manifest;
-        assert_eq!((manifest.root_kind, manifest.distribution.as_str()), (RootKind::Empty, "nixos"));
-        let mounts: Vec<_> = manifest.layout.mounts.iter().map(|m| (m.dataset.as_str(), m.path.as_str())).collect();
+        assert_eq!(
+            (manifest.root_kind, manifest.distribution.as_str()),
+            (RootKind::Empty, "nixos")
+        );
+        let mounts: Vec<_> = manifest
+            .layout
+            .mounts
+            .iter()
+            .map(|m| (m.dataset.as_str(), m.path.as_str()))
+            .collect();
         assert_eq!(mounts, [("nix", "/nix"), ("", "/persistent")]);
-        assert_eq!(manifest.layout.storage, Some("/persistent".parse().unwrap()));
+        assert_eq!(
+            manifest.layout.storage,
+            Some("/persistent".parse().unwrap())
+        );
     }
 
     #[test]
     fn defaults_are_those_of_a_systemd_guest() {
         let recipe = parse_recipe(SMALL).unwrap();
-        assert_eq!((recipe.manifest.init.as_str(), recipe.manifest.halt_signal), ("/sbin/init", 37));
-        assert_eq!((recipe.build.variant.as_str(), recipe.build.customize.len()), ("minbase", 0));
+        assert_eq!(
+            (recipe.manifest.init.as_str(), recipe.manifest.halt_signal),
+            ("/sbin/init", 37)
+        );
+        assert_eq!(
+            (recipe.build.variant.as_str(), recipe.build.customize.len()),
+            ("minbase", 0)
+        );
         assert_eq!(parse_recipe(&toml::to_string(&recipe).unwrap()), Ok(recipe));
     }
 
@@ -275,18 +396,40 @@ mod tests {
             ",
         );
         for part in [
-            "extra", "distribution", "halt_signal", "`a/b` comes before", "`c` is there twice", "100%", "no dataset `d`", "/ is never listed",
-            "two mounts at /x", "suite", "variant", "`-bad`", "`a,b`", "`../x`",
+            "extra",
+            "distribution",
+            "halt_signal",
+            "`a/b` comes before",
+            "`c` is there twice",
+            "100%",
+            "no dataset `d`",
+            "/ is never listed",
+            "two mounts at /x",
+            "suite",
+            "variant",
+            "`-bad`",
+            "`a,b`",
+            "`../x`",
         ] {
-            assert!(told.iter().any(|t| t.contains(part)), "{part} is not in {told:#?}");
+            assert!(
+                told.iter().any(|t| t.contains(part)),
+                "{part} is not in {told:#?}"
+            );
         }
         let both = problems("[manifest]\nwrong = 1\n[build]\nalso = 2\n");
-        assert!(both.len() == 2 && both[0].contains("wrong") && both[1].contains("also"), "{both:?}");
+        assert!(
+            both.len() == 2 && both[0].contains("wrong") && both[1].contains("also"),
+            "{both:?}"
+        );
     }
 
     #[test]
     fn storage_must_be_on_a_mounted_dataset() {
-        let with = |storage: &str| format!("{SMALL}[manifest.layout]\nstorage = '{storage}'\n[[manifest.layout.mount]]\npath = '/keep'\n");
+        let with = |storage: &str| {
+            format!(
+                "{SMALL}[manifest.layout]\nstorage = '{storage}'\n[[manifest.layout.mount]]\npath = '/keep'\n"
+            )
+        };
         assert!(parse_recipe(&with("/keep")).is_ok() && parse_recipe(&with("/keep/here")).is_ok());
         assert!(problems(&with("/keeper"))[0].contains("would be lost"));
     }

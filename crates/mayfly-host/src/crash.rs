@@ -1,6 +1,7 @@
 //! Named places where a test can kill this process, to prove that what it leaves there is finished or removed later.
 
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// The environment variable that names the place to die at.
 pub const CRASH_VARIABLE: &str = "MAYFLY_CRASH_AT";
@@ -30,11 +31,26 @@ pub const CRASH_POINTS: &[&str] = &[
 
 /// Aborts the process where [`CRASH_VARIABLE`] names this place. The variable is read once.
 pub fn crash_point(name: &'static str) {
-    static AT: OnceLock<Option<String>> = OnceLock::new();
     debug_assert!(CRASH_POINTS.contains(&name), "{name} is not in CRASH_POINTS");
-    if AT.get_or_init(|| std::env::var(CRASH_VARIABLE).ok()).as_deref() == Some(name) {
+    if wanted() == Some(name) {
         std::process::abort();
     }
+}
+
+/// The same for the steps of plans, which the engine names: `step.launch` before the step, `step.launch.done` after it
+/// and before the journal says so. `step.record#3` means the third time that a `record` is passed.
+pub fn step_point(name: &str) {
+    static PASSED: AtomicUsize = AtomicUsize::new(0);
+    let Some(at) = wanted().and_then(|at| at.strip_prefix("step.")) else { return };
+    let (point, which) = at.split_once('#').unwrap_or((at, "1"));
+    if point == name && which.parse() == Ok(PASSED.fetch_add(1, Ordering::SeqCst) + 1) {
+        std::process::abort();
+    }
+}
+
+fn wanted() -> Option<&'static str> {
+    static AT: OnceLock<Option<String>> = OnceLock::new();
+    AT.get_or_init(|| std::env::var(CRASH_VARIABLE).ok()).as_deref()
 }
 
 #[cfg(test)]

@@ -64,24 +64,28 @@ impl Command {
     /// More arguments.
     #[must_use]
     pub fn args<A: AsRef<OsStr>>(mut self, args: impl IntoIterator<Item = A>) -> Self {
-        self.args.extend(args.into_iter().map(|a| a.as_ref().to_owned()));
+        self.args
+            .extend(args.into_iter().map(|a| a.as_ref().to_owned()));
         self
     }
 
     /// One environment variable.
     #[must_use]
     pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
-        self.env.push((name.as_ref().to_owned(), value.as_ref().to_owned()));
+        self.env
+            .push((name.as_ref().to_owned(), value.as_ref().to_owned()));
         self
     }
 
     /// Passes on those of these variables that this process has itself.
     #[must_use]
     pub fn pass_env(self, names: &[&str]) -> Self {
-        names.iter().fold(self, |command, name| match std::env::var_os(name) {
-            Some(value) => command.env(name, value),
-            None => command,
-        })
+        names
+            .iter()
+            .fold(self, |command, name| match std::env::var_os(name) {
+                Some(value) => command.env(name, value),
+                None => command,
+            })
     }
 
     /// The directory that it runs in.
@@ -115,7 +119,9 @@ impl Command {
     /// Program and arguments, as they are logged and told.
     pub fn argv(&self) -> Vec<String> {
         let shown = |text: &OsStr| text.to_string_lossy().into_owned();
-        std::iter::once(shown(self.program.as_os_str())).chain(self.args.iter().map(|a| shown(a))).collect()
+        std::iter::once(shown(self.program.as_os_str()))
+            .chain(self.args.iter().map(|a| shown(a)))
+            .collect()
     }
 }
 
@@ -156,7 +162,9 @@ impl fmt::Display for RunEnd {
             Self::NotRun(kind) => write!(f, "could not be run ({kind})"),
             Self::Status(status) => write!(f, "exit status {status}"),
             Self::Signal(signal) => write!(f, "ended by signal {signal}"),
-            Self::Deadline(limit) => write!(f, "killed: it took more than {} s", limit.as_secs_f32()),
+            Self::Deadline(limit) => {
+                write!(f, "killed: it took more than {} s", limit.as_secs_f32())
+            }
             Self::TooMuchOutput(limit) => write!(f, "killed: it wrote more than {limit} bytes"),
         }
     }
@@ -180,8 +188,16 @@ impl fmt::Display for RunFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const LINES: usize = 6;
         write!(f, "`{}`: {}", escaped(&self.argv.join(" ")), self.end)?;
-        let lines: Vec<&str> = self.stderr.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-        for (n, line) in lines[lines.len().saturating_sub(LINES)..].iter().enumerate() {
+        let lines: Vec<&str> = self
+            .stderr
+            .lines()
+            .map(str::trim)
+            .filter(|line| !line.is_empty())
+            .collect();
+        for (n, line) in lines[lines.len().saturating_sub(LINES)..]
+            .iter()
+            .enumerate()
+        {
             write!(f, "{}{}", if n == 0 { ": " } else { "; " }, escaped(line))?;
         }
         Ok(())
@@ -212,27 +228,53 @@ impl Runner {
     pub fn run(&self, command: &Command) -> Result<Output, RunFailure> {
         let mut stdout = Vec::new();
         let limit = command.output_limit;
-        let kept = self.watch(command, &mut |piece| take(&mut stdout, piece, limit), &mut |_| {})?;
-        Ok(Output { stdout, stderr: kept })
+        let kept = self.watch(
+            command,
+            &mut |piece| take(&mut stdout, piece, limit),
+            &mut |_| {},
+        )?;
+        Ok(Output {
+            stdout,
+            stderr: kept,
+        })
     }
 
     /// Runs `command` and hands standard output to `stdout` and standard error to `stderr` as it comes. There is no
     /// bound on standard output.
-    pub fn run_streaming(&self, command: &Command, stdout: Sink<'_>, stderr: Sink<'_>) -> Result<Output, RunFailure> {
+    pub fn run_streaming(
+        &self,
+        command: &Command,
+        stdout: Sink<'_>,
+        stderr: Sink<'_>,
+    ) -> Result<Output, RunFailure> {
         let mut taking = |piece: &[u8]| {
             stdout(piece);
             true
         };
-        Ok(Output { stderr: self.watch(command, &mut taking, stderr)?, stdout: Vec::new() })
+        Ok(Output {
+            stderr: self.watch(command, &mut taking, stderr)?,
+            stdout: Vec::new(),
+        })
     }
 
-    fn watch(&self, command: &Command, stdout: &mut dyn FnMut(&[u8]) -> bool, stderr: Sink<'_>) -> Result<String, RunFailure> {
+    fn watch(
+        &self,
+        command: &Command,
+        stdout: &mut dyn FnMut(&[u8]) -> bool,
+        stderr: Sink<'_>,
+    ) -> Result<String, RunFailure> {
         let argv = command.argv();
         tracing::debug!(?argv, "run");
         let begun = Instant::now();
         let mut kept = Bounded::default();
-        let end = start(command).and_then(|child| attend(child, command, begun, stdout, stderr, &mut kept));
-        tracing::debug!(program = argv[0], ms = begun.elapsed().as_millis() as u64, ?end, "ended");
+        let end = start(command)
+            .and_then(|child| attend(child, command, begun, stdout, stderr, &mut kept));
+        tracing::debug!(
+            program = argv[0],
+            ms = begun.elapsed().as_millis() as u64,
+            ?end,
+            "ended"
+        );
         let end = match end {
             Ok(None) => return Ok(kept.text()),
             Ok(Some(end)) => end,
@@ -241,7 +283,11 @@ impl Runner {
                 RunEnd::NotRun(error.kind())
             }
         };
-        Err(RunFailure { argv, end, stderr: kept.text() })
+        Err(RunFailure {
+            argv,
+            end,
+            stderr: kept.text(),
+        })
     }
 }
 
@@ -250,7 +296,10 @@ fn take(all: &mut Vec<u8>, piece: &[u8], limit: usize) -> bool {
     all.len() <= limit
 }
 
-#[allow(clippy::disallowed_methods, reason = "this is the one home of Command::new")]
+#[allow(
+    clippy::disallowed_methods,
+    reason = "this is the one home of Command::new"
+)]
 fn start(command: &Command) -> io::Result<Child> {
     let mut process = std::process::Command::new(&command.program);
     process
@@ -261,7 +310,11 @@ fn start(command: &Command) -> io::Result<Child> {
         .envs(command.env.iter().map(|(name, value)| (name, value)))
         .current_dir(&command.dir)
         .process_group(0)
-        .stdin(if command.input.is_empty() { Stdio::null() } else { Stdio::piped() })
+        .stdin(if command.input.is_empty() {
+            Stdio::null()
+        } else {
+            Stdio::piped()
+        })
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     process.spawn()
@@ -307,12 +360,20 @@ fn attend(
     kept: &mut Bounded,
 ) -> io::Result<Option<RunEnd>> {
     let mut child = Reaped { child, done: false };
-    let pid = Pid::from_raw(child.child.id() as i32).ok_or_else(|| io::Error::other("no process id"))?;
+    let pid =
+        Pid::from_raw(child.child.id() as i32).ok_or_else(|| io::Error::other("no process id"))?;
     let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
     let mut input = child.child.stdin.take();
     let mut out = child.child.stdout.take();
     let mut err = child.child.stderr.take();
-    for pipe in [input.as_ref().map(AsFd::as_fd), out.as_ref().map(AsFd::as_fd), err.as_ref().map(AsFd::as_fd)].into_iter().flatten() {
+    for pipe in [
+        input.as_ref().map(AsFd::as_fd),
+        out.as_ref().map(AsFd::as_fd),
+        err.as_ref().map(AsFd::as_fd),
+    ]
+    .into_iter()
+    .flatten()
+    {
         rustix::io::ioctl_fionbio(pipe, true)?;
     }
     let mut unsent: &[u8] = &command.input;
@@ -320,19 +381,25 @@ fn attend(
     while ended.is_none() || out.is_some() || err.is_some() {
         let now = Instant::now();
         let until = ended.map_or(begun + command.deadline, |at| at + LINGER);
-        let Some(left) = until.checked_duration_since(now).filter(|left| !left.is_zero()) else {
+        let Some(left) = until
+            .checked_duration_since(now)
+            .filter(|left| !left.is_zero())
+        else {
             if ended.is_some() {
                 break;
             }
             child.kill();
             return Ok(Some(RunEnd::Deadline(command.deadline)));
         };
-        let ready = wait_for(&[
-            (ended.is_none().then(|| pidfd.as_fd()), PollFlags::IN),
-            (out.as_ref().map(AsFd::as_fd), PollFlags::IN),
-            (err.as_ref().map(AsFd::as_fd), PollFlags::IN),
-            (input.as_ref().map(AsFd::as_fd), PollFlags::OUT),
-        ], left)?;
+        let ready = wait_for(
+            &[
+                (ended.is_none().then(|| pidfd.as_fd()), PollFlags::IN),
+                (out.as_ref().map(AsFd::as_fd), PollFlags::IN),
+                (err.as_ref().map(AsFd::as_fd), PollFlags::IN),
+                (input.as_ref().map(AsFd::as_fd), PollFlags::OUT),
+            ],
+            left,
+        )?;
         if ready[1] && !drain(&mut out, &mut |piece| stdout(piece))? {
             child.kill();
             return Ok(Some(RunEnd::TooMuchOutput(command.output_limit)));
@@ -373,7 +440,10 @@ fn wait_for(watched: &[Watched<'_>; 4], limit: Duration) -> io::Result<[bool; 4]
         }
     }
     // A spurious early return is harmless: the caller looks at the clock again.
-    let limit = rustix::event::Timespec { tv_sec: limit.as_secs().min(3600) as i64, tv_nsec: limit.subsec_nanos().into() };
+    let limit = rustix::event::Timespec {
+        tv_sec: limit.as_secs().min(3600) as i64,
+        tv_nsec: limit.subsec_nanos().into(),
+    };
     match poll(&mut fds, Some(&limit)) {
         Ok(_) | Err(rustix::io::Errno::INTR) => {}
         Err(errno) => return Err(errno.into()),
@@ -388,7 +458,11 @@ fn drain<R: Read>(pipe: &mut Option<R>, sink: &mut dyn FnMut(&[u8]) -> bool) -> 
     match open.read(&mut piece) {
         Ok(0) => *pipe = None,
         Ok(n) => return Ok(sink(&piece[..n])),
-        Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+            ) => {}
         Err(error) => return Err(error),
     }
     Ok(true)
@@ -399,7 +473,14 @@ fn feed<W: Write>(pipe: &mut Option<W>, unsent: &mut &[u8]) -> io::Result<()> {
     let Some(open) = pipe else { return Ok(()) };
     match open.write(unsent) {
         Ok(n) => *unsent = &unsent[n..],
-        Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => return Ok(()),
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+            ) =>
+        {
+            return Ok(());
+        }
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => *unsent = &[],
         Err(error) => return Err(error),
     }

@@ -1,6 +1,8 @@
 //! The btrfs driver on a file of its own. Needs root; every test runs in a process and a mount namespace of its own, which
 //! take mounts and loop devices with them however it ends.
 
+#![allow(clippy::unwrap_used, reason = "a test may fail by panicking")]
+
 #[path = "common/storage_contract.rs"]
 mod contract;
 

@@ -67,7 +67,7 @@ impl World {
         if self.free() == Bytes(0) {
             return refuse(Code::PoolFull, format!("no room for dataset {name}"));
         }
-        if let Some((parent, _)) = name.as_str().rsplit_once('/') {
+        if let Some((parent, _)) = name.as_str().rsplit_once('/').filter(|(parent, _)| *parent != "templates") {
             let parent = PoolPath::from_pool(parent).ok_or_else(|| HostError::failed(format!("making {name}"), "bad name"))?;
             let mark = self.own_mark(&parent)?;
             if mark.owner != new.mark.owner || mark.condemned_by.is_some() {

@@ -1,8 +1,9 @@
 //! Create: from what was typed and a manifest to a document, and from that to steps.
 
+use super::datasets::check_quota;
 use super::mounts::mount_order;
 use super::platform::platform_files;
-use super::start::start_steps;
+use super::start::{check_boots, start_steps};
 use super::{Plan, PlanContext, PlannedStep, Step};
 use crate::bytes::Bytes;
 use crate::documents::{
@@ -92,7 +93,7 @@ pub fn resolve_new_vps(
     let manifest = &template.manifest;
     let layout = &manifest.layout;
     let disk_bytes = input.disk.unwrap_or(NewVpsDefaults::DISK);
-    let impermanence = (input.impermanence || layout.impermanence).then(|| Impermanence {
+    let impermanence = (input.impermanence || layout.impermanence).then_some(Impermanence {
         root_quota_bytes: NewVpsDefaults::ROOT_QUOTA,
         root_kind: manifest.root_kind,
     });
@@ -143,7 +144,9 @@ fn lay_out(doc: &mut VpsDoc) -> Result<(), Refusal> {
         .map(|d| Dataset { name: d.name.clone(), quota_bytes: d.quota.of(doc.disk_bytes) })
         .collect();
     let taken = space::total(&subdatasets);
-    if taken >= doc.disk_bytes || doc.disk_bytes < Bytes::mib(64) {
+    let left = doc.disk_bytes.saturating_sub(taken);
+    let least = |quota: Bytes| check_quota(quota).is_ok();
+    if doc.disk_bytes < Bytes::mib(64) || !least(left) || !subdatasets.iter().all(|d| least(d.quota_bytes)) {
         return Err(Refusal::new(
             Code::DiskSpace,
             format!(
@@ -153,7 +156,7 @@ fn lay_out(doc: &mut VpsDoc) -> Result<(), Refusal> {
             format!("ask for more: --disk {}", taken.saturating_add(Bytes::gib(10))),
         ));
     }
-    let root = Dataset { name: DatasetName::root(), quota_bytes: doc.disk_bytes.saturating_sub(taken) };
+    let root = Dataset { name: DatasetName::root(), quota_bytes: left };
     doc.datasets.push(root);
     doc.datasets.extend(subdatasets);
     for mount in &layout.mounts {
@@ -211,6 +214,16 @@ pub fn plan_create(
             "choose another --id, or move that dataset out of the pool",
         ));
     }
+    let mut after = seen.clone();
+    for dataset in &doc.datasets {
+        let seen = DatasetSeen { mark: MarkSeen::Unset, quota: None, used: None };
+        after.pool.datasets.insert(doc.pool_path(&dataset.name), seen);
+    }
+    // What an empty root finds in /nix is the template's; the boot itself will tell.
+    after.init = Some(crate::observed::InitSeen::Found);
+    if let Some(on) = &doc.impermanence {
+        check_boots(doc, on, &after)?;
+    }
     let insert = Step::Record { vps: doc.id, what: "it is being made".into(), doc: Some(Box::new(doc.clone())) };
     let remove = Step::Record { vps: doc.id, what: "it is not made".into(), doc: None };
     let mut steps = vec![insert.undone_by(remove)];
@@ -228,13 +241,6 @@ pub fn plan_create(
     ready.lifecycle = Lifecycle::Ready;
     steps.push(super::mounts::record(doc, ready.clone(), "it is there"));
     if let Some(run) = start {
-        let mut after = seen.clone();
-        for dataset in &doc.datasets {
-            let seen = DatasetSeen { mark: MarkSeen::Unset, quota: None, used: None };
-            after.pool.datasets.insert(doc.pool_path(&dataset.name), seen);
-        }
-        // What an empty root finds in /nix is the template's; the boot itself will tell.
-        after.init = Some(crate::observed::InitSeen::Found);
         steps.extend(start_steps(&ready, &after, run, ctx)?);
     }
     Ok(Plan { steps })

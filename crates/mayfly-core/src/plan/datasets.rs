@@ -53,8 +53,9 @@ pub fn plan_dataset_create(
         new.mounts = mount_order(&new.mounts);
         what = format!("{what}, mounted at {path}");
     }
+    // Recorded first: a dataset that could not be made needs no burial, which a VPS that runs could not prove.
     let make = create_dataset(doc, &dataset, Origin::Empty, ctx);
-    Ok(Plan { steps: vec![make, record(doc, new, what)] })
+    Ok(Plan { steps: vec![record(doc, new, what), make] })
 }
 
 /// Changes a quota, also while the VPS runs. The host refuses one below what is used.
@@ -79,7 +80,7 @@ pub fn plan_dataset_set(
         return Err(Refusal::new(
             Code::QuotaBelowUse,
             format!("dataset {} holds {used}, more than a quota of {quota}", shown(doc, name)),
-            format!("delete data in it, or ask for {used} at least"),
+            format!("delete data in it, or ask for {}M at least", used.0.div_ceil(1 << 20)),
         ));
     }
     let mut new = doc.clone();
@@ -120,6 +121,14 @@ pub fn plan_dataset_destroy(
             format!("destroy that first: mayfly dataset destroy {}", shown(doc, &below.name)),
         ));
     }
+    let dataset = doc.pool_path(name);
+    if let Some(below) = seen.pool.datasets.keys().find(|one| one.is_below(&dataset)) {
+        return Err(Refusal::new(
+            Code::NotOurs,
+            format!("dataset {} holds dataset {below}, which VPS {} does not know", shown(doc, name), doc.title()),
+            "move that dataset out of the VPS's, then try again",
+        ));
+    }
     if let Some(mount) = doc.mounts.iter().find(|m| m.dataset == *name) {
         if !force {
             return Err(Refusal::new(
@@ -134,7 +143,7 @@ pub fn plan_dataset_destroy(
     let mut new = doc.clone();
     new.datasets.retain(|d| d.name != *name);
     new.mounts.retain(|m| m.dataset != *name);
-    let bury = bury_data(doc, &doc.pool_path(name), ctx);
+    let bury = bury_data(doc, &dataset, ctx);
     Ok(Plan {
         steps: vec![
             record(doc, new, format!("dataset {} is destroyed", shown(doc, name))),
@@ -143,7 +152,7 @@ pub fn plan_dataset_destroy(
     })
 }
 
-fn check_quota(quota: Bytes) -> Result<(), Refusal> {
+pub(super) fn check_quota(quota: Bytes) -> Result<(), Refusal> {
     if quota >= Bytes::mib(16) {
         return Ok(());
     }

@@ -4,7 +4,7 @@ use super::create::bury_data;
 use super::start::old_roots;
 use super::{Plan, PlanContext, Step};
 use crate::documents::{Desired, Lifecycle, VpsDoc};
-use crate::error::{Code, Refusal};
+use crate::error::{Code, LookFailed, Refusal};
 use crate::names::{DatasetName, PoolPath};
 use crate::observed::{MarkSeen, Observed, Role};
 
@@ -14,11 +14,22 @@ const NO_WAY_BACK: &str = "a destroy goes on until it is done";
 pub fn plan_destroy(doc: &VpsDoc, seen: &Observed, now: bool, ctx: &PlanContext) -> Result<Plan, Refusal> {
     let root = doc.pool_path(&DatasetName::root());
     for (name, dataset) in &seen.pool.datasets {
-        if *name != root && !name.is_below(&root) {
+        let within = *name == root || name.is_below(&root);
+        let named_root = name.named_temporary_root().is_some_and(|(id, _)| id == doc.id);
+        if let (true, MarkSeen::Unreadable(why)) = (within || named_root, &dataset.mark) {
+            // Once the record is gone, nobody could prove any more whose it is.
+            return Err(LookFailed::new(format!("the mark of {name}"), why).into());
+        }
+        if !within {
             continue;
         }
         let ours = match &dataset.mark {
-            MarkSeen::Local(m) => m.node == ctx.node && m.owner == Some((doc.id, doc.incarnation.clone())) && m.role == Role::Persistent,
+            MarkSeen::Local(m) => {
+                m.node == ctx.node
+                    && m.owner == Some((doc.id, doc.incarnation.clone()))
+                    && m.role == Role::Persistent
+                    && m.made_as == *name
+            }
             _ => false,
         };
         if !ours {

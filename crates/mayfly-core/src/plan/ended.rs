@@ -15,7 +15,9 @@ pub const CRASH_WINDOW_MS: u64 = 5 * 60 * 1000;
 /// Sweeps up and records. Whether it is started again is read off the document by [`should_start`].
 pub fn plan_run_ended(doc: &VpsDoc, run: &RunId, end: &RunEnd, boot_ms: u64) -> Plan {
     let current = doc.run.as_ref().is_some_and(|r| r.run == *run);
-    let failed_start = doc.run.is_none() && matches!(end, RunEnd::FailedToStart { .. });
+    // A start that failed has put its record back; it counts where the VPS ought to run and would be started again.
+    let failed_start =
+        doc.run.is_none() && doc.desired == Desired::Running && matches!(end, RunEnd::FailedToStart { .. });
     if !current && !failed_start {
         return Plan::default();
     }

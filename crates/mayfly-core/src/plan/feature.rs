@@ -27,7 +27,9 @@ pub fn plan_set_impermanence(
     match want {
         Some(on) => {
             check_boots(doc, on, seen).map_err(|mut refusal| {
-                refusal.hint = format!("convert it first, by hand as the guide says: {}", refusal.hint);
+                if refusal.code == Code::VpsWouldNotBoot {
+                    refusal.hint = format!("convert it first, by hand as the guide says: {}", refusal.hint);
+                }
                 refusal
             })?;
             if on.root_quota_bytes < Bytes::mib(16) {

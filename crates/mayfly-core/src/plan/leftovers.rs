@@ -89,6 +89,9 @@ fn ours(
                 out.burials.push(Step::BuryTemplate { dataset: name.clone(), grave: grave(name.as_str()) });
             }
         }
+        (Role::Temporary, Some(_)) if mark.run.is_none() => {
+            out.reports.push(format!("{name}: its mark names no run; left alone"));
+        }
         (Role::Temporary, Some((id, life))) => match vpses.iter().find(|v| v.id == *id && v.incarnation == *life) {
             None => out.reports.push(format!("{name}: VPS {id} of incarnation {life} is not known here; left alone")),
             Some(_) if busy.contains(id) => {}

@@ -67,6 +67,15 @@ pub(super) fn check_mount(doc: &VpsDoc, mount: &Mount) -> Result<(), Refusal> {
             ));
         }
     }
+    // A mount point is a directory; where the platform puts a file, the next start would fail.
+    let files = super::platform::platform_files(doc).into_iter().map(|(path, _)| path);
+    if let Some(file) = files.chain([doc.manifest.init.clone()]).find(|file| mount.path.below(file).is_some()) {
+        return Err(Refusal::new(
+            Code::MountPointRefused,
+            format!("VPS {}: nothing can be mounted at {}, {file} is a file", doc.title(), mount.path),
+            "choose another path",
+        ));
+    }
     Ok(())
 }
 

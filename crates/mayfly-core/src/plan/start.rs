@@ -90,7 +90,15 @@ pub(super) fn start_steps(
         Some(on) => {
             check_boots(doc, on, seen)?;
             let root = PoolPath::temporary_root(doc.id, run);
-            steps.push(create_root(doc, on, &root, run, seen, ctx)?);
+            // Made anew, never found: what bears this name now is another run's, or someone else's.
+            if seen.pool.datasets.contains_key(&root) {
+                return Err(Refusal::new(
+                    Code::DatasetExists,
+                    format!("VPS {}: dataset {root} is in the pool already", doc.title()),
+                    "try again: each try draws another name",
+                ));
+            }
+            steps.push(create_root(doc, on, &root, run, ctx));
             root
         }
     };
@@ -137,22 +145,11 @@ fn create_root(
     on: &Impermanence,
     root: &PoolPath,
     run: &RunId,
-    seen: &Observed,
     ctx: &PlanContext,
-) -> Result<PlannedStep, Refusal> {
+) -> PlannedStep {
     let origin = match on.root_kind {
         RootKind::Empty => Origin::Empty,
-        RootKind::Template => {
-            let base = PoolPath::template(&doc.base.template, &TemplatePart::Base);
-            if !seen.pool.datasets.contains_key(&base) {
-                return Err(Refusal::new(
-                    Code::TemplateNotFound,
-                    format!("VPS {}: its base {base} is not in the pool", doc.title()),
-                    "build the template again: mayfly template build",
-                ));
-            }
-            Origin::Clone(base)
-        }
+        RootKind::Template => Origin::Clone(base_of(doc)),
     };
     let mark = Mark {
         node: ctx.node.clone(),
@@ -163,7 +160,12 @@ fn create_root(
         condemned_by: None,
     };
     let new = NewDataset { name: root.clone(), mark, quota: Some(on.root_quota_bytes), origin };
-    Ok(Step::CreateDataset { new }.undone_by(bury_root(doc, root, ctx)))
+    Step::CreateDataset { new }.undone_by(bury_root(doc, root, ctx))
+}
+
+/// What roots of kind `template` are cloned from.
+fn base_of(doc: &VpsDoc) -> PoolPath {
+    PoolPath::template(&doc.base.template, &TemplatePart::Base)
 }
 
 /// Moves a temporary root of this VPS to the graveyard.
@@ -260,7 +262,15 @@ fn launch_plan(doc: &VpsDoc, root: &PoolPath, run: &RunId, ctx: &PlanContext) ->
 /// Refuses a temporary root that would not boot, with the reason and the cure.
 pub(super) fn check_boots(doc: &VpsDoc, on: &Impermanence, seen: &Observed) -> Result<(), Refusal> {
     if on.root_kind == RootKind::Template {
-        return Ok(());
+        let base = base_of(doc);
+        if seen.pool.datasets.contains_key(&base) {
+            return Ok(());
+        }
+        return Err(Refusal::new(
+            Code::TemplateNotFound,
+            format!("VPS {}: its base {base} is not in the pool", doc.title()),
+            format!("build the template again: mayfly template build {}", doc.template),
+        ));
     }
     let refuse = |why: String, hint: String| {
         let message = format!("VPS {} would not boot from an empty root: {why}", doc.title());

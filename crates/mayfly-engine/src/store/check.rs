@@ -15,7 +15,10 @@ const TXN_BYTES: usize = 1024 * 1024;
 
 fn bad_key(key: &str, why: &'static str) -> StoreError {
     let shown = key.chars().take(80).collect::<String>();
-    StoreError::BadKey { key: shown.escape_debug().to_string(), why }
+    StoreError::BadKey {
+        key: shown.escape_debug().to_string(),
+        why,
+    }
 }
 
 fn is_segment(text: &str) -> bool {
@@ -34,7 +37,10 @@ pub(super) fn check_key(key: &str) -> Result<(), StoreError> {
     if segments.split('/').all(is_segment) {
         Ok(())
     } else {
-        Err(bad_key(key, "a segment is empty or not of A-Za-z0-9-_.:@+~"))
+        Err(bad_key(
+            key,
+            "a segment is empty or not of A-Za-z0-9-_.:@+~",
+        ))
     }
 }
 
@@ -72,7 +78,9 @@ pub(super) fn check_txn(txn: &Txn) -> Result<(), StoreError> {
         }
     }
     if bytes > TXN_BYTES {
-        return bad(format!("its values have {bytes} bytes, more than {TXN_BYTES}"));
+        return bad(format!(
+            "its values have {bytes} bytes, more than {TXN_BYTES}"
+        ));
     }
     Ok(())
 }

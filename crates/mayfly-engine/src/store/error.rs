@@ -7,7 +7,7 @@ use mayfly_core::error::{Code, Refusal};
 use super::{LeaseId, Revision};
 
 /// What a library said about a failure.
-pub type Cause = Box<dyn Error + Send + Sync>;
+type Cause = Box<dyn Error + Send + Sync>;
 
 /// Why the store did not do something. `place` is the file or the address of the store.
 #[derive(Debug, thiserror::Error)]

@@ -30,7 +30,9 @@ struct Inner {
 
 impl Inner {
     fn is_alive(&self, lease: LeaseId, now: Duration) -> bool {
-        self.leases.get(&lease).is_some_and(|lease| now < lease.ends)
+        self.leases
+            .get(&lease)
+            .is_some_and(|lease| now < lease.ends)
     }
 
     fn is_visible(&self, entry: &Entry, now: Duration) -> bool {
@@ -46,12 +48,18 @@ impl Inner {
             match write {
                 Write::Delete(key) => {
                     if self.entries.remove(&key).is_some() {
-                        self.changes.push_back(Change { revision: next, key, value: None });
+                        self.changes.push_back(Change {
+                            revision: next,
+                            key,
+                            value: None,
+                        });
                     }
                 }
                 Write::Put(key, value) | Write::PutLeased(key, value, _) => {
-                    let create_revision =
-                        self.entries.get(&key).map_or(next, |entry| entry.create_revision);
+                    let create_revision = self
+                        .entries
+                        .get(&key)
+                        .map_or(next, |entry| entry.create_revision);
                     let entry = Entry {
                         key: key.clone(),
                         value: value.clone(),
@@ -60,7 +68,11 @@ impl Inner {
                         lease,
                     };
                     self.entries.insert(key.clone(), entry);
-                    self.changes.push_back(Change { revision: next, key, value: Some(value) });
+                    self.changes.push_back(Change {
+                        revision: next,
+                        key,
+                        value: Some(value),
+                    });
                 }
             }
         }
@@ -69,13 +81,20 @@ impl Inner {
         }
         self.revision = next.0;
         self.compacted = self.compacted.max(self.revision.saturating_sub(history));
-        while self.changes.front().is_some_and(|change| change.revision.0 <= self.compacted) {
+        while self
+            .changes
+            .front()
+            .is_some_and(|change| change.revision.0 <= self.compacted)
+        {
             self.changes.pop_front();
         }
     }
 
     fn end_lease(&mut self, lease: LeaseId, history: u64) {
-        let held = self.entries.values().filter(|entry| entry.lease == Some(lease));
+        let held = self
+            .entries
+            .values()
+            .filter(|entry| entry.lease == Some(lease));
         let deletes = held.map(|entry| Write::Delete(entry.key.clone())).collect();
         self.apply(deletes, history);
         self.leases.remove(&lease);
@@ -98,7 +117,12 @@ impl MemoryStore {
 
     /// An empty store that remembers that many revisions.
     pub fn with_history(clock: Monotonic, history: u64) -> Self {
-        Self { inner: Mutex::default(), changed: Condvar::new(), clock, history }
+        Self {
+            inner: Mutex::default(),
+            changed: Condvar::new(),
+            clock,
+            history,
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -121,7 +145,10 @@ impl Store for MemoryStore {
         check_key(key)?;
         let inner = self.lock();
         let now = (self.clock)();
-        let entry = inner.entries.get(key).filter(|entry| inner.is_visible(entry, now));
+        let entry = inner
+            .entries
+            .get(key)
+            .filter(|entry| inner.is_visible(entry, now));
         Ok(entry.cloned())
     }
 
@@ -129,24 +156,42 @@ impl Store for MemoryStore {
         let (from, to) = check_prefix(prefix)?;
         let inner = self.lock();
         let now = (self.clock)();
-        let below = inner.entries.range::<str, (Bound<&str>, Bound<&str>)>((Bound::Included(from), Bound::Excluded(to.as_str()))).map(|(_, entry)| entry);
-        let entries = below.filter(|entry| inner.is_visible(entry, now)).cloned().collect();
-        Ok(Snapshot { revision: Revision(inner.revision), entries })
+        let bounds = (Bound::Included(from), Bound::Excluded(to.as_str()));
+        let below = inner
+            .entries
+            .range::<str, _>(bounds)
+            .map(|(_, entry)| entry);
+        let entries = below
+            .filter(|entry| inner.is_visible(entry, now))
+            .cloned()
+            .collect();
+        Ok(Snapshot {
+            revision: Revision(inner.revision),
+            entries,
+        })
     }
 
     fn txn(&self, txn: Txn) -> Result<TxnOutcome, StoreError> {
         check_txn(&txn)?;
         let mut inner = self.lock();
         self.expire(&mut inner);
-        if let Some(lease) =
-            txn.writes.iter().filter_map(Write::lease).find(|id| !inner.leases.contains_key(id))
+        if let Some(lease) = txn
+            .writes
+            .iter()
+            .filter_map(Write::lease)
+            .find(|id| !inner.leases.contains_key(id))
         {
             return Err(StoreError::LeaseNotFound { lease });
         }
         for condition in &txn.conditions {
-            let seen = inner.entries.get(condition.key()).map(|entry| entry.mod_revision);
+            let seen = inner
+                .entries
+                .get(condition.key())
+                .map(|entry| entry.mod_revision);
             if !condition.holds(seen) {
-                return Ok(TxnOutcome::Conflict { key: condition.key().to_owned() });
+                return Ok(TxnOutcome::Conflict {
+                    key: condition.key().to_owned(),
+                });
             }
         }
         inner.apply(txn.writes, self.history);
@@ -168,24 +213,42 @@ impl Store for MemoryStore {
             self.expire(&mut inner);
             let revision = Revision(inner.revision);
             if after > revision {
-                return Err(StoreError::NotReached { asked: after, current: revision });
+                return Err(StoreError::NotReached {
+                    asked: after,
+                    current: revision,
+                });
             }
             if after.0 < inner.compacted {
-                return Err(StoreError::Compacted { oldest: Revision(inner.compacted) });
+                return Err(StoreError::Compacted {
+                    oldest: Revision(inner.compacted),
+                });
             }
-            let first = inner.changes.partition_point(|change| change.revision <= after);
+            let first = inner
+                .changes
+                .partition_point(|change| change.revision <= after);
             let below = |change: &&Change| *from <= *change.key && *change.key < *to;
-            let changes = inner.changes.range(first..).filter(below).cloned().collect::<Vec<_>>();
+            let changes = inner
+                .changes
+                .range(first..)
+                .filter(below)
+                .cloned()
+                .collect::<Vec<_>>();
             let left = timeout.saturating_sub(begun.elapsed());
             if !changes.is_empty() || left.is_zero() {
                 return Ok(Watched { revision, changes });
             }
             after = revision;
             let now = (self.clock)();
-            let next_end = inner.leases.values().map(|lease| lease.ends.saturating_sub(now)).min();
+            let next_end = inner
+                .leases
+                .values()
+                .map(|lease| lease.ends.saturating_sub(now))
+                .min();
             let wait = next_end.map_or(left, |end| left.min(end));
-            (inner, _) =
-                self.changed.wait_timeout(inner, wait).unwrap_or_else(PoisonError::into_inner);
+            (inner, _) = self
+                .changed
+                .wait_timeout(inner, wait)
+                .unwrap_or_else(PoisonError::into_inner);
         }
     }
 

@@ -37,7 +37,9 @@ struct Inner {
 
 impl Inner {
     fn is_alive(&self, lease: LeaseId, now: Duration) -> bool {
-        self.leases.get(&lease).is_some_and(|lease| now < lease.ends)
+        self.leases
+            .get(&lease)
+            .is_some_and(|lease| now < lease.ends)
     }
 
     fn is_visible(&self, entry: &Entry, now: Duration) -> bool {
@@ -72,7 +74,13 @@ impl SqliteStore {
         let now = clock();
         let leases = leases(&conn, now).map_err(|cause| store_error(&place, cause))?;
         let inner = Mutex::new(Inner { conn, leases });
-        Ok(Self { inner, changed: Condvar::new(), clock, history, place })
+        Ok(Self {
+            inner,
+            changed: Condvar::new(),
+            clock,
+            history,
+            place,
+        })
     }
 
     /// A panic elsewhere leaves no half a change: the transaction was rolled back when it was dropped.
@@ -125,8 +133,11 @@ impl Store for SqliteStore {
         check_txn(&txn)?;
         let mut inner = self.lock();
         self.expire(&mut inner)?;
-        if let Some(lease) =
-            txn.writes.iter().filter_map(Write::lease).find(|id| !inner.leases.contains_key(id))
+        if let Some(lease) = txn
+            .writes
+            .iter()
+            .filter_map(Write::lease)
+            .find(|id| !inner.leases.contains_key(id))
         {
             return Err(StoreError::LeaseNotFound { lease });
         }
@@ -149,10 +160,15 @@ impl Store for SqliteStore {
             self.expire(&mut inner)?;
             let head = head(&inner.conn).map_err(self.at())?;
             if after > head.revision {
-                return Err(StoreError::NotReached { asked: after, current: head.revision });
+                return Err(StoreError::NotReached {
+                    asked: after,
+                    current: head.revision,
+                });
             }
             if after < head.compacted {
-                return Err(StoreError::Compacted { oldest: head.compacted });
+                return Err(StoreError::Compacted {
+                    oldest: head.compacted,
+                });
             }
             let changes = if after == head.revision {
                 Vec::new()
@@ -161,14 +177,23 @@ impl Store for SqliteStore {
             };
             let left = timeout.saturating_sub(begun.elapsed());
             if !changes.is_empty() || left.is_zero() {
-                return Ok(Watched { revision: head.revision, changes });
+                return Ok(Watched {
+                    revision: head.revision,
+                    changes,
+                });
             }
             after = head.revision;
             let now = (self.clock)();
-            let next_end = inner.leases.values().map(|lease| lease.ends.saturating_sub(now)).min();
+            let next_end = inner
+                .leases
+                .values()
+                .map(|lease| lease.ends.saturating_sub(now))
+                .min();
             let wait = next_end.map_or(left, |end| left.min(end));
-            (inner, _) =
-                self.changed.wait_timeout(inner, wait).unwrap_or_else(PoisonError::into_inner);
+            (inner, _) = self
+                .changed
+                .wait_timeout(inner, wait)
+                .unwrap_or_else(PoisonError::into_inner);
         }
     }
 
@@ -218,7 +243,10 @@ struct Head {
 fn head(conn: &Connection) -> rusqlite::Result<Head> {
     let mut query = conn.prepare_cached("SELECT revision, compacted FROM store")?;
     query.query_row([], |row| {
-        Ok(Head { revision: Revision(row.get(0)?), compacted: Revision(row.get(1)?) })
+        Ok(Head {
+            revision: Revision(row.get(0)?),
+            compacted: Revision(row.get(1)?),
+        })
     })
 }
 
@@ -226,7 +254,13 @@ fn leases(conn: &Connection, now: Duration) -> rusqlite::Result<BTreeMap<LeaseId
     let mut query = conn.prepare("SELECT id, ttl_ms FROM leases")?;
     let rows = query.query_map([], |row| {
         let ttl = Duration::from_millis(row.get(1)?);
-        Ok((LeaseId(row.get(0)?), Lease { ttl, ends: now.saturating_add(ttl) }))
+        Ok((
+            LeaseId(row.get(0)?),
+            Lease {
+                ttl,
+                ends: now.saturating_add(ttl),
+            },
+        ))
     })?;
     rows.collect()
 }
@@ -267,7 +301,11 @@ fn changes(
          WHERE revision > ?1 AND key >= ?2 AND key < ?3 ORDER BY revision, id",
     )?;
     let rows = query.query_map(params![after.0, from, to], |row| {
-        Ok(Change { revision: Revision(row.get(0)?), key: row.get(1)?, value: row.get(2)? })
+        Ok(Change {
+            revision: Revision(row.get(0)?),
+            key: row.get(1)?,
+            value: row.get(2)?,
+        })
     })?;
     rows.collect()
 }
@@ -281,7 +319,9 @@ fn commit(conn: &mut Connection, txn: &Txn, history: u64) -> rusqlite::Result<Tx
             .query_row([condition.key()], |row| row.get(0).map(Revision))
             .optional()?;
         if !condition.holds(seen) {
-            return Ok(TxnOutcome::Conflict { key: condition.key().to_owned() });
+            return Ok(TxnOutcome::Conflict {
+                key: condition.key().to_owned(),
+            });
         }
     }
     let before = head(&tx)?.revision;
@@ -337,7 +377,9 @@ fn put(
 }
 
 fn delete(tx: &Transaction<'_>, revision: Revision, key: &str) -> rusqlite::Result<bool> {
-    let removed = tx.prepare_cached("DELETE FROM entries WHERE key = ?1")?.execute([key])?;
+    let removed = tx
+        .prepare_cached("DELETE FROM entries WHERE key = ?1")?
+        .execute([key])?;
     if removed > 0 {
         record(tx, revision, key, None)?;
     }
@@ -357,10 +399,14 @@ fn record(
 
 /// Makes `revision` the store's, and forgets what is older than the history.
 fn advance(tx: &Transaction<'_>, revision: Revision, history: u64) -> rusqlite::Result<()> {
-    let compacted = head(tx)?.compacted.0.max(revision.0.saturating_sub(history));
+    let compacted = head(tx)?
+        .compacted
+        .0
+        .max(revision.0.saturating_sub(history));
     tx.prepare_cached("UPDATE store SET revision = ?1, compacted = ?2")?
         .execute([revision.0, compacted])?;
-    tx.prepare_cached("DELETE FROM history WHERE revision <= ?1")?.execute([compacted])?;
+    tx.prepare_cached("DELETE FROM history WHERE revision <= ?1")?
+        .execute([compacted])?;
     Ok(())
 }
 

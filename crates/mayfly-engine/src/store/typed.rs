@@ -35,7 +35,10 @@ struct Stamp {
 }
 
 fn parse<T: DeserializeOwned>(entry: Entry) -> Result<Doc<T>, StoreError> {
-    let bad = |why: String| StoreError::BadDocument { key: entry.key.clone(), why };
+    let bad = |why: String| StoreError::BadDocument {
+        key: entry.key.clone(),
+        why,
+    };
     let stamp = serde_json::from_str::<Stamp>(&entry.value).map_err(|why| bad(why.to_string()))?;
     if stamp.schema > SCHEMA {
         return Err(bad(format!(
@@ -63,8 +66,15 @@ pub trait TypedStore: Store {
     /// taken for absent.
     fn list_docs<T: DeserializeOwned>(&self, prefix: &str) -> Result<Docs<T>, StoreError> {
         let snapshot = self.range(prefix)?;
-        let docs = snapshot.entries.into_iter().map(parse).collect::<Result<_, _>>()?;
-        Ok(Docs { revision: snapshot.revision, docs })
+        let docs = snapshot
+            .entries
+            .into_iter()
+            .map(parse)
+            .collect::<Result<_, _>>()?;
+        Ok(Docs {
+            revision: snapshot.revision,
+            docs,
+        })
     }
 }
 
@@ -76,7 +86,10 @@ impl Write {
         let key = key.into();
         match serde_json::to_string(doc) {
             Ok(value) => Ok(Self::Put(key, value)),
-            Err(why) => Err(StoreError::BadDocument { key, why: why.to_string() }),
+            Err(why) => Err(StoreError::BadDocument {
+                key,
+                why: why.to_string(),
+            }),
         }
     }
 }
@@ -99,7 +112,12 @@ mod tests {
         let store = MemoryStore::new(Arc::new(|| Duration::ZERO));
         let put = |(key, value): &(&str, &str)| Write::Put((*key).to_owned(), (*value).to_owned());
         let writes = values.iter().map(put).collect();
-        store.txn(Txn { conditions: vec![], writes }).unwrap();
+        store
+            .txn(Txn {
+                conditions: vec![],
+                writes,
+            })
+            .unwrap();
         Arc::new(store)
     }
 
@@ -113,9 +131,17 @@ mod tests {
     #[test]
     fn a_document_comes_back_as_it_was_put() {
         let store = store_with(&[]);
-        let lamp = Lamp { schema: SCHEMA, colour: "red".to_owned() };
+        let lamp = Lamp {
+            schema: SCHEMA,
+            colour: "red".to_owned(),
+        };
         let writes = vec![Write::put_doc("/lamps/1", &lamp).unwrap()];
-        store.txn(Txn { conditions: vec![], writes }).unwrap();
+        store
+            .txn(Txn {
+                conditions: vec![],
+                writes,
+            })
+            .unwrap();
         let got = store.get_doc::<Lamp>("/lamps/1").unwrap().unwrap();
         assert_eq!((got.doc, got.mod_revision), (lamp, Revision(1)));
         assert_eq!(store.list_docs::<Lamp>("/lamps/").unwrap().docs.len(), 1);

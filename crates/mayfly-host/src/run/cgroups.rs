@@ -151,6 +151,18 @@ impl Groups {
         Ok(pids)
     }
 
+    /// The processes in these cgroups, each with its run.
+    pub fn members_by_run(&self) -> Result<BTreeSet<(i32, RunId)>, LookError> {
+        let mut members = BTreeSet::new();
+        for (hierarchy, top) in &self.tops {
+            let name = top.file_name().and_then(|name| name.to_str()).and_then(parse_run_name);
+            let (_, run) = name.expect("every top is named for its run");
+            let one = Self { tops: vec![(hierarchy.clone(), top.clone())] };
+            members.extend(one.members()?.into_iter().map(|pid| (pid, run.clone())));
+        }
+        Ok(members)
+    }
+
     /// The processes of one named part of the runs: `payload`, `supervisor`.
     pub fn members_of(&self, part: &str) -> Result<BTreeSet<i32>, LookError> {
         let tops = self.tops.iter().map(|(hierarchy, top)| (hierarchy.clone(), top.join(part))).collect();

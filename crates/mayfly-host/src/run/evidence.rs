@@ -79,6 +79,8 @@ pub enum Evidence {
     Process {
         /// Its process id.
         pid: i32,
+        /// Its run.
+        run: RunId,
     },
     /// A mount namespace that shows a dataset of the VPS.
     Mount {
@@ -95,7 +97,7 @@ impl Evidence {
     /// The process that the evidence is about.
     pub fn pid(&self) -> i32 {
         match self {
-            Self::Supervisor { pid, .. } | Self::Process { pid } | Self::Mount { pid, .. } => *pid,
+            Self::Supervisor { pid, .. } | Self::Process { pid, .. } | Self::Mount { pid, .. } => *pid,
         }
     }
 }
@@ -104,7 +106,7 @@ impl std::fmt::Display for Evidence {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Supervisor { pid, run } => write!(f, "process {pid} supervises run {run}"),
-            Self::Process { pid } => write!(f, "process {pid} is in a cgroup of the VPS"),
+            Self::Process { pid, run } => write!(f, "process {pid} is in a cgroup of run {run}"),
             Self::Mount { pid, at, root } => {
                 write!(f, "process {pid} sees {} mounted at {}", root.escape_debug(), at.escape_debug())
             }
@@ -127,7 +129,7 @@ pub fn observe_evidence(
         }
     }
     let (groups, _) = Groups::observe(node, Some(vps))?;
-    found.extend(groups.members()?.into_iter().map(|pid| Evidence::Process { pid }));
+    found.extend(groups.members_by_run()?.into_iter().map(|(pid, run)| Evidence::Process { pid, run }));
     if let Some(pool) = pool {
         found.extend(observe_mounts(vps, pool)?);
     }

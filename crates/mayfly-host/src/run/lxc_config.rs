@@ -75,7 +75,8 @@ fn confinement(config: &mut Config, dir: &RunDir, host: HostTraits) {
 
 fn mounts(config: &mut Config, spec: &RunSpec, dir: &RunDir) {
     config.set("lxc.rootfs.path", format_args!("dir:{}", dir.root().display()));
-    config.set("lxc.rootfs.options", "idmap=container");
+    // LXC takes the times from here, not from the mount below: a mere read must not be a change of the root.
+    config.set("lxc.rootfs.options", "idmap=container,noatime");
     config.set("lxc.autodev", 1);
     config.set("lxc.tty.max", 0);
     config.set("lxc.tty.dir", "");

@@ -22,6 +22,7 @@ pub mod lxc_config;
 pub mod paths;
 mod protocol;
 pub mod ring;
+pub mod runtime;
 pub mod seccomp;
 mod state;
 pub mod supervise;

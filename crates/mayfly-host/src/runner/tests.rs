@@ -15,38 +15,75 @@ fn tools_are_found_by_absolute_path() {
 #[test]
 fn output_is_kept_and_input_is_fed() {
     let much = vec![b'x'; 1 << 20];
-    let done = Runner.run(&Command::new(&Tool::find("cat").unwrap()).input(much.clone())).unwrap();
+    let done = Runner
+        .run(&Command::new(&Tool::find("cat").unwrap()).input(much.clone()))
+        .unwrap();
     assert_eq!(done.stdout, much);
-    assert_eq!(Runner.run(&sh("cat; echo warned >&2")).unwrap(), Output { stdout: vec![], stderr: "warned\n".to_owned() });
+    assert_eq!(
+        Runner.run(&sh("cat; echo warned >&2")).unwrap(),
+        Output {
+            stdout: vec![],
+            stderr: "warned\n".to_owned()
+        }
+    );
 }
 
 #[test]
 fn a_program_that_reads_nothing_is_no_failure() {
-    assert_eq!(Runner.run(&sh("echo done").input(vec![0; 1 << 20])).unwrap().text(), "done\n");
+    assert_eq!(
+        Runner
+            .run(&sh("echo done").input(vec![0; 1 << 20]))
+            .unwrap()
+            .text(),
+        "done\n"
+    );
 }
 
 #[test]
 fn the_environment_is_cleared() {
-    let seen = Runner.run(&Command::new(&Tool::find("env").unwrap()).env("A", "1").pass_env(&["HOME", "NO_SUCH_VARIABLE"])).unwrap().text();
-    let mut names: Vec<_> = seen.lines().filter_map(|line| line.split_once('=')).map(|(name, _)| name).filter(|name| *name != "HOME").collect();
+    let seen = Runner
+        .run(
+            &Command::new(&Tool::find("env").unwrap())
+                .env("A", "1")
+                .pass_env(&["HOME", "NO_SUCH_VARIABLE"]),
+        )
+        .unwrap()
+        .text();
+    let mut names: Vec<_> = seen
+        .lines()
+        .filter_map(|line| line.split_once('='))
+        .map(|(name, _)| name)
+        .filter(|name| *name != "HOME")
+        .collect();
     names.sort_unstable();
     assert_eq!(names, ["A", "LC_ALL", "PATH"]);
 }
 
 #[test]
 fn a_failure_tells_argv_status_and_stderr() {
-    let failed = Runner.run(&sh("echo one >&2; printf 'a\\033[2Jb\\n' >&2; exit 3")).unwrap_err();
+    let failed = Runner
+        .run(&sh("echo one >&2; printf 'a\\033[2Jb\\n' >&2; exit 3"))
+        .unwrap_err();
     assert_eq!(failed.end, RunEnd::Status(3));
     let told = failed.to_string();
     assert!(told.ends_with("exit status 3: one; a\\u{1b}[2Jb"), "{told}");
-    assert!(matches!(Runner.run(&sh("kill -9 $$")).unwrap_err().end, RunEnd::Signal(9)));
-    let nowhere = Runner.run(&sh("true").dir("/no/such/directory")).unwrap_err();
+    assert!(matches!(
+        Runner.run(&sh("kill -9 $$")).unwrap_err().end,
+        RunEnd::Signal(9)
+    ));
+    let nowhere = Runner
+        .run(&sh("true").dir("/no/such/directory"))
+        .unwrap_err();
     assert_eq!(nowhere.end, RunEnd::NotRun(io::ErrorKind::NotFound));
 }
 
 #[test]
 fn stderr_is_bounded_at_both_ends() {
-    let failed = Runner.run(&sh("echo first >&2; head -c 1000000 /dev/zero | tr '\\0' x >&2; echo last >&2; exit 1")).unwrap_err();
+    let failed = Runner
+        .run(&sh(
+            "echo first >&2; head -c 1000000 /dev/zero | tr '\\0' x >&2; echo last >&2; exit 1",
+        ))
+        .unwrap_err();
     assert!(failed.stderr.len() < 20_000, "{}", failed.stderr.len());
     assert!(failed.stderr.starts_with("first\n") && failed.stderr.ends_with("last\n"));
     assert!(failed.stderr.contains("bytes left out"));
@@ -55,7 +92,9 @@ fn stderr_is_bounded_at_both_ends() {
 #[test]
 fn the_deadline_kills_what_it_started_too() {
     let begun = Instant::now();
-    let failed = Runner.run(&sh("sleep 61 & sleep 62; wait").deadline(Duration::from_millis(200))).unwrap_err();
+    let failed = Runner
+        .run(&sh("sleep 61 & sleep 62; wait").deadline(Duration::from_millis(200)))
+        .unwrap_err();
     assert_eq!(failed.end, RunEnd::Deadline(Duration::from_millis(200)));
     assert!(begun.elapsed() < Duration::from_secs(5));
 }
@@ -70,13 +109,24 @@ fn a_background_process_that_keeps_the_pipe_does_not_hold_us() {
 
 #[test]
 fn too_much_output_is_a_failure_and_never_cut() {
-    let failed = Runner.run(&sh("head -c 100000 /dev/zero").output_limit(50_000)).unwrap_err();
+    let failed = Runner
+        .run(&sh("head -c 100000 /dev/zero").output_limit(50_000))
+        .unwrap_err();
     assert_eq!(failed.end, RunEnd::TooMuchOutput(50_000));
 }
 
 #[test]
 fn streams_come_in_pieces() {
     let (mut out, mut err) = (0, Vec::new());
-    let done = Runner.run_streaming(&sh("head -c 1000000 /dev/zero; echo note >&2"), &mut |piece| out += piece.len(), &mut |piece| err.extend_from_slice(piece)).unwrap();
-    assert_eq!((out, err.as_slice(), done.stdout.len()), (1_000_000, &b"note\n"[..], 0));
+    let done = Runner
+        .run_streaming(
+            &sh("head -c 1000000 /dev/zero; echo note >&2"),
+            &mut |piece| out += piece.len(),
+            &mut |piece| err.extend_from_slice(piece),
+        )
+        .unwrap();
+    assert_eq!(
+        (out, err.as_slice(), done.stdout.len()),
+        (1_000_000, &b"note\n"[..], 0)
+    );
 }

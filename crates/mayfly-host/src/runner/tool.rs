@@ -4,7 +4,14 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 /// Looked through after this process's own PATH.
-const USUAL: [&str; 6] = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
+const USUAL: [&str; 6] = [
+    "/usr/local/sbin",
+    "/usr/local/bin",
+    "/usr/sbin",
+    "/usr/bin",
+    "/sbin",
+    "/bin",
+];
 
 /// A program of the host, by absolute path.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,7 +29,11 @@ impl Tool {
         if name.is_empty() || name.contains('/') {
             return Err(missing());
         }
-        directories().map(|dir| dir.join(name)).find(|path| is_executable(path)).map(Self).ok_or_else(missing)
+        directories()
+            .map(|dir| dir.join(name))
+            .find(|path| is_executable(path))
+            .map(Self)
+            .ok_or_else(missing)
     }
 
     /// Where it is.
@@ -32,13 +43,20 @@ impl Tool {
 }
 
 fn is_executable(path: &Path) -> bool {
-    path.metadata().is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
+    path.metadata()
+        .is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
 }
 
 fn directories() -> impl Iterator<Item = PathBuf> {
     let own = std::env::var_os("PATH").unwrap_or_default();
-    let own: Vec<PathBuf> = std::env::split_paths(&own).filter(|dir| dir.is_absolute()).collect();
-    let usual = USUAL.iter().map(PathBuf::from).filter(|dir| !own.contains(dir)).collect::<Vec<_>>();
+    let own: Vec<PathBuf> = std::env::split_paths(&own)
+        .filter(|dir| dir.is_absolute())
+        .collect();
+    let usual = USUAL
+        .iter()
+        .map(PathBuf::from)
+        .filter(|dir| !own.contains(dir))
+        .collect::<Vec<_>>();
     own.into_iter().chain(usual)
 }
 

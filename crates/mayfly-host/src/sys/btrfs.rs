@@ -264,16 +264,19 @@ pub(crate) fn all_subvolumes(fd: impl AsFd) -> Result<Vec<(Entry, [u8; 16])>> {
     Ok(all)
 }
 
-/// The uuid of a subvolume; `None` when there is none of this id, or it is being deleted.
+/// The uuid of a subvolume; `None` when there is none of this id, or it is being deleted: then its item is still there
+/// for a while, and its entry is not.
 pub(crate) fn uuid_of(fd: impl AsFd, id: u64) -> Result<Option<[u8; 16]>> {
-    let mut found = None;
-    search(fd, (id, ROOT_ITEM, 0), (id, ROOT_ITEM, u64::MAX), &mut |(_, kind, _), item| {
-        if kind == ROOT_ITEM && number(item, 216, 4)? > 0 {
-            found = Some(root_uuid(item)?);
+    let (mut uuid, mut has_entry) = (None, false);
+    search(fd, (id, ROOT_ITEM, 0), (id, ROOT_BACKREF, u64::MAX), &mut |(_, kind, _), item| {
+        match kind {
+            ROOT_ITEM => uuid = Some(root_uuid(item)?),
+            ROOT_BACKREF => has_entry = true,
+            _ => {}
         }
         Ok(())
     })?;
-    Ok(found)
+    Ok(uuid.filter(|_| has_entry))
 }
 
 fn entry(id: u64, parent: u64, item: &[u8]) -> Result<Entry> {

@@ -17,14 +17,24 @@ use crate::runner::{Command, RunFailure, Runner, Tool, ToolMissing, escaped};
 const DEADLINE: Duration = Duration::from_secs(30 * 60);
 /// How this host reaches the network.
 const PROXIES: [&str; 10] = [
-    "http_proxy", "https_proxy", "ftp_proxy", "all_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "ALL_PROXY", "NO_PROXY",
+    "http_proxy",
+    "https_proxy",
+    "ftp_proxy",
+    "all_proxy",
+    "no_proxy",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "FTP_PROXY",
+    "ALL_PROXY",
+    "NO_PROXY",
 ];
 /// What makes the build quick: no translations, no fsync for each file. None of it stays in the tree, see [`FORGET`].
 /// There is no path-exclude: it makes mmdebstrap filter each package in Python, for a third of the time of the build.
 const APT_OPTION: &str = "Acquire::Languages \"none\"";
 const DPKG_OPTION: &str = "force-unsafe-io";
 /// mmdebstrap keeps the options that it was given in the tree. They are not for the life of the system.
-const FORGET: &str = "rm -f \"$1/etc/apt/apt.conf.d/99mmdebstrap\" \"$1/etc/dpkg/dpkg.cfg.d/99mmdebstrap\"";
+const FORGET: &str =
+    "rm -f \"$1/etc/apt/apt.conf.d/99mmdebstrap\" \"$1/etc/dpkg/dpkg.cfg.d/99mmdebstrap\"";
 
 /// A tree that could not be built. What is there of it is worthless.
 #[derive(Debug, thiserror::Error)]
@@ -36,7 +46,7 @@ pub struct BuildError {
     pub tree: PathBuf,
     /// Why.
     #[source]
-    pub cause: BuildCause,
+    pub cause: Box<BuildCause>,
 }
 
 /// Why a tree could not be built.
@@ -66,7 +76,7 @@ pub enum BuildCause {
 ///
 /// Packages come from `mirror`, else from the mirror that this host's own apt uses, else from mmdebstrap's default.
 /// `progress` gets a line for each stage. Not idempotent; after a failure or a crash the tree must be thrown away. All runs
-/// in a mount namespace of its own: whatever becomes of it, nothing stays mounted on the host.
+/// in a mount namespace of its own, and ends with the calling thread: nothing stays mounted, and nothing goes on writing.
 pub fn build_tree(
     runner: &Runner,
     source: &Source,
@@ -78,45 +88,81 @@ pub fn build_tree(
     build(runner, source, tree, mirror, progress).map_err(|cause| BuildError {
         system: format!("{} {}", manifest.distribution, manifest.version),
         tree: tree.to_owned(),
-        cause,
+        cause: Box::new(cause),
     })
 }
 
-fn build(runner: &Runner, source: &Source, tree: &Path, mirror: Option<&str>, progress: &mut dyn FnMut(&str)) -> Result<(), BuildCause> {
-    let (unshare, mmdebstrap, sh) = (Tool::find("unshare")?, Tool::find("mmdebstrap")?, Tool::find("sh")?);
+fn build(
+    runner: &Runner,
+    source: &Source,
+    tree: &Path,
+    mirror: Option<&str>,
+    progress: &mut dyn FnMut(&str),
+) -> Result<(), BuildCause> {
+    let (mmdebstrap, sh) = (Tool::find("mmdebstrap")?, Tool::find("sh")?);
+    let alone = Alone {
+        setpriv: Tool::find("setpriv")?,
+        unshare: Tool::find("unshare")?,
+    };
     let tree = std::path::absolute(tree)?;
     let build = &source.recipe.build;
     let (sources, settings) = where_from(runner, &build.suite, mirror)?;
     if let Some(line) = sources.first() {
         progress(&format!("packages come from `{line}`"));
     }
-    let bootstrap = Command::new(&unshare)
+    let bootstrap = alone
         // The process namespace ends with its first process: a killed build leaves nothing running.
-        .args(["--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "--mount-proc", "--"])
-        .arg(mmdebstrap.path())
-        .args(bootstrap_args(build, &source.recipe.manifest.architecture, &tree, &sources, &settings))
-        .pass_env(&PROXIES)
-        .deadline(DEADLINE);
+        .command(
+            &["--pid", "--fork", "--kill-child", "--mount-proc"],
+            &mmdebstrap,
+        )
+        .args(bootstrap_args(
+            build,
+            &source.recipe.manifest.architecture,
+            &tree,
+            &sources,
+            &settings,
+        ))
+        .pass_env(&PROXIES);
     run_telling(runner, &bootstrap, progress)?;
     for script in &source.scripts {
         progress(&format!("running {}", script.name));
         let text = hold(script)?;
         // Read through this process's own table, so that there is no file to be left behind.
         let path = format!("/proc/{}/fd/{}", std::process::id(), text.as_raw_fd());
-        let command = Command::new(&unshare)
-            .args(["--mount", "--propagation", "private", "--"])
-            .arg(sh.path())
-            .arg(path)
-            .arg(&tree)
-            .deadline(DEADLINE);
-        run_telling(runner, &command, progress).map_err(|failure| BuildCause::Script(script.name.clone(), failure))?;
+        let command = alone.command(&[], &sh).arg(path).arg(&tree);
+        run_telling(runner, &command, progress)
+            .map_err(|failure| BuildCause::Script(script.name.clone(), failure))?;
     }
     scrub_tree(&tree, source.recipe.manifest.layout.storage.as_ref())?;
     Ok(())
 }
 
+/// Runs programs that end with this process and whose mounts nobody else sees.
+struct Alone {
+    setpriv: Tool,
+    unshare: Tool,
+}
+
+impl Alone {
+    fn command(&self, also: &[&str], tool: &Tool) -> Command {
+        Command::new(&self.setpriv)
+            .args(["--pdeathsig", "KILL", "--"])
+            .arg(self.unshare.path())
+            .args(["--mount", "--propagation", "private"])
+            .args(also)
+            .arg("--")
+            .arg(tool.path())
+            .deadline(DEADLINE)
+    }
+}
+
 /// Lines of sources.list and options of apt for `suite`.
-fn where_from(runner: &Runner, suite: &str, mirror: Option<&str>) -> Result<(Vec<String>, Vec<String>), BuildCause> {
+fn where_from(
+    runner: &Runner,
+    suite: &str,
+    mirror: Option<&str>,
+) -> Result<(Vec<String>, Vec<String>), BuildCause> {
     // A host without apt is no host without mmdebstrap's default mirror. An apt that fails says so.
     let own = match Tool::find("apt-get") {
         Ok(apt_get) => observe_mirrors(runner, &apt_get)?,
@@ -133,14 +179,26 @@ fn where_from(runner: &Runner, suite: &str, mirror: Option<&str>) -> Result<(Vec
     Ok((mirrors.lines(suite), settings))
 }
 
-fn bootstrap_args(build: &Build, architecture: &str, tree: &Path, sources: &[String], settings: &[String]) -> Vec<std::ffi::OsString> {
+fn bootstrap_args(
+    build: &Build,
+    architecture: &str,
+    tree: &Path,
+    sources: &[String],
+    settings: &[String],
+) -> Vec<std::ffi::OsString> {
     let mut args = vec![
         "--mode=root".to_owned(),
         "--format=directory".to_owned(),
         format!("--variant={}", build.variant),
         format!("--architectures={architecture}"),
     ];
-    args.extend(settings.iter().map(String::as_str).chain([APT_OPTION]).map(|option| format!("--aptopt={option}")));
+    args.extend(
+        settings
+            .iter()
+            .map(String::as_str)
+            .chain([APT_OPTION])
+            .map(|option| format!("--aptopt={option}")),
+    );
     args.push(format!("--dpkgopt={DPKG_OPTION}"));
     if !build.packages.is_empty() {
         args.push(format!("--include={}", build.packages.join(",")));
@@ -162,13 +220,21 @@ fn hold(script: &Script) -> io::Result<OwnedFd> {
 }
 
 /// Runs to the end; each line of standard error is progress.
-fn run_telling(runner: &Runner, command: &Command, progress: &mut dyn FnMut(&str)) -> Result<(), RunFailure> {
+fn run_telling(
+    runner: &Runner,
+    command: &Command,
+    progress: &mut dyn FnMut(&str),
+) -> Result<(), RunFailure> {
     let mut line = Vec::new();
     let mut tell = |bytes: &[u8]| {
         for &byte in bytes {
             match byte {
                 b'\n' | b'\r' => {
-                    let text = escaped(String::from_utf8_lossy(&line).trim().trim_start_matches("I: "));
+                    let text = escaped(
+                        String::from_utf8_lossy(&line)
+                            .trim()
+                            .trim_start_matches("I: "),
+                    );
                     if !text.is_empty() {
                         progress(&text);
                     }
@@ -180,7 +246,9 @@ fn run_telling(runner: &Runner, command: &Command, progress: &mut dyn FnMut(&str
             }
         }
     };
-    runner.run_streaming(command, &mut |_| {}, &mut tell).map(drop)
+    runner
+        .run_streaming(command, &mut |_| {}, &mut tell)
+        .map(drop)
 }
 
 #[cfg(test)]
@@ -192,29 +260,62 @@ mod tests {
     fn the_command_is_whole() {
         let source = builtin("debian-12").unwrap();
         let sources = ["deb http://mirror.example/debian bookworm main".to_owned()];
-        let args = bootstrap_args(&source.recipe.build, "amd64", Path::new("/pool/t"), &sources, &["A \"1\"".to_owned()]);
+        let args = bootstrap_args(
+            &source.recipe.build,
+            "amd64",
+            Path::new("/pool/t"),
+            &sources,
+            &["A \"1\"".to_owned()],
+        );
         let args: Vec<_> = args.iter().map(|a| a.to_str().unwrap()).collect();
-        assert_eq!(args[..5], ["--mode=root", "--format=directory", "--variant=minbase", "--architectures=amd64", "--aptopt=A \"1\""]);
+        assert_eq!(
+            args[..5],
+            [
+                "--mode=root",
+                "--format=directory",
+                "--variant=minbase",
+                "--architectures=amd64",
+                "--aptopt=A \"1\""
+            ]
+        );
         assert!(args.contains(&"--dpkgopt=force-unsafe-io"));
-        assert!(args.iter().any(|a| a.starts_with("--include=ca-certificates,dbus,")));
-        assert_eq!(args[args.len() - 3..], ["bookworm", "/pool/t", "deb http://mirror.example/debian bookworm main"]);
+        assert!(
+            args.iter()
+                .any(|a| a.starts_with("--include=ca-certificates,dbus,"))
+        );
+        assert_eq!(
+            args[args.len() - 3..],
+            [
+                "bookworm",
+                "/pool/t",
+                "deb http://mirror.example/debian bookworm main"
+            ]
+        );
     }
 
     #[test]
     fn progress_comes_line_by_line() {
         let sh = Tool::find("sh").unwrap();
         let mut told = Vec::new();
-        let command = Command::new(&sh).args(["-c", "printf 'I: one\\n\\nt' >&2; sleep 0.1; printf 'wo\\033\\nunended' >&2"]);
+        let command = Command::new(&sh).args([
+            "-c",
+            "printf 'I: one\\n\\nt' >&2; sleep 0.1; printf 'wo\\033\\nunended' >&2",
+        ]);
         run_telling(&Runner, &command, &mut |line| told.push(line.to_owned())).unwrap();
         assert_eq!(told, ["one", "two\\u{1b}"]);
     }
 
     #[test]
     fn a_script_is_read_from_memory() {
-        let script = Script { name: "x.sh".to_owned(), text: "echo \"tree is $1\"".to_owned() };
+        let script = Script {
+            name: "x.sh".to_owned(),
+            text: "echo \"tree is $1\"".to_owned(),
+        };
         let held = hold(&script).unwrap();
         let path = format!("/proc/{}/fd/{}", std::process::id(), held.as_raw_fd());
-        let done = Runner.run(&Command::new(&Tool::find("sh").unwrap()).args([path.as_str(), "/t"])).unwrap();
+        let done = Runner
+            .run(&Command::new(&Tool::find("sh").unwrap()).args([path.as_str(), "/t"]))
+            .unwrap();
         assert_eq!(done.text(), "tree is /t\n");
     }
 
@@ -222,8 +323,18 @@ mod tests {
     fn a_bad_mirror_is_refused_before_anything_is_made() {
         let dir = tempfile::tempdir().unwrap();
         let tree = dir.path().join("tree");
-        let error = build_tree(&Runner, &builtin("debian-12").unwrap(), &tree, Some("--help"), &mut |_| {}).unwrap_err();
-        assert!(matches!(error.cause, BuildCause::Mirror(_) | BuildCause::Tool(_)), "{error:?}");
+        let error = build_tree(
+            &Runner,
+            &builtin("debian-12").unwrap(),
+            &tree,
+            Some("--help"),
+            &mut |_| {},
+        )
+        .unwrap_err();
+        assert!(
+            matches!(*error.cause, BuildCause::Mirror(_) | BuildCause::Tool(_)),
+            "{error:?}"
+        );
         assert!(!tree.exists());
     }
 }

@@ -37,13 +37,28 @@ pub enum DigestCause {
 
 /// Computes the digest of `tree`. Only reads; equal trees have equal digests, wherever they are.
 pub fn digest_tree(runner: &Runner, tree: &Path) -> Result<Digest, DigestError> {
-    digest(runner, tree).map_err(|cause| DigestError { tree: tree.to_owned(), cause })
+    digest(runner, tree).map_err(|cause| DigestError {
+        tree: tree.to_owned(),
+        cause,
+    })
 }
 
 fn digest(runner: &Runner, tree: &Path) -> Result<Digest, DigestCause> {
     let command = Command::new(&Tool::find("tar")?)
-        .args(["--create", "--file=-", "--sort=name", "--numeric-owner", "--one-file-system", "--format=posix"])
-        .args(["--acls", "--xattrs", "--xattrs-include=security.capability", "--xattrs-include=user.*"])
+        .args([
+            "--create",
+            "--file=-",
+            "--sort=name",
+            "--numeric-owner",
+            "--one-file-system",
+            "--format=posix",
+        ])
+        .args([
+            "--acls",
+            "--xattrs",
+            "--xattrs-include=security.capability",
+            "--xattrs-include=user.*",
+        ])
         .arg("--pax-option=exthdr.name=%d/PaxHeaders/%f,delete=atime,delete=ctime")
         .args(["--warning=no-file-ignored", "--directory"])
         .arg(tree)
@@ -65,10 +80,14 @@ mod tests {
             let path = dir.path().join(name);
             std::fs::write(&path, name).unwrap();
             let file = std::fs::File::open(&path).unwrap();
-            file.set_modified(std::time::UNIX_EPOCH + Duration::from_millis(1_500)).unwrap();
+            file.set_modified(std::time::UNIX_EPOCH + Duration::from_millis(1_500))
+                .unwrap();
         }
         symlink("a", dir.path().join("link")).unwrap();
-        let touch = Command::new(&Tool::find("touch").unwrap()).args(["-h", "-d", "@1"]).arg(dir.path().join("link")).arg(dir.path());
+        let touch = Command::new(&Tool::find("touch").unwrap())
+            .args(["-h", "-d", "@1"])
+            .arg(dir.path().join("link"))
+            .arg(dir.path());
         Runner.run(&touch).unwrap();
         dir
     }
@@ -85,12 +104,21 @@ mod tests {
     fn any_change_changes_the_digest() {
         let dir = tree(&["a"]);
         let first = digest_tree(&Runner, dir.path()).unwrap();
-        std::fs::set_permissions(dir.path().join("a"), std::fs::Permissions::from_mode(0o4755)).unwrap();
+        std::fs::set_permissions(
+            dir.path().join("a"),
+            std::fs::Permissions::from_mode(0o4755),
+        )
+        .unwrap();
         assert_ne!(first, digest_tree(&Runner, dir.path()).unwrap());
     }
 
     #[test]
     fn an_unreadable_tree_has_no_digest() {
-        assert!(matches!(digest_tree(&Runner, Path::new("/no/such/tree")).unwrap_err().cause, DigestCause::Run(_)));
+        assert!(matches!(
+            digest_tree(&Runner, Path::new("/no/such/tree"))
+                .unwrap_err()
+                .cause,
+            DigestCause::Run(_)
+        ));
     }
 }

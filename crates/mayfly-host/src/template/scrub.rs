@@ -9,7 +9,10 @@ use std::path::{Path, PathBuf};
 
 use mayfly_core::names::GuestPath;
 use rustix::fd::OwnedFd;
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, open, openat, openat2, readlinkat, statat, unlinkat};
+use rustix::fs::{
+    AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, open, openat, openat2, readlinkat, statat,
+    unlinkat,
+};
 use rustix::io::Errno;
 
 /// Where such files are: a directory, and how their names begin and end.
@@ -53,10 +56,20 @@ pub struct ScrubError {
 ///
 /// An existing `/etc/machine-id` is left as an empty file, which systemd fills at a boot; in storage it is removed.
 pub fn scrub_tree(tree: &Path, storage: Option<&GuestPath>) -> Result<Vec<PathBuf>, ScrubError> {
-    let failed = |path: &Path, cause| ScrubError { path: tree.join(path), cause };
-    let top = open(tree, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).map_err(|e| failed(Path::new(""), e))?;
+    let failed = |path: &Path, cause| ScrubError {
+        path: tree.join(path),
+        cause,
+    };
+    let top = open(
+        tree,
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .map_err(|e| failed(Path::new(""), e))?;
     let mut done = Vec::new();
-    let storage = storage.map(GuestPath::relative).filter(|path| !path.is_empty());
+    let storage = storage
+        .map(GuestPath::relative)
+        .filter(|path| !path.is_empty());
     for prefix in [Some(""), storage].into_iter().flatten().map(Path::new) {
         for (dir, begin, end) in PRIVATE {
             let dir = prefix.join(dir);
@@ -64,7 +77,9 @@ pub fn scrub_tree(tree: &Path, storage: Option<&GuestPath>) -> Result<Vec<PathBu
             done.extend(removed.into_iter().map(|name| dir.join(name)));
         }
         let etc = prefix.join("etc");
-        if forget_machine_id(&top, &etc, prefix.as_os_str().is_empty()).map_err(|e| failed(&etc.join("machine-id"), e))? {
+        if forget_machine_id(&top, &etc, prefix.as_os_str().is_empty())
+            .map_err(|e| failed(&etc.join("machine-id"), e))?
+        {
             done.push(etc.join("machine-id"));
         }
     }
@@ -74,7 +89,13 @@ pub fn scrub_tree(tree: &Path, storage: Option<&GuestPath>) -> Result<Vec<PathBu
 /// A directory of the tree, or none. A link to it is followed inside the tree only.
 fn open_inside(top: &OwnedFd, dir: &Path) -> Result<Option<OwnedFd>, Errno> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    match openat2(top, dir, flags, Mode::empty(), ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS) {
+    match openat2(
+        top,
+        dir,
+        flags,
+        Mode::empty(),
+        ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
+    ) {
         Ok(fd) => Ok(Some(fd)),
         // A file, or a link to nowhere, in the place of the directory holds no such files either.
         Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
@@ -82,13 +103,23 @@ fn open_inside(top: &OwnedFd, dir: &Path) -> Result<Option<OwnedFd>, Errno> {
     }
 }
 
-fn remove_matching(top: &OwnedFd, dir: &Path, begin: &str, end: &str) -> Result<Vec<String>, Errno> {
-    let Some(fd) = open_inside(top, dir)? else { return Ok(Vec::new()) };
+fn remove_matching(
+    top: &OwnedFd,
+    dir: &Path,
+    begin: &str,
+    end: &str,
+) -> Result<Vec<String>, Errno> {
+    let Some(fd) = open_inside(top, dir)? else {
+        return Ok(Vec::new());
+    };
     let mut removed = Vec::new();
     for entry in Dir::read_from(&fd)? {
         let entry = entry?;
-        let Ok(name) = entry.file_name().to_str() else { continue };
-        let matches = name.len() >= begin.len() + end.len() && name.starts_with(begin) && name.ends_with(end);
+        let Ok(name) = entry.file_name().to_str() else {
+            continue;
+        };
+        let matches =
+            name.len() >= begin.len() + end.len() && name.starts_with(begin) && name.ends_with(end);
         if !matches || name == "." || name == ".." {
             continue;
         }
@@ -107,7 +138,9 @@ fn remove_matching(top: &OwnedFd, dir: &Path, begin: &str, end: &str) -> Result<
 /// or dbus's.
 fn forget_machine_id(top: &OwnedFd, etc: &Path, keep_empty: bool) -> Result<bool, Errno> {
     const NAME: &str = "machine-id";
-    let Some(fd) = open_inside(top, etc)? else { return Ok(false) };
+    let Some(fd) = open_inside(top, etc)? else {
+        return Ok(false);
+    };
     let found = match statat(&fd, NAME, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(found) => found,
         Err(Errno::NOENT) => return Ok(false),
@@ -118,8 +151,12 @@ fn forget_machine_id(top: &OwnedFd, etc: &Path, keep_empty: bool) -> Result<bool
             let link = readlinkat(&fd, NAME, Vec::new())?;
             // An absolute one replaces `etc` here, and is taken from the top of the tree below.
             let target = etc.join(OsStr::from_bytes(link.as_bytes()));
-            let (Some(parent), Some(name)) = (target.parent(), target.file_name()) else { return Ok(false) };
-            let Some(parent) = open_inside(top, parent)? else { return Ok(false) };
+            let (Some(parent), Some(name)) = (target.parent(), target.file_name()) else {
+                return Ok(false);
+            };
+            let Some(parent) = open_inside(top, parent)? else {
+                return Ok(false);
+            };
             match unlinkat(&parent, name, AtFlags::empty()) {
                 Ok(()) => Ok(true),
                 Err(Errno::NOENT) => Ok(false),
@@ -131,7 +168,12 @@ fn forget_machine_id(top: &OwnedFd, etc: &Path, keep_empty: bool) -> Result<bool
             // Made anew rather than truncated: the file may have a second name.
             unlinkat(&fd, NAME, AtFlags::empty())?;
             if keep_empty {
-                openat(&fd, NAME, OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC, Mode::from_raw_mode(0o444))?;
+                openat(
+                    &fd,
+                    NAME,
+                    OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC,
+                    Mode::from_raw_mode(0o444),
+                )?;
             }
             Ok(true)
         }
@@ -164,13 +206,21 @@ mod tests {
             "keep/etc/machine-id",
             "keep/etc/ssh/ssh_host_ed25519_key",
         ];
-        let stays = ["etc/ssh/sshd_config", "var/lib/systemd/linger/me", "var/lib/dhcp/README", "keep/etc/nixos/flake.nix"];
+        let stays = [
+            "etc/ssh/sshd_config",
+            "var/lib/systemd/linger/me",
+            "var/lib/dhcp/README",
+            "keep/etc/nixos/flake.nix",
+        ];
         for path in gone.iter().chain(&stays) {
             put(dir.path(), path, "x");
         }
         put(dir.path(), "etc/machine-id", "0123\n");
         let storage = "/keep".parse().unwrap();
-        assert_eq!(scrub_tree(dir.path(), Some(&storage)).unwrap().len(), gone.len() + 1);
+        assert_eq!(
+            scrub_tree(dir.path(), Some(&storage)).unwrap().len(),
+            gone.len() + 1
+        );
         assert!(gone.iter().all(|path| !dir.path().join(path).exists()));
         assert!(stays.iter().all(|path| dir.path().join(path).exists()));
         assert_eq!(fs::read(dir.path().join("etc/machine-id")).unwrap(), b"");
@@ -186,8 +236,15 @@ mod tests {
         put(dir.path(), "var/keys/ssh_host_rsa_key", "x");
         symlink(outside.path(), dir.path().join("var/lib")).unwrap();
         symlink("/var/keys", dir.path().join("etc/ssh")).unwrap();
-        symlink(outside.path().join("machine-id"), dir.path().join("etc/machine-id")).unwrap();
-        assert_eq!(scrub_tree(dir.path(), None).unwrap(), [Path::new("etc/ssh/ssh_host_rsa_key")]);
+        symlink(
+            outside.path().join("machine-id"),
+            dir.path().join("etc/machine-id"),
+        )
+        .unwrap();
+        assert_eq!(
+            scrub_tree(dir.path(), None).unwrap(),
+            [Path::new("etc/ssh/ssh_host_rsa_key")]
+        );
         assert!(!dir.path().join("var/keys/ssh_host_rsa_key").exists());
         assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 2);
     }
@@ -208,6 +265,11 @@ mod tests {
     fn an_empty_tree_has_nothing_to_remove_and_an_absent_one_is_an_error() {
         let dir = tempfile::tempdir().unwrap();
         assert!(scrub_tree(dir.path(), None).unwrap().is_empty());
-        assert_eq!(scrub_tree(&dir.path().join("absent"), None).unwrap_err().cause, Errno::NOENT);
+        assert_eq!(
+            scrub_tree(&dir.path().join("absent"), None)
+                .unwrap_err()
+                .cause,
+            Errno::NOENT
+        );
     }
 }

@@ -6,10 +6,22 @@ use mayfly_core::recipe::{BadRecipe, Recipe, parse_recipe};
 
 /// The recipes that this program carries, by template name.
 const RECIPES: [(&str, &str); 4] = [
-    ("debian-12", include_str!("../../../../templates/debian-12.toml")),
-    ("debian-12-impermanence", include_str!("../../../../templates/debian-12-impermanence.toml")),
-    ("debian-13", include_str!("../../../../templates/debian-13.toml")),
-    ("debian-13-impermanence", include_str!("../../../../templates/debian-13-impermanence.toml")),
+    (
+        "debian-12",
+        include_str!("../../../../templates/debian-12.toml"),
+    ),
+    (
+        "debian-12-impermanence",
+        include_str!("../../../../templates/debian-12-impermanence.toml"),
+    ),
+    (
+        "debian-13",
+        include_str!("../../../../templates/debian-13.toml"),
+    ),
+    (
+        "debian-13-impermanence",
+        include_str!("../../../../templates/debian-13-impermanence.toml"),
+    ),
 ];
 
 /// The scripts that this program carries, by file name.
@@ -67,25 +79,42 @@ pub fn builtin_names() -> impl Iterator<Item = &'static str> {
 pub fn builtin(name: &str) -> Option<Source> {
     let (_, text) = RECIPES.iter().find(|(known, _)| *known == name)?;
     let recipe = parse_recipe(text).expect("the built-in recipes are valid, as a test shows");
-    let script = |name: &String| builtin_script(name).expect("the built-in recipes name built-in scripts, as a test shows");
-    Some(Source { scripts: recipe.build.customize.iter().map(script).collect(), recipe })
+    let script = |name: &String| {
+        builtin_script(name).expect("the built-in recipes name built-in scripts, as a test shows")
+    };
+    Some(Source {
+        scripts: recipe.build.customize.iter().map(script).collect(),
+        recipe,
+    })
 }
 
 fn builtin_script(name: &str) -> Option<Script> {
-    SCRIPTS.iter().find(|(known, _)| *known == name).map(|(_, text)| Script { name: name.to_owned(), text: (*text).to_owned() })
+    SCRIPTS
+        .iter()
+        .find(|(known, _)| *known == name)
+        .map(|(_, text)| Script {
+            name: name.to_owned(),
+            text: (*text).to_owned(),
+        })
 }
 
 /// Reads the recipe at `path` and its scripts: from beside it, and those that are not there from this program, so that
 /// an operator's recipe may begin with `debian.sh`.
 pub fn load_source(path: &Path) -> Result<Source, LoadError> {
-    let failed = |cause| LoadError { path: path.to_owned(), cause };
+    let failed = |cause| LoadError {
+        path: path.to_owned(),
+        cause,
+    };
     let text = std::fs::read_to_string(path).map_err(|e| failed(LoadCause::Unreadable(e)))?;
     let recipe = parse_recipe(&text).map_err(|e| failed(e.into()))?;
     let beside = path.parent().unwrap_or(Path::new("."));
     let mut scripts = Vec::new();
     for name in &recipe.build.customize {
         scripts.push(match std::fs::read_to_string(beside.join(name)) {
-            Ok(text) => Script { name: name.clone(), text },
+            Ok(text) => Script {
+                name: name.clone(),
+                text,
+            },
             Err(error) => match builtin_script(name) {
                 Some(script) if error.kind() == std::io::ErrorKind::NotFound => script,
                 _ => return Err(failed(LoadCause::Script(name.clone(), error))),
@@ -104,14 +133,21 @@ mod tests {
         assert_eq!(builtin_names().count(), 4);
         for name in builtin_names() {
             let source = builtin(name).unwrap();
-            assert_eq!(source.scripts.len(), source.recipe.build.customize.len(), "{name}");
+            assert_eq!(
+                source.scripts.len(),
+                source.recipe.build.customize.len(),
+                "{name}"
+            );
         }
         assert!(builtin("debian").is_none());
     }
 
     #[test]
     fn a_recipe_of_the_operator_may_use_our_scripts() {
-        let fixture = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures/nixos-shaped/recipe.toml");
+        let fixture = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../../tests/fixtures/nixos-shaped/recipe.toml"
+        );
         let source = load_source(Path::new(fixture)).unwrap();
         assert_eq!(source.scripts[0].text, SCRIPTS[0].1);
         assert_eq!(source.scripts[1].name, "nixos-shaped.sh");
@@ -121,10 +157,18 @@ mod tests {
     fn a_missing_script_is_named() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("mine.toml");
-        let text = RECIPES[0].1.replace("\"debian.sh\"", "\"debian.sh\", \"mine.sh\"");
+        let text = RECIPES[0]
+            .1
+            .replace("\"debian.sh\"", "\"debian.sh\", \"mine.sh\"");
         std::fs::write(&path, text).unwrap();
         let error = load_source(&path).unwrap_err();
-        assert!(matches!(&error.cause, LoadCause::Script(name, _) if name == "mine.sh"), "{error:?}");
-        assert!(matches!(load_source(Path::new("/no/such.toml")).unwrap_err().cause, LoadCause::Unreadable(_)));
+        assert!(
+            matches!(&error.cause, LoadCause::Script(name, _) if name == "mine.sh"),
+            "{error:?}"
+        );
+        assert!(matches!(
+            load_source(Path::new("/no/such.toml")).unwrap_err().cause,
+            LoadCause::Unreadable(_)
+        ));
     }
 }

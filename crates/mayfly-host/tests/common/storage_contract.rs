@@ -1,4 +1,5 @@
 //! What every implementation of `Storage` does, whatever lies below it. Uses nothing but the port.
+#![allow(clippy::unwrap_used, reason = "a test may fail by panicking")]
 
 use mayfly_core::bytes::Bytes;
 use mayfly_core::error::Code;
@@ -8,24 +9,24 @@ use mayfly_core::observed::{InitSeen, Mark, MarkSeen, Role};
 use mayfly_core::ports::{Assembly, HostError, HostResult, NewDataset, Origin, Outcome, Storage, TreePlan};
 use mayfly_core::proof::{Burial, Condemned, ConfirmedDestroy, EphemeralRoot};
 
-pub fn vps(n: u32) -> VpsId {
+pub(crate) fn vps(n: u32) -> VpsId {
     n.try_into().unwrap()
 }
 
-pub fn life(n: u8) -> Incarnation {
+pub(crate) fn life(n: u8) -> Incarnation {
     Incarnation::from_random([n; 16])
 }
 
-pub fn operation(n: u8) -> OperationId {
+pub(crate) fn operation(n: u8) -> OperationId {
     OperationId::at(n.into(), [n; 4])
 }
 
-pub fn at(path: &str) -> GuestPath {
+pub(crate) fn at(path: &str) -> GuestPath {
     path.parse().unwrap()
 }
 
 /// A persistent dataset: `11327` or `11327/nix`.
-pub fn persistent(node: &NodeId, id: u32, name: &str, quota: Bytes) -> NewDataset {
+pub(crate) fn persistent(node: &NodeId, id: u32, name: &str, quota: Bytes) -> NewDataset {
     let name: DatasetName = name.parse().unwrap();
     let name = PoolPath::dataset(vps(id), &name);
     let mark = Mark {
@@ -40,7 +41,7 @@ pub fn persistent(node: &NodeId, id: u32, name: &str, quota: Bytes) -> NewDatase
 }
 
 /// The temporary root of a run.
-pub fn root(node: &NodeId, id: u32, run: u8, origin: Origin) -> NewDataset {
+pub(crate) fn root(node: &NodeId, id: u32, run: u8, origin: Origin) -> NewDataset {
     let run = RunId::from_random([run; 3]);
     let name = PoolPath::temporary_root(vps(id), &run);
     let mark = Mark {
@@ -54,7 +55,7 @@ pub fn root(node: &NodeId, id: u32, run: u8, origin: Origin) -> NewDataset {
     NewDataset { name, mark, quota: Some(Bytes::mib(64)), origin }
 }
 
-pub fn code<T: std::fmt::Debug>(result: HostResult<T>) -> Code {
+pub(crate) fn code<T: std::fmt::Debug>(result: HostResult<T>) -> Code {
     match result {
         Err(HostError::Refused(refusal)) => refusal.code,
         other => panic!("a refusal was expected, not {other:?}"),
@@ -65,24 +66,24 @@ fn mark_of(storage: &dyn Storage, name: &PoolPath) -> MarkSeen {
     storage.look(name).unwrap().unwrap_or_else(|| panic!("{name} is not there")).mark
 }
 
-pub fn burial_of_root(storage: &dyn Storage, node: &NodeId, root: &NewDataset, by: u8) -> Burial {
+pub(crate) fn burial_of_root(storage: &dyn Storage, node: &NodeId, root: &NewDataset, by: u8) -> Burial {
     let (id, life) = root.mark.owner.clone().unwrap();
     let proof = EphemeralRoot::prove(&root.name, &mark_of(storage, &root.name), node, (id, &life), &[]).unwrap();
     Burial::of_root(proof, operation(by))
 }
 
-pub fn burial_of_data(storage: &dyn Storage, node: &NodeId, data: &NewDataset, by: u8) -> Burial {
+pub(crate) fn burial_of_data(storage: &dyn Storage, node: &NodeId, data: &NewDataset, by: u8) -> Burial {
     let (id, life) = data.mark.owner.clone().unwrap();
     let proof = ConfirmedDestroy::prove(&data.name, &mark_of(storage, &data.name), node, (id, &life), &[]).unwrap();
     Burial::of_data(proof, operation(by))
 }
 
-pub fn condemned(storage: &dyn Storage, node: &NodeId, grave: &PoolPath) -> Condemned {
+pub(crate) fn condemned(storage: &dyn Storage, node: &NodeId, grave: &PoolPath) -> Condemned {
     Condemned::prove(grave, &mark_of(storage, grave), node).unwrap()
 }
 
 /// All of it, on an empty pool of `node`; leaves the pool empty.
-pub fn check(storage: &dyn Storage, node: &NodeId) {
+pub(crate) fn check(storage: &dyn Storage, node: &NodeId) {
     creating_is_idempotent_and_particular_about_the_owner(storage, node);
     quotas_are_changed_but_not_below_use(storage, node);
     trees_are_prepared_once(storage, node);

@@ -58,15 +58,22 @@ pub(super) fn open(path: &Path, schemas: &[&str]) -> Result<Connection, StoreErr
         return Err(StoreError::ReadOnly { place, cause });
     }
     conn.busy_timeout(OPEN_WAIT).map_err(at)?;
-    conn.pragma_update(None, "locking_mode", "EXCLUSIVE").map_err(at)?;
+    conn.pragma_update(None, "locking_mode", "EXCLUSIVE")
+        .map_err(at)?;
     let found = identify(&conn, &place)?;
     let known = u32::try_from(schemas.len()).unwrap_or(u32::MAX);
     if found > known {
-        return Err(StoreError::Newer { place, found, known });
+        return Err(StoreError::Newer {
+            place,
+            found,
+            known,
+        });
     }
     // The write-ahead log may only be asked for once it is known whose file this is: it changes the file.
-    conn.pragma_update(None, "journal_mode", "WAL").map_err(at)?;
-    conn.pragma_update(None, "synchronous", "FULL").map_err(at)?;
+    conn.pragma_update(None, "journal_mode", "WAL")
+        .map_err(at)?;
+    conn.pragma_update(None, "synchronous", "FULL")
+        .map_err(at)?;
     if found > 0 && found < known {
         save(&conn, path, found)?;
     }
@@ -77,7 +84,12 @@ pub(super) fn open(path: &Path, schemas: &[&str]) -> Result<Connection, StoreErr
 /// Makes the file for its owner alone; SQLite gives the files beside it the same mode. One that is there is not
 /// opened, so that no lock on it is lost.
 fn prepare_file(path: &Path) -> io::Result<()> {
-    match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
+    match OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+    {
         Ok(_) => Ok(()),
         Err(why) if why.kind() == io::ErrorKind::AlreadyExists => {
             let mode = fs::metadata(path)?.permissions().mode();
@@ -107,13 +119,17 @@ fn file_error(path: &Path, error: io::Error) -> StoreError {
 fn identify(conn: &Connection, place: &str) -> Result<u32, StoreError> {
     let at = |cause| store_error(place, cause);
     let number = |name| conn.pragma_query_value(None, name, |row| row.get::<_, u32>(0));
-    let (application, schema) =
-        (number("application_id").map_err(at)?, number("user_version").map_err(at)?);
+    let (application, schema) = (
+        number("application_id").map_err(at)?,
+        number("user_version").map_err(at)?,
+    );
     if application == APPLICATION_ID {
         return Ok(schema);
     }
     let tables = conn
-        .query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get::<_, u32>(0))
+        .query_row("SELECT count(*) FROM sqlite_schema", [], |row| {
+            row.get::<_, u32>(0)
+        })
         .map_err(at)?;
     if tables == 0 && application == 0 && schema == 0 {
         return Ok(0);
@@ -139,16 +155,22 @@ fn migrate(conn: &mut Connection, from: u32, schemas: &[&str]) -> rusqlite::Resu
 /// already is the same state. A copy that was cut off has another name and is begun anew.
 fn save(conn: &Connection, path: &Path, schema: u32) -> Result<(), StoreError> {
     let at = |cause| store_error(&path.display().to_string(), cause);
-    let revision: u64 =
-        conn.query_row("SELECT revision FROM store", [], |row| row.get(0)).map_err(at)?;
+    let revision: u64 = conn
+        .query_row("SELECT revision FROM store", [], |row| row.get(0))
+        .map_err(at)?;
     let saved = beside(path, &format!(".schema-{schema}.revision-{revision}"));
     let partial = beside(path, ".saving");
     let prepare = || match fs::remove_file(&partial) {
         Err(why) if why.kind() != io::ErrorKind::NotFound => Err(why),
-        _ => OpenOptions::new().write(true).create_new(true).mode(0o600).open(&partial),
+        _ => OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&partial),
     };
     let file = prepare().map_err(|cause| file_error(&partial, cause))?;
-    conn.execute("VACUUM INTO ?1", [partial.to_string_lossy()]).map_err(at)?;
+    conn.execute("VACUUM INTO ?1", [partial.to_string_lossy()])
+        .map_err(at)?;
     // SQLite does not sync what VACUUM INTO writes.
     file.sync_all()
         .and_then(|()| fs::rename(&partial, &saved))
@@ -163,5 +185,7 @@ fn beside(path: &Path, suffix: &str) -> PathBuf {
 }
 
 fn parent(path: &Path) -> &Path {
-    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+    path.parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+        .unwrap_or(Path::new("."))
 }

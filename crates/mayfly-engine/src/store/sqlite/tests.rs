@@ -28,14 +28,20 @@ fn scratch() -> (tempfile::TempDir, PathBuf) {
 
 fn put(store: &SqliteStore, key: &str, value: &str) -> Result<TxnOutcome, StoreError> {
     let writes = vec![Write::Put(key.to_owned(), value.to_owned())];
-    store.txn(Txn { conditions: vec![], writes })
+    store.txn(Txn {
+        conditions: vec![],
+        writes,
+    })
 }
 
 /// Runs the test `child` of this program in another process, on that file.
 fn other_process(path: &Path) -> Child {
     Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "--ignored", "--nocapture"])
-        .arg(format!("{}::child", module_path!().split_once("::").unwrap().1))
+        .arg(format!(
+            "{}::child",
+            module_path!().split_once("::").unwrap().1
+        ))
         .env("STORE_UNDER_TEST", path)
         .stdout(Stdio::piped())
         .spawn()
@@ -45,7 +51,9 @@ fn other_process(path: &Path) -> Child {
 #[test]
 #[ignore = "the other process of the tests below; it does nothing by itself"]
 fn child() {
-    let Some(path) = std::env::var_os("STORE_UNDER_TEST") else { return };
+    let Some(path) = std::env::var_os("STORE_UNDER_TEST") else {
+        return;
+    };
     let store = match at(Path::new(&path)) {
         Ok(store) => store,
         Err(why) => {
@@ -67,19 +75,32 @@ fn everything_is_there_again_after_a_reopen() {
     put(&store, "/a", "2").unwrap();
     let lease = store.grant(Duration::from_secs(10)).unwrap();
     let writes = vec![Write::PutLeased("/b".to_owned(), "3".to_owned(), lease)];
-    store.txn(Txn { conditions: vec![], writes }).unwrap();
-    let before =
-        (store.range("/").unwrap(), store.watch("/", Revision(0), NOW).unwrap());
+    store
+        .txn(Txn {
+            conditions: vec![],
+            writes,
+        })
+        .unwrap();
+    let before = (
+        store.range("/").unwrap(),
+        store.watch("/", Revision(0), NOW).unwrap(),
+    );
     drop(store);
 
     let store = at(&path).unwrap();
-    let after = (store.range("/").unwrap(), store.watch("/", Revision(0), NOW).unwrap());
+    let after = (
+        store.range("/").unwrap(),
+        store.watch("/", Revision(0), NOW).unwrap(),
+    );
     assert_eq!(before, after);
     store.keep_alive(lease).unwrap();
     store.revoke(lease).unwrap();
     assert_eq!(store.get("/b").unwrap(), None);
     drop(store);
-    assert!(at(&path).unwrap().grant(NOW).unwrap() > lease, "a lease's number was used again");
+    assert!(
+        at(&path).unwrap().grant(NOW).unwrap() > lease,
+        "a lease's number was used again"
+    );
 }
 
 #[test]
@@ -88,13 +109,21 @@ fn a_lease_has_its_whole_time_after_a_reopen() {
     let store = at(&path).unwrap();
     let lease = store.grant(Duration::from_secs(10)).unwrap();
     let writes = vec![Write::PutLeased("/a".to_owned(), "1".to_owned(), lease)];
-    store.txn(Txn { conditions: vec![], writes }).unwrap();
+    store
+        .txn(Txn {
+            conditions: vec![],
+            writes,
+        })
+        .unwrap();
     drop(store);
     let later = |seconds| -> Monotonic { Arc::new(move || Duration::from_secs(seconds)) };
     // Even where the clock began anew with the machine.
     for seconds in [5, 500_000] {
         let store = SqliteStore::open(&path, later(seconds)).unwrap();
-        assert!(store.get("/a").unwrap().is_some(), "it was gone at {seconds} s");
+        assert!(
+            store.get("/a").unwrap().is_some(),
+            "it was gone at {seconds} s"
+        );
     }
 }
 
@@ -102,20 +131,37 @@ fn a_lease_has_its_whole_time_after_a_reopen() {
 fn nothing_durable_is_lost_when_the_process_is_killed() {
     let (_dir, path) = scratch();
     let mut child = other_process(&path);
-    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
-    assert!(lines.by_ref().filter(|line| line.starts_with("durable")).nth(50).is_some());
+    let mut lines = BufReader::new(child.stdout.take().unwrap())
+        .lines()
+        .map(Result::unwrap);
+    assert!(
+        lines
+            .by_ref()
+            .filter(|line| line.starts_with("durable"))
+            .nth(50)
+            .is_some()
+    );
 
     let refused = at(&path).err().unwrap();
     assert!(matches!(refused, StoreError::InUse { .. }), "{refused}");
 
     child.kill().unwrap();
     child.wait().unwrap();
-    let told = lines.filter(|line| line.starts_with("durable")).last().unwrap();
-    let told = told.split(['(', ')']).find_map(|part| part.parse::<u64>().ok()).unwrap();
+    let told = lines
+        .filter(|line| line.starts_with("durable"))
+        .last()
+        .unwrap();
+    let told = told
+        .split(['(', ')'])
+        .find_map(|part| part.parse::<u64>().ok())
+        .unwrap();
     let store = at(&path).unwrap();
     let entry = store.get("/n").unwrap().unwrap();
     let kept = entry.mod_revision.0;
-    assert!(kept == told || kept == told + 1, "{told} was told durable, {kept} is there");
+    assert!(
+        kept == told || kept == told + 1,
+        "{told} was told durable, {kept} is there"
+    );
     assert_eq!(entry.value, (kept - 1).to_string());
 }
 
@@ -153,7 +199,9 @@ fn commits_are_synced() {
     let store = at(&path).unwrap();
     let inner = store.lock();
     let pragma = |name| -> String {
-        inner.conn.pragma_query_value(None, name, |row| row.get::<_, rusqlite::types::Value>(0))
+        inner
+            .conn
+            .pragma_query_value(None, name, |row| row.get::<_, rusqlite::types::Value>(0))
             .map(|value| format!("{value:?}"))
             .unwrap()
     };
@@ -171,7 +219,17 @@ fn a_newer_schema_is_refused_and_left_alone() {
     drop(conn);
     let before = fs::read(&path).unwrap();
     let refused = at(&path).err().unwrap();
-    assert!(matches!(refused, StoreError::Newer { found: 7, known: 1, .. }), "{refused}");
+    assert!(
+        matches!(
+            refused,
+            StoreError::Newer {
+                found: 7,
+                known: 1,
+                ..
+            }
+        ),
+        "{refused}"
+    );
     assert_eq!(fs::read(&path).unwrap(), before);
 }
 
@@ -181,16 +239,30 @@ fn a_migration_saves_a_copy_first() {
     let store = at(&path).unwrap();
     put(&store, "/a", "1").unwrap();
     drop(store);
-    let newer = &[open::SCHEMAS, &["ALTER TABLE store ADD COLUMN cluster TEXT"]].concat();
+    let newer = &[
+        open::SCHEMAS,
+        &["ALTER TABLE store ADD COLUMN cluster TEXT"],
+    ]
+    .concat();
     // What a cut-off save left is no hindrance.
     fs::write(dir.path().join("state.db.saving"), "half").unwrap();
     let conn = open::open(&path, newer).unwrap();
     conn.execute("UPDATE store SET cluster = 'c'", []).unwrap();
     drop(conn);
-    assert!(matches!(at(&path), Err(StoreError::Newer { found: 2, known: 1, .. })));
+    assert!(matches!(
+        at(&path),
+        Err(StoreError::Newer {
+            found: 2,
+            known: 1,
+            ..
+        })
+    ));
 
     let saved = dir.path().join("state.db.schema-1.revision-1");
-    assert_eq!(fs::metadata(&saved).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(
+        fs::metadata(&saved).unwrap().permissions().mode() & 0o777,
+        0o600
+    );
     assert_eq!(at(&saved).unwrap().get("/a").unwrap().unwrap().value, "1");
     assert!(!dir.path().join("state.db.saving").exists());
 }
@@ -199,11 +271,18 @@ fn a_migration_saves_a_copy_first() {
 fn a_migration_that_fails_changes_nothing() {
     let (_dir, path) = scratch();
     drop(at(&path).unwrap());
-    let broken = &[open::SCHEMAS, &["CREATE TABLE more (x); ALTER TABLE nothing ADD y"]].concat();
+    let broken = &[
+        open::SCHEMAS,
+        &["CREATE TABLE more (x); ALTER TABLE nothing ADD y"],
+    ]
+    .concat();
     assert!(open::open(&path, broken).is_err());
     let store = at(&path).unwrap();
     let more = "SELECT count(*) FROM sqlite_schema WHERE name = 'more'";
-    assert_eq!(store.lock().conn.query_row(more, [], |row| row.get(0)), Ok(0));
+    assert_eq!(
+        store.lock().conn.query_row(more, [], |row| row.get(0)),
+        Ok(0)
+    );
 }
 
 #[test]
@@ -215,7 +294,11 @@ fn a_file_of_another_program_is_left_alone() {
     let before = fs::read(&path).unwrap();
     assert!(matches!(at(&path), Err(StoreError::Foreign { .. })));
     assert_eq!(fs::read(&path).unwrap(), before);
-    fs::write(&path, "this is a text file, longer than the head of a database".repeat(20)).unwrap();
+    fs::write(
+        &path,
+        "this is a text file, longer than the head of a database".repeat(20),
+    )
+    .unwrap();
     assert!(matches!(at(&path), Err(StoreError::Corrupt { .. })));
 }
 
@@ -232,15 +315,25 @@ fn a_full_disk_refuses_writes_and_keeps_what_was_there() {
     let store = at(&path).unwrap();
     put(&store, "/a", "1").unwrap();
     let pages = |n: u32| store.lock().conn.pragma_update(None, "max_page_count", n);
-    let used = store.lock().conn.pragma_query_value(None, "page_count", |row| row.get(0)).unwrap();
+    let used = store
+        .lock()
+        .conn
+        .pragma_query_value(None, "page_count", |row| row.get(0))
+        .unwrap();
     pages(used).unwrap();
     let big = format!("\"{}\"", "x".repeat(100_000));
     let failed = put(&store, "/a", &big).unwrap_err();
     assert!(matches!(failed, StoreError::Full { .. }), "{failed}");
     let entry = store.get("/a").unwrap().unwrap();
-    assert_eq!((entry.value.as_str(), entry.mod_revision), ("1", Revision(1)));
+    assert_eq!(
+        (entry.value.as_str(), entry.mod_revision),
+        ("1", Revision(1))
+    );
     pages(1_000_000).unwrap();
-    assert_eq!(put(&store, "/a", &big).unwrap(), TxnOutcome::Committed(Revision(2)));
+    assert_eq!(
+        put(&store, "/a", &big).unwrap(),
+        TxnOutcome::Committed(Revision(2))
+    );
 }
 
 #[test]
@@ -255,12 +348,24 @@ fn a_read_only_state_can_be_read_though_leases_end() {
         Write::PutLeased("/a".to_owned(), "1".to_owned(), lease),
         Write::Put("/b".to_owned(), "2".to_owned()),
     ];
-    store.txn(Txn { conditions: vec![], writes }).unwrap();
-    store.lock().conn.pragma_update(None, "query_only", true).unwrap();
+    store
+        .txn(Txn {
+            conditions: vec![],
+            writes,
+        })
+        .unwrap();
+    store
+        .lock()
+        .conn
+        .pragma_update(None, "query_only", true)
+        .unwrap();
     seconds.store(10, std::sync::atomic::Ordering::SeqCst);
     assert_eq!(store.get("/a").unwrap(), None);
     assert_eq!(store.range("/").unwrap().entries.len(), 1);
-    assert!(matches!(put(&store, "/b", "3"), Err(StoreError::ReadOnly { .. })));
+    assert!(matches!(
+        put(&store, "/b", "3"),
+        Err(StoreError::ReadOnly { .. })
+    ));
 }
 
 #[test]
@@ -268,7 +373,12 @@ fn a_damaged_page_is_damage_and_not_absence() {
     let (_dir, path) = scratch();
     let store = at(&path).unwrap();
     for n in 0..200 {
-        put(&store, &format!("/vps/{n}"), &format!("\"{}\"", "x".repeat(1000))).unwrap();
+        put(
+            &store,
+            &format!("/vps/{n}"),
+            &format!("\"{}\"", "x".repeat(1000)),
+        )
+        .unwrap();
     }
     drop(store);
     let mut bytes = fs::read(&path).unwrap();
@@ -276,7 +386,10 @@ fn a_damaged_page_is_damage_and_not_absence() {
         page[..64].fill(0xff);
     }
     fs::write(&path, bytes).unwrap();
-    let failed = at(&path).and_then(|store| store.range("/").map(|_| ())).err().unwrap();
+    let failed = at(&path)
+        .and_then(|store| store.range("/").map(|_| ()))
+        .err()
+        .unwrap();
     assert!(matches!(failed, StoreError::Corrupt { .. }), "{failed}");
 }
 
@@ -285,14 +398,28 @@ fn a_transaction_of_many_writes_is_all_or_nothing() {
     let (_dir, path) = scratch();
     let store = at(&path).unwrap();
     let writes = |value: &str| {
-        (0..100).map(|n| Write::Put(format!("/n/{n}"), value.to_owned())).collect::<Vec<_>>()
+        (0..100)
+            .map(|n| Write::Put(format!("/n/{n}"), value.to_owned()))
+            .collect::<Vec<_>>()
     };
-    store.txn(Txn { conditions: vec![], writes: writes("1") }).unwrap();
+    store
+        .txn(Txn {
+            conditions: vec![],
+            writes: writes("1"),
+        })
+        .unwrap();
     let trigger = "CREATE TEMP TRIGGER fails BEFORE UPDATE ON entries WHEN new.key = '/n/99'
                    BEGIN SELECT raise(ABORT, 'no'); END";
     store.lock().conn.execute_batch(trigger).unwrap();
     let conditions = vec![Condition::Exists("/n/0".to_owned())];
-    assert!(store.txn(Txn { conditions, writes: writes("2") }).is_err());
+    assert!(
+        store
+            .txn(Txn {
+                conditions,
+                writes: writes("2")
+            })
+            .is_err()
+    );
     let all = store.range("/n/").unwrap();
     assert_eq!(all.revision, Revision(1));
     assert!(all.entries.iter().all(|entry| entry.value == "1"));

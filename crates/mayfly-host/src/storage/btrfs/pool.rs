@@ -291,8 +291,12 @@ impl BtrfsPool {
     }
 
     pub(super) fn check_room(&self, action: &str) -> HostResult<()> {
-        let (_, free) = self.room()?;
-        if free.0 < FLOOR { Err(pool_full(action)) } else { Ok(()) }
+        if self.room()?.1.0 >= FLOOR {
+            return Ok(());
+        }
+        // What was deleted lately counts as free only after a commit.
+        self.sync()?;
+        if self.room()?.1.0 < FLOOR { Err(pool_full(action)) } else { Ok(()) }
     }
 
     /// Size, and what can still be written. A sparse file cannot grow beyond what its own file system has.

@@ -1,6 +1,7 @@
 //! Records that appear and are replaced in one system call: symlinks whose target is JSON.
 
-use std::os::fd::OwnedFd;
+use std::collections::BTreeSet;
+use std::os::fd::{AsFd, OwnedFd};
 
 use mayfly_core::error::LookFailed;
 use mayfly_core::ids::NodeId;
@@ -12,7 +13,7 @@ use rustix::io::Errno;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::pool::{Uuid, names_in};
+use super::pool::{Uuid, failed, names_in};
 
 const VERSION: u32 = 1;
 const REPLACEMENT: &str = ".new";
@@ -42,6 +43,13 @@ impl Intent {
     }
 }
 
+fn unlink(dir: impl AsFd, name: &str) -> rustix::io::Result<()> {
+    match unlinkat(dir, name, AtFlags::empty()) {
+        Err(Errno::NOENT) => Ok(()),
+        done => done,
+    }
+}
+
 /// A directory of records.
 #[derive(Debug)]
 pub(super) struct Records {
@@ -68,29 +76,31 @@ impl Records {
     fn write<T: Serialize>(&self, name: &str, record: &T) -> HostResult<()> {
         let action = || format!("writing the {} {name}", self.what);
         let text = serde_json::to_string(record).map_err(|e| HostError::failed(action(), e))?;
-        let new = format!("{name}{REPLACEMENT}");
-        match unlinkat(&self.dir, &new, AtFlags::empty()) {
-            Ok(()) | Err(Errno::NOENT) => {}
-            Err(errno) => return Err(super::pool::failed(action(), errno)),
+        match symlinkat(&text, &self.dir, name) {
+            Ok(()) => Ok(()),
+            Err(Errno::EXIST) => self.replace(name, &text).map_err(|errno| failed(action(), errno)),
+            Err(errno) => Err(failed(action(), errno)),
         }
-        symlinkat(&text, &self.dir, &new)
-            .and_then(|()| renameat(&self.dir, &new, &self.dir, name))
-            .map_err(|errno| super::pool::failed(action(), errno))
+    }
+
+    /// What a kill leaves of it is overwritten by the next attempt and goes with the record.
+    fn replace(&self, name: &str, text: &str) -> rustix::io::Result<()> {
+        let new = format!("{name}{REPLACEMENT}");
+        unlink(&self.dir, &new)?;
+        symlinkat(text, &self.dir, &new)?;
+        renameat(&self.dir, &new, &self.dir, name)
     }
 
     pub(super) fn remove(&self, name: &str) -> HostResult<()> {
-        match unlinkat(&self.dir, name, AtFlags::empty()) {
-            Ok(()) | Err(Errno::NOENT) => Ok(()),
-            Err(errno) => Err(super::pool::failed(format!("removing the {} {name}", self.what), errno)),
-        }
+        unlink(&self.dir, name)
+            .and_then(|()| unlink(&self.dir, &format!("{name}{REPLACEMENT}")))
+            .map_err(|errno| failed(format!("removing the {} {name}", self.what), errno))
     }
 
-    /// The names of all records; replacements that a kill cut off are removed on the way.
-    pub(super) fn names(&self) -> HostResult<Vec<String>> {
+    /// The names of all records; a replacement that a kill cut off goes by the name of its record.
+    pub(super) fn names(&self) -> HostResult<BTreeSet<String>> {
         let names = names_in(&self.dir).map_err(|e| LookFailed::new(format!("the {}s", self.what), e))?;
-        let (cut_off, names): (Vec<_>, _) = names.into_iter().partition(|name| name.ends_with(REPLACEMENT));
-        cut_off.iter().try_for_each(|name| self.remove(name))?;
-        Ok(names)
+        Ok(names.iter().map(|name| name.strip_suffix(REPLACEMENT).unwrap_or(name).to_owned()).collect())
     }
 
     pub(super) fn mark(&self, uuid: &Uuid) -> MarkSeen {

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use mayfly_core::error::LookFailed;
 use mayfly_core::ports::HostResult;
+use rustix::fs::{AtFlags, statat};
 
 use super::destroy::Proof;
 use super::pool::{BtrfsPool, STAGING, Uuid, names_in, not_ours, open_subvolume};
@@ -37,12 +38,12 @@ impl BtrfsPool {
                 told.push(format!("{STAGING}/{staged}: {why}"));
             }
         }
-        let staged = names_in(&self.staging).map_err(|e| LookFailed::new(STAGING, e))?;
-        for staged in staged {
-            if let Ok(_claim) = self.claim(&staged) {
-                if self.intents.intent(&staged).is_ok_and(|intent| intent.is_none()) {
-                    told.push(format!("{STAGING}/{staged} is left alone: there is no record of it"));
-                }
+        for staged in names_in(&self.staging).map_err(|e| LookFailed::new(STAGING, e))? {
+            let Ok(_claim) = self.claim(&staged) else { continue };
+            // The call that made it may have ended between the listing and the claim.
+            let there = statat(&self.staging, &staged, AtFlags::SYMLINK_NOFOLLOW).is_ok();
+            if there && matches!(self.intents.intent(&staged), Ok(None)) {
+                told.push(format!("{STAGING}/{staged} is left alone: there is no record of it"));
             }
         }
         told.extend(self.clear_marks(marks)?);
@@ -50,7 +51,7 @@ impl BtrfsPool {
         Ok(told)
     }
 
-    fn clear_marks(&self, marks: Vec<String>) -> HostResult<Vec<String>> {
+    fn clear_marks(&self, marks: BTreeSet<String>) -> HostResult<Vec<String>> {
         let there = {
             let _still = self.hold_shape();
             sys::all_subvolumes(&self.top).map_err(|e| LookFailed::new("all subvolumes", e))?

@@ -1,0 +1,283 @@
+//! The port [`Runtime`], on supervisors and LXC.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
+
+use mayfly_core::error::{Code, LookFailed, Refusal};
+use mayfly_core::ids::{RunId, VpsId};
+use mayfly_core::observed::Evidence as Sign;
+use mayfly_core::ports::{HostError, HostResult, Outcome, Runtime};
+use mayfly_core::run::{RunEnd, RunPhase, RunSpec, RunState};
+
+use super::client::{self, CallError, FileError, Node};
+use super::evidence::{Evidence, LookError};
+use super::paths::{RunDir, node_cgroup, parse_run_name, run_name};
+
+/// A fresh init that lives this long is taken for alive: one that finds no inotify instance or no cgroup dies within
+/// a few milliseconds.
+const SETTLE: Duration = Duration::from_millis(100);
+/// How long killing and sweeping may take.
+const SWEEP: Duration = Duration::from_secs(30);
+/// A watcher asks again after so long.
+const WATCH: Duration = Duration::from_secs(3600);
+
+/// Where a node's runs are, and what they are made with.
+#[derive(Clone, Debug)]
+pub struct RuntimePlaces {
+    /// The runs.
+    pub node: Node,
+    /// The program that has the subcommand `supervise`.
+    pub program: PathBuf,
+    /// The static guest helper.
+    pub guest_helper: PathBuf,
+    /// The directory of console rings, one directory a VPS.
+    pub consoles: PathBuf,
+}
+
+/// Runs on this host.
+pub struct LxcRuntime {
+    places: RuntimePlaces,
+    watched: Arc<Mutex<BTreeSet<(VpsId, RunId)>>>,
+    ends: Mutex<Receiver<(VpsId, RunId, RunEnd)>>,
+    tell: Sender<(VpsId, RunId, RunEnd)>,
+}
+
+impl LxcRuntime {
+    /// A runtime that watches nothing yet.
+    pub fn new(places: RuntimePlaces) -> Self {
+        let (tell, ends) = channel();
+        Self { places, watched: Arc::default(), ends: Mutex::new(ends), tell }
+    }
+
+    /// The directory of a run.
+    pub fn run_dir(&self, vps: VpsId, run: &RunId) -> RunDir {
+        self.places.node.run_dir(vps, run)
+    }
+
+    /// The directory of the console ring of a VPS.
+    pub fn console_dir(&self, vps: VpsId) -> PathBuf {
+        self.places.consoles.join(vps.to_string())
+    }
+
+    /// Refuses while anything but `run` itself is alive.
+    fn refuse_others(&self, vps: VpsId, run: &RunId) -> HostResult<()> {
+        for sign in self.places.node.observe_evidence(vps).map_err(look)? {
+            let own = match &sign {
+                Evidence::Supervisor { run: other, .. } | Evidence::Process { run: other, .. } => other == run,
+                Evidence::Mount { .. } => false,
+            };
+            if !own {
+                return Err(still_alive(vps, &sign.to_string()).into());
+            }
+        }
+        Ok(())
+    }
+}
+
+fn look(error: LookError) -> LookFailed {
+    let mut why = String::new();
+    let mut source: Option<&dyn std::error::Error> = Some(&error);
+    while let Some(error) = source {
+        why = if why.is_empty() { error.to_string() } else { format!("{why}: {error}") };
+        source = error.source();
+    }
+    LookFailed::new("what is alive of a VPS", why)
+}
+
+fn still_alive(vps: VpsId, sign: &str) -> Refusal {
+    Refusal::new(
+        Code::StillAlive,
+        format!("something of VPS {vps} is alive: {sign}"),
+        format!("end it: mayfly stop {vps} --force"),
+    )
+}
+
+fn start_failed(vps: VpsId, end: Option<&RunEnd>) -> HostError {
+    let why = match end {
+        Some(RunEnd::FailedToStart { detail } | RunEnd::Crashed { detail }) => detail.clone(),
+        Some(other) => format!("it ended at once ({other:?})"),
+        None => "it ended without saying why".into(),
+    };
+    HostError::Refused(Refusal::new(
+        Code::VpsStartFailed,
+        format!("VPS {vps} did not start: {why}"),
+        format!("see what it printed: mayfly logs {vps}"),
+    ))
+}
+
+fn call_failed(action: &str, error: CallError) -> HostError {
+    let why = match std::error::Error::source(&error) {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    };
+    HostError::failed(action, why)
+}
+
+impl Runtime for LxcRuntime {
+    fn evidence(&self, vps: VpsId) -> Result<Vec<Sign>, LookFailed> {
+        let mut signs = Vec::new();
+        let mut processes: BTreeMap<RunId, usize> = BTreeMap::new();
+        for sign in self.places.node.observe_evidence(vps).map_err(look)? {
+            match sign {
+                Evidence::Supervisor { pid, run } => signs.push(Sign::Supervisor { pid, run }),
+                Evidence::Process { run, .. } => *processes.entry(run).or_default() += 1,
+                Evidence::Mount { pid, root, .. } => signs.push(Sign::Mounted { pid, dataset: root }),
+            }
+        }
+        let cgroup = |run| format!("{}/{}", node_cgroup(&self.places.node.node), run_name(vps, run));
+        signs.extend(processes.iter().map(|(run, count)| Sign::Processes { cgroup: cgroup(run), count: *count }));
+        Ok(signs)
+    }
+
+    fn vpses_with_evidence(&self) -> Result<Vec<VpsId>, LookFailed> {
+        let runs = self.places.node.observe_runs().map_err(look)?;
+        let mut ids: Vec<VpsId> = runs.into_iter().map(|(vps, _)| vps).collect();
+        ids.dedup();
+        Ok(ids)
+    }
+
+    fn state(&self, vps: VpsId, run: &RunId) -> Result<Option<RunState>, LookFailed> {
+        match client::read_state(&self.run_dir(vps, run)) {
+            Ok(state) => Ok(Some(state)),
+            Err(FileError::Unreadable { cause, .. }) if cause.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(LookFailed::new(format!("run {run} of VPS {vps}"), error)),
+        }
+    }
+
+    fn launch(&self, spec: &RunSpec) -> HostResult<Outcome> {
+        let dir = self.run_dir(spec.vps, &spec.run);
+        self.refuse_others(spec.vps, &spec.run)?;
+        if let Some(state) = self.state(spec.vps, &spec.run)? {
+            // A run is launched once: what was begun on this root is over, and a second init would find a used root.
+            let signs = self.evidence(spec.vps)?;
+            if state.phase == RunPhase::Ended || signs.is_empty() {
+                return Err(start_failed(spec.vps, state.end.as_ref()));
+            }
+            self.watch(spec.vps, &spec.run)?;
+            return Ok(Outcome::Unchanged);
+        }
+        let mut spec = spec.clone();
+        spec.guest_helper = self.places.guest_helper.display().to_string();
+        spec.console_dir = self.console_dir(spec.vps).display().to_string();
+        let action = || format!("starting run {} of VPS {}", spec.run, spec.vps);
+        client::create_run(&dir, &spec).map_err(|error| HostError::failed(action(), error))?;
+        client::spawn_supervisor(&self.places.program, &dir).map_err(|error| HostError::failed(action(), error))?;
+        self.watch(spec.vps, &spec.run)?;
+        Ok(Outcome::Changed)
+    }
+
+    fn await_init(&self, vps: VpsId, run: &RunId, deadline: Duration) -> HostResult<Outcome> {
+        let dir = self.run_dir(vps, run);
+        match client::wait_started(&dir, deadline) {
+            Ok(state) if state.phase == RunPhase::Running => {}
+            Ok(state) => return Err(start_failed(vps, state.end.as_ref())),
+            Err(CallError::Gone(_)) => return Err(start_failed(vps, None)),
+            Err(error) => return Err(call_failed(&format!("waiting for the init of VPS {vps}"), error)),
+        }
+        match client::wait_ended(&dir, SETTLE) {
+            Err(CallError::Late(_)) => Ok(Outcome::Unchanged),
+            Ok(state) => Err(start_failed(vps, state.end.as_ref())),
+            Err(_) => Err(start_failed(vps, None)),
+        }
+    }
+
+    fn stop(&self, vps: VpsId, run: &RunId, timeout: Duration, force: bool) -> HostResult<Outcome> {
+        let dir = self.run_dir(vps, run);
+        if self.state(vps, run)?.is_none_or(|state| state.phase == RunPhase::Ended) {
+            return Ok(Outcome::Unchanged);
+        }
+        match client::stop(&dir, timeout, force).and_then(|_| client::wait_ended(&dir, timeout + SWEEP)) {
+            Ok(_) => Ok(Outcome::Changed),
+            // What it left is for the sweep.
+            Err(CallError::Gone(_)) => Ok(Outcome::Unchanged),
+            Err(error) => Err(call_failed(&format!("stopping VPS {vps}"), error)),
+        }
+    }
+
+    fn sweep(&self, vps: VpsId) -> HostResult<Outcome> {
+        match self.places.node.sweep(vps, SWEEP) {
+            Ok(report) if report.ended.is_empty() && report.closed.is_empty() => Ok(Outcome::Unchanged),
+            Ok(report) => {
+                tracing::info!(%vps, ended = report.ended.len(), "swept up what a run had left");
+                Ok(Outcome::Changed)
+            }
+            Err(troubles) => {
+                let all: Vec<String> = troubles.iter().map(ToString::to_string).collect();
+                Err(still_alive(vps, &all.join("; ")).into())
+            }
+        }
+    }
+
+    fn forget(&self, vps: VpsId, keep: Option<&RunId>, console: bool) -> HostResult<Outcome> {
+        let mut outcome = Outcome::Unchanged;
+        let failed = |at: &Path, error: io::Error| HostError::failed(format!("removing {}", at.display()), error);
+        let runs = &self.places.node.runs;
+        for entry in fs::read_dir(runs).map_err(|error| failed(runs, error))? {
+            let entry = entry.map_err(|error| failed(runs, error))?;
+            let Some((of, run)) = entry.file_name().to_str().and_then(parse_run_name) else { continue };
+            if of == vps && Some(&run) != keep {
+                remove(&entry.path()).map_err(|error| failed(&entry.path(), error))?;
+                outcome = Outcome::Changed;
+            }
+        }
+        if console {
+            let dir = self.console_dir(vps);
+            remove(&dir).map_err(|error| failed(&dir, error))?;
+        }
+        Ok(outcome)
+    }
+
+    fn next_end(&self, timeout: Duration) -> Option<(VpsId, RunId, RunEnd)> {
+        self.ends.lock().expect("no thread panics with it").recv_timeout(timeout).ok()
+    }
+
+    fn watch(&self, vps: VpsId, run: &RunId) -> HostResult<()> {
+        let key = (vps, run.clone());
+        if !self.watched.lock().expect("no thread panics with it").insert(key.clone()) {
+            return Ok(());
+        }
+        let (dir, tell, watched) = (self.run_dir(vps, run), self.tell.clone(), Arc::clone(&self.watched));
+        std::thread::Builder::new()
+            .name("watch".into())
+            .stack_size(256 << 10)
+            .spawn(move || {
+                let end = watch_until_end(&dir);
+                watched.lock().expect("no thread panics with it").remove(&key);
+                // Nobody listens any more when the daemon ends.
+                let _ = tell.send((key.0, key.1, end));
+            })
+            .map_err(|error| HostError::failed(format!("watching VPS {vps}"), error))?;
+        Ok(())
+    }
+}
+
+fn watch_until_end(dir: &RunDir) -> RunEnd {
+    loop {
+        match client::wait_ended(dir, WATCH) {
+            Ok(state) => {
+                return state.end.unwrap_or(RunEnd::Crashed { detail: "it ended without saying why".into() });
+            }
+            Err(CallError::Gone(_)) => return RunEnd::Crashed { detail: "its supervisor was killed".into() },
+            // The record went with the VPS.
+            Err(CallError::State(_)) => return RunEnd::Crashed { detail: "its record is gone".into() },
+            Err(CallError::Late(_)) => {}
+            Err(error) => {
+                tracing::warn!(dir = %dir.path().display(), %error, "a run cannot be watched; trying again");
+                std::thread::sleep(Duration::from_secs(1));
+            }
+        }
+    }
+}
+
+/// Removes a directory of ours: no guest can write into it.
+fn remove(dir: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}

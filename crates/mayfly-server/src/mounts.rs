@@ -1,0 +1,48 @@
+//! Mounts of a VPS.
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::response::Response;
+use mayfly_api::{AddMount, MountView, VpsView};
+use mayfly_core::documents::Mount;
+use mayfly_core::names::GuestPath;
+use mayfly_engine::Intent;
+use serde::Deserialize;
+
+use crate::AppState;
+use crate::error::ApiError;
+use crate::extract::{Body, Caller, Dry, Params};
+use crate::router::Answer;
+
+pub(crate) async fn list(State(state): State<AppState>, Path(vps): Path<String>) -> Answer<Vec<MountView>> {
+    let doc = state.blocking(move |state| state.engine().vps(&vps)).await?;
+    Ok(Json(VpsView::new(doc, None).mounts))
+}
+
+pub(crate) async fn add(
+    State(state): State<AppState>,
+    caller: Caller,
+    Path(vps): Path<String>,
+    Params(dry): Params<Dry>,
+    Body(AddMount { dataset, path, read_only }): Body<AddMount>,
+) -> Result<Response, ApiError> {
+    let mount = Mount { dataset, path, read_only };
+    state.change(caller, &dry, Some(vps), Intent::MountAdd { mount }).await
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RemoveParams {
+    path: GuestPath,
+    #[serde(default)]
+    dry_run: bool,
+}
+
+pub(crate) async fn remove(
+    State(state): State<AppState>,
+    caller: Caller,
+    Path(vps): Path<String>,
+    Params(RemoveParams { path, dry_run }): Params<RemoveParams>,
+) -> Result<Response, ApiError> {
+    state.change(caller, &Dry { dry_run }, Some(vps), Intent::MountRemove { path }).await
+}

@@ -1,0 +1,83 @@
+//! The node and its pool.
+
+use axum::Json;
+use axum::extract::State;
+use mayfly_api::{NodeView, PoolDatasetView, PoolView, ShareView, VpsState};
+use mayfly_core::ids::NodeId;
+use mayfly_core::observed::{MarkSeen, Role};
+use mayfly_engine::PoolReport;
+
+use crate::AppState;
+use crate::router::Answer;
+
+pub(crate) async fn show(State(state): State<AppState>) -> Answer<NodeView> {
+    let view = state.blocking(|state| {
+        let engine = state.engine();
+        let vpses: Vec<_> = engine.vpses()?.into_iter().map(|doc| state.view(doc)).collect();
+        let count = |wanted: VpsState| vpses.iter().filter(|v| v.state == wanted).count();
+        let (space, trouble) = match engine.pool() {
+            Ok(report) => (Some(share(&report)), report.reports),
+            Err(refusal) => (None, vec![refusal.message]),
+        };
+        Ok(NodeView {
+            id: engine.node().id.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pool: engine.node().pool.clone(),
+            running: count(VpsState::Running),
+            needs_operator: count(VpsState::NeedsOperator),
+            vpses: vpses.len(),
+            templates: engine.templates()?.len(),
+            operations: engine.operations()?.iter().filter(|op| !op.state.is_over()).count(),
+            space,
+            trouble,
+        })
+    });
+    Ok(Json(view.await?))
+}
+
+pub(crate) async fn pool(State(state): State<AppState>) -> Answer<PoolView> {
+    let view = state.blocking(|state| {
+        let node = state.engine().node();
+        let report = state.engine().pool()?;
+        let space = share(&report);
+        let datasets = report
+            .seen
+            .datasets
+            .iter()
+            .map(|(name, seen)| PoolDatasetView {
+                dataset: name.to_string(),
+                role: role(&seen.mark, &node.id).to_owned(),
+                quota_bytes: seen.quota,
+                used_bytes: seen.used,
+            })
+            .collect();
+        let waiting = report.waiting.iter().map(ToString::to_string).collect();
+        Ok(PoolView { pool: node.pool.clone(), space, datasets, waiting, reports: report.reports })
+    });
+    Ok(Json(view.await?))
+}
+
+fn share(report: &PoolReport) -> ShareView {
+    let (capacity, promised) = (report.seen.capacity, report.promised);
+    let percent = (u128::from(promised.0) * 100).checked_div(u128::from(capacity.0)).unwrap_or(0);
+    ShareView {
+        capacity_bytes: capacity,
+        free_bytes: report.seen.free,
+        promised_bytes: promised,
+        promised_percent: u64::try_from(percent).unwrap_or(u64::MAX),
+    }
+}
+
+fn role(mark: &MarkSeen, node: &NodeId) -> &'static str {
+    match mark {
+        MarkSeen::Local(mark) if mark.node != *node => "foreign",
+        MarkSeen::Local(mark) => match mark.role {
+            Role::Persistent => "persistent",
+            Role::Temporary => "temporary",
+            Role::Template => "template",
+        },
+        MarkSeen::NotLocal => "foreign",
+        MarkSeen::Unset => "unmarked",
+        MarkSeen::Unreadable(_) => "unreadable",
+    }
+}

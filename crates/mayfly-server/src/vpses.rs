@@ -1,0 +1,94 @@
+//! VPSes: what there is, and their life.
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::response::Response;
+use mayfly_api::{CreateVps, RestartVps, StopVps, VpsView};
+use mayfly_core::plan::CreateInput;
+use mayfly_engine::Intent;
+use serde::Deserialize;
+
+use crate::AppState;
+use crate::error::ApiError;
+use crate::extract::{Body, Caller, Dry, Params};
+use crate::router::Answer;
+
+pub(crate) async fn list(State(state): State<AppState>) -> Answer<Vec<VpsView>> {
+    let all = state.blocking(|state| Ok(state.engine().vpses()?.into_iter().map(|doc| state.view(doc)).collect()));
+    Ok(Json(all.await?))
+}
+
+pub(crate) async fn show(State(state): State<AppState>, Path(vps): Path<String>) -> Answer<VpsView> {
+    let view = state.blocking(move |state| {
+        let mut view = state.view(state.engine().vps(&vps)?);
+        match state.engine().pool() {
+            Ok(report) => {
+                for dataset in &mut view.datasets {
+                    dataset.used_bytes = report.seen.datasets.get(&dataset.dataset).and_then(|seen| seen.used);
+                }
+            }
+            Err(refusal) => view.notes.push(refusal.message),
+        }
+        Ok(view)
+    });
+    Ok(Json(view.await?))
+}
+
+pub(crate) async fn create(
+    State(state): State<AppState>,
+    caller: Caller,
+    Params(dry): Params<Dry>,
+    Body(wish): Body<CreateVps>,
+) -> Result<Response, ApiError> {
+    let CreateVps { template, hostname, id, disk_bytes, memory_bytes, cpu_percent, impermanence, start } = wish;
+    let input =
+        CreateInput { id, hostname, disk: disk_bytes, memory: memory_bytes, cpu_percent, impermanence };
+    state.change(caller, &dry, None, Intent::Create { input, template, start }).await
+}
+
+pub(crate) async fn start(
+    State(state): State<AppState>,
+    caller: Caller,
+    Path(vps): Path<String>,
+    Params(dry): Params<Dry>,
+) -> Result<Response, ApiError> {
+    state.change(caller, &dry, Some(vps), Intent::Start).await
+}
+
+pub(crate) async fn stop(
+    State(state): State<AppState>,
+    caller: Caller,
+    Path(vps): Path<String>,
+    Params(dry): Params<Dry>,
+    Body(StopVps { timeout_ms, force, discard }): Body<StopVps>,
+) -> Result<Response, ApiError> {
+    state.change(caller, &dry, Some(vps), Intent::Stop { timeout_ms, force, discard }).await
+}
+
+pub(crate) async fn restart(
+    State(state): State<AppState>,
+    caller: Caller,
+    Path(vps): Path<String>,
+    Params(dry): Params<Dry>,
+    Body(RestartVps { timeout_ms, force }): Body<RestartVps>,
+) -> Result<Response, ApiError> {
+    state.change(caller, &dry, Some(vps), Intent::Restart { timeout_ms, force }).await
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct DestroyParams {
+    #[serde(default)]
+    now: bool,
+    #[serde(default)]
+    dry_run: bool,
+}
+
+pub(crate) async fn destroy(
+    State(state): State<AppState>,
+    caller: Caller,
+    Path(vps): Path<String>,
+    Params(DestroyParams { now, dry_run }): Params<DestroyParams>,
+) -> Result<Response, ApiError> {
+    state.change(caller, &Dry { dry_run }, Some(vps), Intent::Destroy { now }).await
+}
