@@ -83,6 +83,13 @@ impl Engine {
             None => None,
             Some(id) => self.vps_by_id(id)?,
         };
+        if let (Request::RunEnded { run, .. }, Some(id)) = (&op.request, op.vps) {
+            // A VPS that was destroyed meanwhile needs nothing, and neither does a run that an operation before this
+            // one has only just begun.
+            if doc.is_none() || self.is_going_on(id, run)? {
+                return Ok(Plan::default());
+            }
+        }
         self.plan(&op.request, doc.as_ref(), &self.context(&op.id))
     }
 

@@ -3,11 +3,11 @@
 
 use mayfly_core::documents::{OperationState, VpsDoc};
 use mayfly_core::error::Refusal;
-use mayfly_core::ids::OperationId;
+use mayfly_core::ids::{OperationId, RunId, VpsId};
 use mayfly_core::names::PoolPath;
 use mayfly_core::observed::Evidence;
 use mayfly_core::plan::{Step, should_start};
-use mayfly_core::run::RunEnd;
+use mayfly_core::run::{RunEnd, RunPhase};
 
 use crate::engine::Engine;
 use crate::intent::Intent;
@@ -45,11 +45,9 @@ impl Engine {
         let vpses = self.vpses()?;
         let busy = self.inner.lanes.busy_vpses();
         for doc in &vpses {
-            // What is being carried out will come to its own end, and reconciles then.
-            if !busy.contains(&doc.id) {
+            // What goes on first may start the very run that looks dead now: the end is judged again in its turn.
+            if doc.run.is_some() || !busy.contains(&doc.id) {
                 self.recover_vps(doc, &mut out)?;
-            } else if let Some(run) = &doc.run {
-                self.deps().runtime.watch(doc.id, &run.run)?;
             }
         }
         for id in self.deps().runtime.vpses_with_evidence()? {
@@ -69,8 +67,7 @@ impl Engine {
             }
             return Ok(());
         };
-        let signs = self.deps().runtime.evidence(doc.id)?;
-        if signs.iter().any(|s| matches!(s, Evidence::Supervisor { run: other, .. } if *other == run.run)) {
+        if self.is_going_on(doc.id, &run.run)? {
             self.deps().runtime.watch(doc.id, &run.run)?;
             out.alive += 1;
             return Ok(());
@@ -84,6 +81,16 @@ impl Engine {
         self.submit_run_ended(doc.id, run.run.clone(), end)?;
         out.ended += 1;
         Ok(())
+    }
+
+    /// Whether a run has a supervisor that has not come to its end.
+    pub(crate) fn is_going_on(&self, vps: VpsId, run: &RunId) -> Result<bool, Refusal> {
+        let signs = self.deps().runtime.evidence(vps)?;
+        if !signs.iter().any(|sign| matches!(sign, Evidence::Supervisor { run: of, .. } if of == run)) {
+            return Ok(false);
+        }
+        let state = self.deps().runtime.state(vps, run)?;
+        Ok(state.is_none_or(|state| state.phase != RunPhase::Ended))
     }
 
     fn prune_operations(&self) -> Result<(), Refusal> {

@@ -31,7 +31,10 @@ pub const CRASH_POINTS: &[&str] = &[
 
 /// Aborts the process where [`CRASH_VARIABLE`] names this place. The variable is read once.
 pub fn crash_point(name: &'static str) {
-    debug_assert!(CRASH_POINTS.contains(&name), "{name} is not in CRASH_POINTS");
+    debug_assert!(
+        CRASH_POINTS.contains(&name),
+        "{name} is not in CRASH_POINTS"
+    );
     if wanted() == Some(name) {
         std::process::abort();
     }
@@ -41,7 +44,9 @@ pub fn crash_point(name: &'static str) {
 /// and before the journal says so. `step.record#3` means the third time that a `record` is passed.
 pub fn step_point(name: &str) {
     static PASSED: AtomicUsize = AtomicUsize::new(0);
-    let Some(at) = wanted().and_then(|at| at.strip_prefix("step.")) else { return };
+    let Some(at) = wanted().and_then(|at| at.strip_prefix("step.")) else {
+        return;
+    };
     let (point, which) = at.split_once('#').unwrap_or((at, "1"));
     if point == name && which.parse() == Ok(PASSED.fetch_add(1, Ordering::SeqCst) + 1) {
         std::process::abort();
@@ -50,7 +55,8 @@ pub fn step_point(name: &str) {
 
 fn wanted() -> Option<&'static str> {
     static AT: OnceLock<Option<String>> = OnceLock::new();
-    AT.get_or_init(|| std::env::var(CRASH_VARIABLE).ok()).as_deref()
+    AT.get_or_init(|| std::env::var(CRASH_VARIABLE).ok())
+        .as_deref()
 }
 
 #[cfg(test)]
@@ -71,9 +77,15 @@ mod tests {
     #[test]
     fn every_listed_point_is_passed_somewhere() {
         let mut all = String::new();
-        sources(&std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut all);
+        sources(
+            &std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src"),
+            &mut all,
+        );
         for name in CRASH_POINTS {
-            assert!(all.contains(&format!("crash_point(\"{name}\")")), "no code passes {name}");
+            assert!(
+                all.contains(&format!("crash_point(\"{name}\")")),
+                "no code passes {name}"
+            );
         }
     }
 }

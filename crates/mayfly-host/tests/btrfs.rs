@@ -1,160 +1,136 @@
-//! The btrfs driver on a file of its own. Needs root; every test runs in a process and a mount namespace of its own, which
-//! take mounts and loop devices with them however it ends.
-
+//! The btrfs driver on a file of its own.
 #![allow(clippy::unwrap_used, reason = "a test may fail by panicking")]
 
 #[path = "common/storage_contract.rs"]
 mod contract;
+#[path = "common/scratch_pool.rs"]
+mod scratch;
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::PathBuf;
+use std::process::Command;
 
-use contract::{at, burial_of_data, burial_of_root, code, condemned, operation, persistent, root};
+use contract::{at, burial_of_root, code, condemned, persistent, root};
 use mayfly_core::bytes::Bytes;
 use mayfly_core::error::Code;
-use mayfly_core::ids::{Digest, NodeId};
+use mayfly_core::ids::NodeId;
 use mayfly_core::names::{PoolPath, TemplateName, TemplatePart};
 use mayfly_core::observed::{InitSeen, MarkSeen};
-use mayfly_core::ports::{Assembly, HostError, NewDataset, Origin, Outcome, Storage, TreePlan};
+use mayfly_core::ports::{Assembly, HostError, Origin, Outcome, Storage, TreePlan};
 use mayfly_core::proof::EphemeralRoot;
-use mayfly_host::crash::{CRASH_POINTS, CRASH_VARIABLE};
 use mayfly_host::runner::Runner;
 use mayfly_host::storage::btrfs::{Allocation, BtrfsPool, NewPool, PoolSource};
-
-const INNER: &str = "MAYFLY_TEST_INNER";
-const ACTION: &str = "MAYFLY_TEST_ACTION";
-const POOL: &str = "MAYFLY_TEST_POOL";
-
-/// Runs `body` in a process of its own with a private mount namespace.
-fn alone(test: &str, body: impl FnOnce(&Path)) {
-    if let Some(dir) = std::env::var_os(INNER) {
-        return body(Path::new(&dir));
-    }
-    if !rustix::process::geteuid().is_root() {
-        assert!(std::env::var_os("MAYFLY_REQUIRE_ROOT_TESTS").is_none(), "{test} needs root and may not be skipped");
-        eprintln!("skipped: {test} needs root");
-        return;
-    }
-    let dir = tempfile::tempdir().unwrap();
-    let status = Command::new("unshare")
-        .args(["--mount", "--propagation", "private"])
-        .arg(std::env::current_exe().unwrap())
-        .args(["--exact", test, "--nocapture", "--test-threads=1"])
-        .env(INNER, dir.path())
-        .status()
-        .unwrap();
-    assert!(status.success(), "{test}: {status}");
-    let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
-    assert!(!table.contains(dir.path().to_str().unwrap()), "a mount was left");
-    gone(|| loops_of(dir.path()).is_empty(), "the loop device");
-}
-
-fn gone(mut is_gone: impl FnMut() -> bool, what: &str) {
-    for _ in 0..200 {
-        if is_gone() {
-            return;
-        }
-        std::thread::sleep(std::time::Duration::from_millis(25));
-    }
-    panic!("{what} did not go away");
-}
-
-fn loops_of(dir: &Path) -> Vec<PathBuf> {
-    let backing = |entry: fs::DirEntry| fs::read_to_string(entry.path().join("loop/backing_file")).ok();
-    let all = fs::read_dir("/sys/block").unwrap().flatten().filter_map(backing);
-    all.map(|path| PathBuf::from(path.trim())).filter(|path| path.starts_with(dir)).collect()
-}
-
-fn node() -> NodeId {
-    NodeId::from_random([1; 8])
-}
-
-fn new_pool(dir: &Path) -> NewPool {
-    NewPool::Loop { file: dir.join("pool.img"), size: Bytes::gib(1), allocation: Allocation::Sparse }
-}
-
-fn pool(dir: &Path) -> BtrfsPool {
-    BtrfsPool::format(&Runner, &new_pool(dir), &node(), &dir.join("pool")).unwrap()
-}
-
-fn private(pool: &BtrfsPool, name: &PoolPath) -> PathBuf {
-    pool.path().join(name.as_str()).join("private")
-}
-
-fn make_subvolume(path: &Path) {
-    let made = Command::new("btrfs").args(["subvolume", "create"]).arg(path).stdout(Stdio::null()).status();
-    assert!(made.unwrap().success());
-}
-
-fn records(pool: &BtrfsPool, kind: &str) -> usize {
-    fs::read_dir(pool.path().join(".mayfly").join(kind)).unwrap().count()
-}
-
-fn data(id: u32) -> NewDataset {
-    persistent(&node(), id, "", Bytes::mib(64))
-}
+use scratch::{
+    alone, build_template, data, digest, gone, loops_of, make_subvolume, new_pool, node, pool,
+    private, records,
+};
 
 #[test]
 fn it_keeps_the_contract_of_storage() {
     alone("it_keeps_the_contract_of_storage", |dir| {
         let pool = pool(dir);
         contract::check(&pool, &node());
-        assert_eq!((records(&pool, "marks"), records(&pool, "intents"), records(&pool, "staging")), (0, 0, 0));
+        assert_eq!(
+            (
+                records(&pool, "marks"),
+                records(&pool, "intents"),
+                records(&pool, "staging")
+            ),
+            (0, 0, 0)
+        );
     });
 }
 
 #[test]
 fn it_keeps_the_contract_in_a_directory_of_another_btrfs() {
-    alone("it_keeps_the_contract_in_a_directory_of_another_btrfs", |dir| {
-        let outer = pool(dir);
-        let plain = outer.path().join("plain/pool");
-        fs::create_dir_all(&plain).unwrap();
-        for (inner, at) in [(plain, "a"), (outer.path().join("sub"), "b")] {
-            let new = NewPool::Directory { dir: inner.clone() };
-            let pool = BtrfsPool::format(&Runner, &new, &node(), &dir.join(at)).unwrap();
-            let again = BtrfsPool::format(&Runner, &new, &node(), &dir.join("c")).unwrap();
-            again.unmount().unwrap();
-            contract::check(&pool, &node());
-            let shown = format!("/{}/11327/private", inner.strip_prefix(outer.path()).unwrap().display());
-            let identity = pool.kernel_identity();
-            assert_eq!(identity.shown_by(&identity.device, &shown), Some("11327/private"));
-            assert_eq!(fs::metadata(&inner).unwrap().mode() & 0o7777, 0o700);
-        }
-        let full = outer.path().join("full");
-        fs::create_dir_all(full.join("x")).unwrap();
-        let refused = BtrfsPool::format(&Runner, &NewPool::Directory { dir: full }, &node(), &dir.join("d"));
-        assert_eq!(code(refused), Code::HostUnsuitable);
-        let elsewhere = NewPool::Directory { dir: dir.join("not-btrfs") };
-        assert_eq!(code(BtrfsPool::format(&Runner, &elsewhere, &node(), &dir.join("d"))), Code::HostUnsuitable);
-    });
+    alone(
+        "it_keeps_the_contract_in_a_directory_of_another_btrfs",
+        |dir| {
+            let outer = pool(dir);
+            let plain = outer.path().join("plain/pool");
+            fs::create_dir_all(&plain).unwrap();
+            for (inner, at) in [(plain, "a"), (outer.path().join("sub"), "b")] {
+                let new = NewPool::Directory { dir: inner.clone() };
+                let pool = BtrfsPool::format(&Runner, &new, &node(), &dir.join(at)).unwrap();
+                let again = BtrfsPool::format(&Runner, &new, &node(), &dir.join("c")).unwrap();
+                again.unmount().unwrap();
+                contract::check(&pool, &node());
+                let shown = format!(
+                    "/{}/11327/private",
+                    inner.strip_prefix(outer.path()).unwrap().display()
+                );
+                let identity = pool.kernel_identity();
+                assert_eq!(
+                    identity.shown_by(&identity.device, &shown),
+                    Some("11327/private")
+                );
+                assert_eq!(fs::metadata(&inner).unwrap().mode() & 0o7777, 0o700);
+            }
+            let full = outer.path().join("full");
+            fs::create_dir_all(full.join("x")).unwrap();
+            let refused = BtrfsPool::format(
+                &Runner,
+                &NewPool::Directory { dir: full },
+                &node(),
+                &dir.join("d"),
+            );
+            assert_eq!(code(refused), Code::HostUnsuitable);
+            let elsewhere = NewPool::Directory {
+                dir: dir.join("not-btrfs"),
+            };
+            assert_eq!(
+                code(BtrfsPool::format(
+                    &Runner,
+                    &elsewhere,
+                    &node(),
+                    &dir.join("d")
+                )),
+                Code::HostUnsuitable
+            );
+        },
+    );
 }
 
 #[test]
 fn a_pool_is_attached_again_and_never_by_a_second_device() {
-    alone("a_pool_is_attached_again_and_never_by_a_second_device", |dir| {
-        let first = pool(dir);
-        first.create_dataset(&data(11327)).unwrap();
-        let source = PoolSource::Loop(dir.join("pool.img"));
-        assert!(matches!(BtrfsPool::attach(&source, &node(), &dir.join("pool")), Err(HostError::Busy { .. })));
-        // A guest of an earlier daemon holds the pool while another daemon attaches it.
-        let second = BtrfsPool::attach(&source, &node(), &dir.join("again")).unwrap();
-        assert_eq!(loops_of(dir).len(), 1);
-        assert_eq!(first.kernel_identity(), second.kernel_identity());
-        first.unmount().unwrap();
-        assert!(second.look(&data(11327).name).unwrap().is_some());
-        let options = fs::read_to_string("/proc/self/mountinfo").unwrap();
-        let line = options.lines().find(|line| line.contains("/again ")).unwrap();
-        for flag in ["nosuid", "nodev", "noatime", "discard=async"] {
-            assert!(line.contains(flag), "{flag} is not set: {line}");
-        }
-        assert_eq!(fs::metadata(dir.join("again")).unwrap().mode() & 0o7777, 0o700);
-        second.unmount().unwrap();
-        gone(|| loops_of(dir).is_empty(), "the loop device");
-        let third = pool(dir);
-        assert!(third.look(&data(11327).name).unwrap().is_some(), "the second format emptied the pool");
-    });
+    alone(
+        "a_pool_is_attached_again_and_never_by_a_second_device",
+        |dir| {
+            let first = pool(dir);
+            first.create_dataset(&data(11327)).unwrap();
+            let source = PoolSource::Loop(dir.join("pool.img"));
+            assert!(matches!(
+                BtrfsPool::attach(&source, &node(), &dir.join("pool")),
+                Err(HostError::Busy { .. })
+            ));
+            // A guest of an earlier daemon holds the pool while another daemon attaches it.
+            let second = BtrfsPool::attach(&source, &node(), &dir.join("again")).unwrap();
+            assert_eq!(loops_of(dir).len(), 1);
+            assert_eq!(first.kernel_identity(), second.kernel_identity());
+            first.unmount().unwrap();
+            assert!(second.look(&data(11327).name).unwrap().is_some());
+            let options = fs::read_to_string("/proc/self/mountinfo").unwrap();
+            let line = options
+                .lines()
+                .find(|line| line.contains("/again "))
+                .unwrap();
+            for flag in ["nosuid", "nodev", "noatime", "discard=async"] {
+                assert!(line.contains(flag), "{flag} is not set: {line}");
+            }
+            assert_eq!(
+                fs::metadata(dir.join("again")).unwrap().mode() & 0o7777,
+                0o700
+            );
+            second.unmount().unwrap();
+            gone(|| loops_of(dir).is_empty(), "the loop device");
+            let third = pool(dir);
+            assert!(
+                third.look(&data(11327).name).unwrap().is_some(),
+                "the second format emptied the pool"
+            );
+        },
+    );
 }
 
 #[test]
@@ -166,12 +142,21 @@ fn a_pool_of_another_node_is_refused() {
         assert_eq!(code(BtrfsPool::open(&path, &other)), Code::PoolForeign);
         mine.unmount().unwrap();
         let source = PoolSource::Loop(dir.join("pool.img"));
-        assert_eq!(code(BtrfsPool::attach(&source, &other, &path)), Code::PoolForeign);
-        assert_eq!(code(BtrfsPool::format(&Runner, &new_pool(dir), &other, &path)), Code::PoolForeign);
+        assert_eq!(
+            code(BtrfsPool::attach(&source, &other, &path)),
+            Code::PoolForeign
+        );
+        assert_eq!(
+            code(BtrfsPool::format(&Runner, &new_pool(dir), &other, &path)),
+            Code::PoolForeign
+        );
         gone(|| loops_of(dir).is_empty(), "the loop device");
         fs::write(dir.join("junk"), vec![0; 1 << 20]).unwrap();
         let junk = PoolSource::Loop(dir.join("junk"));
-        assert_eq!(code(BtrfsPool::attach(&junk, &node(), &path)), Code::PoolUnavailable);
+        assert_eq!(
+            code(BtrfsPool::attach(&junk, &node(), &path)),
+            Code::PoolUnavailable
+        );
     });
 }
 
@@ -179,15 +164,32 @@ fn a_pool_of_another_node_is_refused() {
 fn a_pool_without_simple_quotas_is_refused() {
     alone("a_pool_without_simple_quotas_is_refused", |dir| {
         let outer = pool(dir);
-        let quota = |what: &str| Command::new("btrfs").args(["quota", what]).arg(outer.path()).output().unwrap();
+        let quota = |what: &str| {
+            Command::new("btrfs")
+                .args(["quota", what])
+                .arg(outer.path())
+                .output()
+                .unwrap()
+        };
         assert!(quota("disable").status.success());
-        assert_eq!(code(BtrfsPool::open(outer.path(), &node())), Code::PoolUnavailable);
+        assert_eq!(
+            code(BtrfsPool::open(outer.path(), &node())),
+            Code::PoolUnavailable
+        );
         assert!(quota("enable").status.success());
-        let inner = NewPool::Directory { dir: outer.path().join("inner") };
+        let inner = NewPool::Directory {
+            dir: outer.path().join("inner"),
+        };
         let refused = BtrfsPool::format(&Runner, &inner, &node(), &dir.join("inner"));
-        let Err(HostError::Refused(refusal)) = refused else { panic!("{refused:?}") };
+        let Err(HostError::Refused(refusal)) = refused else {
+            panic!("{refused:?}")
+        };
         assert_eq!(refusal.code, Code::HostUnsuitable);
-        assert!(refusal.hint.contains("btrfs quota disable"), "{}", refusal.hint);
+        assert!(
+            refusal.hint.contains("btrfs quota disable"),
+            "{}",
+            refusal.hint
+        );
     });
 }
 
@@ -205,12 +207,24 @@ fn a_quota_holds_and_does_not_count_the_template() {
 
         let file = private(&pool, &clone.name).join("hog");
         let error = fs::write(&file, vec![7; 40 << 20]).unwrap_err();
-        assert_eq!(error.raw_os_error(), Some(rustix::io::Errno::DQUOT.raw_os_error()));
+        assert_eq!(
+            error.raw_os_error(),
+            Some(rustix::io::Errno::DQUOT.raw_os_error())
+        );
         let used = pool.look(&clone.name).unwrap().unwrap().used.unwrap();
-        assert!(used > Bytes::mib(15) && used <= Bytes::mib(20), "{used} of 20M");
+        assert!(
+            used > Bytes::mib(15) && used <= Bytes::mib(20),
+            "{used} of 20M"
+        );
         // Before anything was synced it is counted as well.
-        assert_eq!(code(pool.set_quota(&clone.name, Bytes::mib(10))), Code::QuotaBelowUse);
-        let tree = TreePlan { files: vec![(at("/more"), "x".repeat(8 << 20))], ..TreePlan::default() };
+        assert_eq!(
+            code(pool.set_quota(&clone.name, Bytes::mib(10))),
+            Code::QuotaBelowUse
+        );
+        let tree = TreePlan {
+            files: vec![(at("/more"), "x".repeat(8 << 20))],
+            ..TreePlan::default()
+        };
         assert_eq!(code(pool.prepare_tree(&clone.name, &tree)), Code::DiskSpace);
         assert!(!private(&pool, &clone.name).join(".more.mayfly").exists());
         pool.set_quota(&clone.name, Bytes::mib(60)).unwrap();
@@ -231,60 +245,97 @@ fn what_has_no_mark_of_this_node_is_left_alone() {
         let told = pool.clear_staging().unwrap();
         assert!(told.len() == 1 && told[0].contains("by-hand"), "{told:?}");
         assert!(pool.path().join(".mayfly/staging/by-hand").is_dir());
-        assert!(pool.observe().unwrap().datasets.contains_key(&PoolPath::grave("by-hand")));
+        assert!(
+            pool.observe()
+                .unwrap()
+                .datasets
+                .contains_key(&PoolPath::grave("by-hand"))
+        );
 
         // A mark that makes no sense is not the same as none.
         let other = root(&node(), 11327, 2, Origin::Empty);
         pool.create_dataset(&other).unwrap();
-        let mark = fs::read_dir(pool.path().join(".mayfly/marks")).unwrap().next().unwrap().unwrap().path();
+        let mark = fs::read_dir(pool.path().join(".mayfly/marks"))
+            .unwrap()
+            .next()
+            .unwrap()
+            .unwrap()
+            .path();
         fs::remove_file(&mark).unwrap();
         symlink("{\"version\":1,", &mark).unwrap();
-        assert!(matches!(pool.look(&other.name).unwrap().unwrap().mark, MarkSeen::Unreadable(_)));
-        assert!(matches!(pool.create_dataset(&other), Err(HostError::Look(_))));
+        assert!(matches!(
+            pool.look(&other.name).unwrap().unwrap().mark,
+            MarkSeen::Unreadable(_)
+        ));
+        assert!(matches!(
+            pool.create_dataset(&other),
+            Err(HostError::Look(_))
+        ));
         fs::remove_file(&mark).unwrap();
         fs::write(&mark, "{}").unwrap();
-        assert!(matches!(pool.look(&other.name).unwrap().unwrap().mark, MarkSeen::Unreadable(_)));
+        assert!(matches!(
+            pool.look(&other.name).unwrap().unwrap().mark,
+            MarkSeen::Unreadable(_)
+        ));
     });
 }
 
 #[test]
 fn a_subvolume_that_a_guest_made_stops_burial_and_is_reported() {
-    alone("a_subvolume_that_a_guest_made_stops_burial_and_is_reported", |dir| {
-        let pool = pool(dir);
-        let new = root(&node(), 11327, 1, Origin::Empty);
-        pool.create_dataset(&new).unwrap();
-        fs::create_dir(private(&pool, &new.name).join("srv")).unwrap();
-        make_subvolume(&private(&pool, &new.name).join("srv/made"));
-        let burial = burial_of_root(&pool, &node(), &new, 1);
-        assert_eq!(code(pool.bury(&burial, &PoolPath::grave("g"))), Code::NotOurs);
-        assert_eq!(pool.look(&new.name).unwrap().unwrap().mark, MarkSeen::Local(new.mark.clone()));
-        let inner = PoolPath::from_pool(&format!("{}/private/srv/made", new.name)).unwrap();
-        assert_eq!(pool.observe().unwrap().datasets[&inner].mark, MarkSeen::Unset);
+    alone(
+        "a_subvolume_that_a_guest_made_stops_burial_and_is_reported",
+        |dir| {
+            let pool = pool(dir);
+            let new = root(&node(), 11327, 1, Origin::Empty);
+            pool.create_dataset(&new).unwrap();
+            fs::create_dir(private(&pool, &new.name).join("srv")).unwrap();
+            make_subvolume(&private(&pool, &new.name).join("srv/made"));
+            let burial = burial_of_root(&pool, &node(), &new, 1);
+            assert_eq!(
+                code(pool.bury(&burial, &PoolPath::grave("g"))),
+                Code::NotOurs
+            );
+            assert_eq!(
+                pool.look(&new.name).unwrap().unwrap().mark,
+                MarkSeen::Local(new.mark.clone())
+            );
+            let inner = PoolPath::from_pool(&format!("{}/private/srv/made", new.name)).unwrap();
+            assert_eq!(
+                pool.observe().unwrap().datasets[&inner].mark,
+                MarkSeen::Unset
+            );
 
-        // One that appears in a grave stops the reaper before it destroys anything.
-        fs::remove_dir(private(&pool, &new.name).join("srv/made")).unwrap();
-        pool.bury(&burial, &PoolPath::grave("g")).unwrap();
-        let proof = condemned(&pool, &node(), &PoolPath::grave("g"));
-        make_subvolume(&pool.path().join("trash/g/private/late"));
-        assert_eq!(code(pool.reap(&proof)), Code::NotOurs);
-        assert!(pool.path().join("trash/g/private/late").is_dir());
-    });
+            // One that appears in a grave stops the reaper before it destroys anything.
+            fs::remove_dir(private(&pool, &new.name).join("srv/made")).unwrap();
+            pool.bury(&burial, &PoolPath::grave("g")).unwrap();
+            let proof = condemned(&pool, &node(), &PoolPath::grave("g"));
+            make_subvolume(&pool.path().join("trash/g/private/late"));
+            assert_eq!(code(pool.reap(&proof)), Code::NotOurs);
+            assert!(pool.path().join("trash/g/private/late").is_dir());
+        },
+    );
 }
 
 #[test]
 fn a_dataset_below_with_another_owner_or_role_stops_burial() {
-    alone("a_dataset_below_with_another_owner_or_role_stops_burial", |dir| {
-        let pool = pool(dir);
-        let new = root(&node(), 11327, 1, Origin::Empty);
-        pool.create_dataset(&new).unwrap();
-        let mut below = data(11327);
-        below.name = PoolPath::from_pool(&format!("{}/nix", new.name)).unwrap();
-        below.mark.made_as = below.name.clone();
-        pool.create_dataset(&below).unwrap();
-        let burial = burial_of_root(&pool, &node(), &new, 1);
-        assert_eq!(code(pool.bury(&burial, &PoolPath::grave("g"))), Code::NotOurs);
-        assert!(pool.look(&below.name).unwrap().is_some());
-    });
+    alone(
+        "a_dataset_below_with_another_owner_or_role_stops_burial",
+        |dir| {
+            let pool = pool(dir);
+            let new = root(&node(), 11327, 1, Origin::Empty);
+            pool.create_dataset(&new).unwrap();
+            let mut below = data(11327);
+            below.name = PoolPath::from_pool(&format!("{}/nix", new.name)).unwrap();
+            below.mark.made_as = below.name.clone();
+            pool.create_dataset(&below).unwrap();
+            let burial = burial_of_root(&pool, &node(), &new, 1);
+            assert_eq!(
+                code(pool.bury(&burial, &PoolPath::grave("g"))),
+                Code::NotOurs
+            );
+            assert!(pool.look(&below.name).unwrap().is_some());
+        },
+    );
 }
 
 #[test]
@@ -307,10 +358,22 @@ fn a_full_pool_refuses_and_keeps_nothing_half_made() {
         }
         let name: TemplateName = "t".parse().unwrap();
         assert_eq!(code(pool.begin_template(&name).map(|_| ())), Code::PoolFull);
-        assert_eq!((records(&pool, "marks"), records(&pool, "staging"), records(&pool, "intents")), (marks, 0, 0));
+        assert_eq!(
+            (
+                records(&pool, "marks"),
+                records(&pool, "staging"),
+                records(&pool, "intents")
+            ),
+            (marks, 0, 0)
+        );
         // Room can be made in a full pool.
-        pool.bury(&burial_of_root(&pool, &node(), &old, 1), &PoolPath::grave("g")).unwrap();
-        pool.reap(&condemned(&pool, &node(), &PoolPath::grave("g"))).unwrap();
+        pool.bury(
+            &burial_of_root(&pool, &node(), &old, 1),
+            &PoolPath::grave("g"),
+        )
+        .unwrap();
+        pool.reap(&condemned(&pool, &node(), &PoolPath::grave("g")))
+            .unwrap();
         fs::remove_file(&hog).unwrap();
         let new = root(&node(), 11327, 2, Origin::Empty);
         gone(|| pool.create_dataset(&new).is_ok(), "the lack of room");
@@ -319,19 +382,43 @@ fn a_full_pool_refuses_and_keeps_nothing_half_made() {
 
 #[test]
 fn a_sparse_pool_is_not_larger_than_its_own_file_system() {
-    alone("a_sparse_pool_is_not_larger_than_its_own_file_system", |dir| {
-        let small = dir.join("small");
-        fs::create_dir(&small).unwrap();
-        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=300m", "none"]).arg(&small).status();
-        assert!(mounted.unwrap().success());
-        let new = |allocation| NewPool::Loop { file: small.join("p"), size: Bytes::gib(1), allocation };
-        let refused = BtrfsPool::format(&Runner, &new(Allocation::Full), &node(), &dir.join("pool"));
-        assert_eq!(code(refused), Code::HostUnsuitable);
-        assert_eq!(fs::read_dir(&small).unwrap().count(), 0, "an unfinished file is left");
-        let pool = BtrfsPool::format(&Runner, &new(Allocation::Sparse), &node(), &dir.join("pool")).unwrap();
-        let seen = pool.observe().unwrap();
-        assert!(seen.capacity == Bytes::gib(1) && seen.free < Bytes::mib(300), "{seen:?}");
-    });
+    alone(
+        "a_sparse_pool_is_not_larger_than_its_own_file_system",
+        |dir| {
+            let small = dir.join("small");
+            fs::create_dir(&small).unwrap();
+            let mounted = Command::new("mount")
+                .args(["-t", "tmpfs", "-o", "size=300m", "none"])
+                .arg(&small)
+                .status();
+            assert!(mounted.unwrap().success());
+            let new = |allocation| NewPool::Loop {
+                file: small.join("p"),
+                size: Bytes::gib(1),
+                allocation,
+            };
+            let refused =
+                BtrfsPool::format(&Runner, &new(Allocation::Full), &node(), &dir.join("pool"));
+            assert_eq!(code(refused), Code::HostUnsuitable);
+            assert_eq!(
+                fs::read_dir(&small).unwrap().count(),
+                0,
+                "an unfinished file is left"
+            );
+            let pool = BtrfsPool::format(
+                &Runner,
+                &new(Allocation::Sparse),
+                &node(),
+                &dir.join("pool"),
+            )
+            .unwrap();
+            let seen = pool.observe().unwrap();
+            assert!(
+                seen.capacity == Bytes::gib(1) && seen.free < Bytes::mib(300),
+                "{seen:?}"
+            );
+        },
+    );
 }
 
 #[test]
@@ -348,33 +435,71 @@ fn what_a_guest_planted_is_never_followed() {
         symlink("/proc/1/root", tree.join("magic")).unwrap();
         symlink("loop", tree.join("loop")).unwrap();
         fs::write(tree.join("file"), "x").unwrap();
-        let made = |args: &[&str]| Command::new("mknod").arg(tree.join(args[0])).args(&args[1..]).status().unwrap();
+        let made = |args: &[&str]| {
+            Command::new("mknod")
+                .arg(tree.join(args[0]))
+                .args(&args[1..])
+                .status()
+                .unwrap()
+        };
         assert!(made(&["fifo", "p"]).success() && made(&["device", "c", "1", "3"]).success());
-        for name in ["absolute", "relative", "magic", "loop", "file", "fifo", "device"] {
+        for name in [
+            "absolute", "relative", "magic", "loop", "file", "fifo", "device",
+        ] {
             for path in [format!("/{name}"), format!("/{name}/a/b")] {
-                let plan = TreePlan { directories: vec![at(&path)], ..TreePlan::default() };
-                let Err(HostError::Refused(refusal)) = pool.prepare_tree(&new.name, &plan) else { panic!("{path}") };
+                let plan = TreePlan {
+                    directories: vec![at(&path)],
+                    ..TreePlan::default()
+                };
+                let Err(HostError::Refused(refusal)) = pool.prepare_tree(&new.name, &plan) else {
+                    panic!("{path}")
+                };
                 assert_eq!(refusal.code, Code::MountPointRefused);
-                assert!(refusal.message.contains(&format!("/{name} is a")), "{}", refusal.message);
+                assert!(
+                    refusal.message.contains(&format!("/{name} is a")),
+                    "{}",
+                    refusal.message
+                );
             }
-            let plan = TreePlan { files: vec![(at(&format!("/{name}/f")), "x".into())], ..TreePlan::default() };
-            assert_eq!(code(pool.prepare_tree(&new.name, &plan)), Code::MountPointRefused);
-            let plan = TreePlan { links: vec![(at(&format!("/{name}")), "x".into())], ..TreePlan::default() };
+            let plan = TreePlan {
+                files: vec![(at(&format!("/{name}/f")), "x".into())],
+                ..TreePlan::default()
+            };
+            assert_eq!(
+                code(pool.prepare_tree(&new.name, &plan)),
+                Code::MountPointRefused
+            );
+            let plan = TreePlan {
+                links: vec![(at(&format!("/{name}")), "x".into())],
+                ..TreePlan::default()
+            };
             assert_eq!(pool.prepare_tree(&new.name, &plan), Ok(Outcome::Unchanged));
         }
         // A file takes the place of a link, a FIFO, a device; what those pointed to stays as it was.
         for name in ["absolute", "fifo", "device"] {
-            let plan = TreePlan { files: vec![(at(&format!("/{name}")), "new".into())], ..TreePlan::default() };
+            let plan = TreePlan {
+                files: vec![(at(&format!("/{name}")), "new".into())],
+                ..TreePlan::default()
+            };
             assert_eq!(pool.prepare_tree(&new.name, &plan), Ok(Outcome::Changed));
             let seen = fs::symlink_metadata(tree.join(name)).unwrap();
             assert!(seen.is_file() && seen.mode() & 0o7777 == 0o644);
         }
         fs::create_dir(tree.join("dir")).unwrap();
-        let plan = TreePlan { files: vec![(at("/dir"), "new".into())], ..TreePlan::default() };
-        assert_eq!(code(pool.prepare_tree(&new.name, &plan)), Code::MountPointRefused);
+        let plan = TreePlan {
+            files: vec![(at("/dir"), "new".into())],
+            ..TreePlan::default()
+        };
+        assert_eq!(
+            code(pool.prepare_tree(&new.name, &plan)),
+            Code::MountPointRefused
+        );
         assert_eq!(fs::read_dir(&outside).unwrap().count(), 0);
         let made = fs::metadata(&tree).unwrap();
-        assert_eq!((made.uid(), made.gid(), made.mode() & 0o7777), (0, 0, 0o755));
+        assert_eq!(
+            (made.uid(), made.gid(), made.mode() & 0o7777),
+            (0, 0, 0o755)
+        );
     });
 }
 
@@ -382,7 +507,10 @@ fn what_a_guest_planted_is_never_followed() {
 fn an_init_is_resolved_as_the_guest_would() {
     alone("an_init_is_resolved_as_the_guest_would", |dir| {
         let pool = pool(dir);
-        let (root, nix) = (data(11327), persistent(&node(), 11327, "nix", Bytes::mib(64)));
+        let (root, nix) = (
+            data(11327),
+            persistent(&node(), 11327, "nix", Bytes::mib(64)),
+        );
         pool.create_dataset(&root).unwrap();
         pool.create_dataset(&nix).unwrap();
         let (tree, store) = (private(&pool, &root.name), private(&pool, &nix.name));
@@ -394,235 +522,133 @@ fn an_init_is_resolved_as_the_guest_would() {
         executable(tree.join("usr/lib/systemd/systemd"));
         symlink("usr/sbin", tree.join("sbin")).unwrap();
         fs::create_dir(tree.join("usr/sbin")).unwrap();
-        symlink("../lib/systemd/../../../../usr/lib/systemd/systemd", tree.join("usr/sbin/init")).unwrap();
+        symlink(
+            "../lib/systemd/../../../../usr/lib/systemd/systemd",
+            tree.join("usr/sbin/init"),
+        )
+        .unwrap();
         symlink("loop2", tree.join("loop")).unwrap();
         symlink("/loop", tree.join("loop2")).unwrap();
         symlink("/etc/passwd", tree.join("absolute")).unwrap();
         symlink("/nix/store/init", tree.join("stored")).unwrap();
         symlink("/proc/self/root/etc/passwd", tree.join("magic")).unwrap();
-        assert!(Command::new("mknod").arg(tree.join("fifo")).arg("p").status().unwrap().success());
+        assert!(
+            Command::new("mknod")
+                .arg(tree.join("fifo"))
+                .arg("p")
+                .status()
+                .unwrap()
+                .success()
+        );
         let bomb = (0..40).fold("x".to_owned(), |path, _| format!("bomb/{path}"));
         symlink(&bomb, tree.join("bomb")).unwrap();
         let whole = Assembly {
             root: Some(root.name.clone()),
-            mounts: vec![(nix.name.clone(), at("/nix")), (nix.name.clone(), at("/srv/deep"))],
+            mounts: vec![
+                (nix.name.clone(), at("/nix")),
+                (nix.name.clone(), at("/srv/deep")),
+            ],
         };
         let probe = |init: &str| pool.probe_init(&whole, &at(init)).unwrap();
-        let missing = |path: &str| InitSeen::Missing { path: path.to_owned() };
+        let missing = |path: &str| InitSeen::Missing {
+            path: path.to_owned(),
+        };
         assert_eq!(probe("/sbin/init"), InitSeen::Found);
         assert_eq!(probe("/stored"), missing("/nix/store"));
         executable(store.join("store/init"));
         assert_eq!(probe("/stored"), InitSeen::Found);
-        assert_eq!(probe("/srv/deep/store/init"), InitSeen::Found, "a mount point that is not there yet");
-        assert_eq!(probe("/absolute"), missing("/etc"), "the host's own /etc was looked at");
+        assert_eq!(
+            probe("/srv/deep/store/init"),
+            InitSeen::Found,
+            "a mount point that is not there yet"
+        );
+        assert_eq!(
+            probe("/absolute"),
+            missing("/etc"),
+            "the host's own /etc was looked at"
+        );
         assert_eq!(probe("/magic"), missing("/proc"));
         assert_eq!(probe("/none/at/all"), missing("/none"));
         for bad in ["/loop", "/fifo", "/fifo/x", "/bomb", "/usr", "/srv"] {
-            assert!(matches!(probe(bad), InitSeen::NotExecutable { .. }), "{bad}: {:?}", probe(bad));
+            assert!(
+                matches!(probe(bad), InitSeen::NotExecutable { .. }),
+                "{bad}: {:?}",
+                probe(bad)
+            );
         }
         executable(store.join("var/nix/profiles/system/init"));
-        let empty = Assembly { root: None, mounts: vec![(nix.name.clone(), at("/nix"))] };
-        assert_eq!(pool.probe_init(&empty, &at("/sbin/init")), Ok(InitSeen::Found));
-        assert!(pool.probe_init(&Assembly { root: Some(PoolPath::grave("x")), mounts: vec![] }, &at("/x")).is_err());
+        let empty = Assembly {
+            root: None,
+            mounts: vec![(nix.name.clone(), at("/nix"))],
+        };
+        assert_eq!(
+            pool.probe_init(&empty, &at("/sbin/init")),
+            Ok(InitSeen::Found)
+        );
+        assert!(
+            pool.probe_init(
+                &Assembly {
+                    root: Some(PoolPath::grave("x")),
+                    mounts: vec![]
+                },
+                &at("/x")
+            )
+            .is_err()
+        );
     });
-}
-
-fn digest() -> Digest {
-    Digest::from_random([7; 32])
-}
-
-fn build_template(pool: &BtrfsPool) -> Result<Outcome, HostError> {
-    let name: TemplateName = "debian-12".parse().unwrap();
-    let mut staging = pool.begin_template(&name)?;
-    assert!(matches!(pool.begin_template(&name).map(|_| ()), Err(HostError::Busy { .. })));
-    let parts = [
-        TemplatePart::Base,
-        TemplatePart::Dataset("".parse().unwrap()),
-        TemplatePart::Dataset("srv/data".parse().unwrap()),
-    ];
-    for (n, part) in parts.iter().enumerate() {
-        let dir = staging.part(part)?;
-        assert_eq!(staging.part(part)?, dir);
-        fs::write(dir.join("part"), n.to_string()).unwrap();
-    }
-    // What is being built is neither seen nor cleared.
-    assert!(pool.clear_staging().unwrap().is_empty());
-    assert!(pool.observe().unwrap().datasets.keys().all(|name| !name.as_str().contains("template=")));
-    staging.publish(&digest())
 }
 
 #[test]
 fn a_template_appears_whole_and_its_clones_have_no_stubs() {
-    alone("a_template_appears_whole_and_its_clones_have_no_stubs", |dir| {
-        let pool = pool(dir);
-        let name: TemplateName = "debian-12".parse().unwrap();
-        drop(pool.begin_template(&name).unwrap());
-        assert_eq!((records(&pool, "intents"), records(&pool, "staging")), (0, 0));
-        assert_eq!(build_template(&pool), Ok(Outcome::Changed));
-        assert_eq!(build_template(&pool), Ok(Outcome::Unchanged));
-        assert_eq!((records(&pool, "marks"), records(&pool, "intents"), records(&pool, "staging")), (3, 0, 0));
-        let base = PoolPath::template(&digest(), &TemplatePart::Base);
-        let data = PoolPath::template(&digest(), &TemplatePart::Dataset("srv/data".parse().unwrap()));
-        assert!(matches!(pool.look(&data).unwrap().unwrap().mark, MarkSeen::Local(mark) if mark.made_as == data));
+    alone(
+        "a_template_appears_whole_and_its_clones_have_no_stubs",
+        |dir| {
+            let pool = pool(dir);
+            let name: TemplateName = "debian-12".parse().unwrap();
+            drop(pool.begin_template(&name).unwrap());
+            assert_eq!(
+                (records(&pool, "intents"), records(&pool, "staging")),
+                (0, 0)
+            );
+            assert_eq!(build_template(&pool), Ok(Outcome::Changed));
+            assert_eq!(build_template(&pool), Ok(Outcome::Unchanged));
+            assert_eq!(
+                (
+                    records(&pool, "marks"),
+                    records(&pool, "intents"),
+                    records(&pool, "staging")
+                ),
+                (3, 0, 0)
+            );
+            let base = PoolPath::template(&digest(), &TemplatePart::Base);
+            let data = PoolPath::template(
+                &digest(),
+                &TemplatePart::Dataset("srv/data".parse().unwrap()),
+            );
+            assert!(
+                matches!(pool.look(&data).unwrap().unwrap().mark, MarkSeen::Local(mark) if mark.made_as == data)
+            );
 
-        let clone = root(&node(), 11327, 1, Origin::Clone(base));
-        pool.create_dataset(&clone).unwrap();
-        let beside: Vec<_> = fs::read_dir(pool.path().join(clone.name.as_str())).unwrap().flatten().collect();
-        assert_eq!(beside.len(), 1, "{beside:?}");
-        assert_eq!(fs::read_to_string(private(&pool, &clone.name).join("part")).unwrap(), "0");
-        let mut nested = persistent(&node(), 11327, "", Bytes::mib(64));
-        nested.origin = Origin::Clone(data);
-        pool.create_dataset(&nested).unwrap();
-        assert_eq!(fs::read_to_string(private(&pool, &nested.name).join("part")).unwrap(), "2");
-    });
-}
-
-/// What the killed process of [`a_kill_anywhere_leaves_what_the_next_call_mends`] does.
-fn act(action: &str, path: &Path) {
-    let open = || BtrfsPool::open(path, &node()).unwrap();
-    let grave = PoolPath::grave("g");
-    match action {
-        "create" => {
-            let pool = open();
-            pool.create_dataset(&persistent(&node(), 200, "", Bytes::mib(64))).unwrap();
-            pool.create_dataset(&root(&node(), 200, 1, Origin::Clone(persistent(&node(), 200, "", Bytes::mib(1)).name))).unwrap();
-            pool.create_dataset(&persistent(&node(), 200, "nix", Bytes::mib(64))).unwrap();
-        }
-        "bury" => {
-            let pool = open();
-            let top = persistent(&node(), 300, "", Bytes::mib(64));
-            pool.bury(&burial_of_data(&pool, &node(), &top, 9), &grave).unwrap();
-        }
-        "reap" => {
-            let pool = open();
-            pool.reap(&condemned(&pool, &node(), &grave)).unwrap();
-        }
-        "template" => {
-            build_template(&open()).unwrap();
-        }
-        "format" => {
-            BtrfsPool::format(&Runner, &new_pool(path), &node(), &path.join("pool")).unwrap();
-        }
-        other => panic!("{other}"),
-    }
-}
-
-#[test]
-#[ignore = "the process that other tests kill"]
-fn killed() {
-    if let (Some(action), Some(path)) = (std::env::var_os(ACTION), std::env::var_os(POOL)) {
-        act(action.to_str().unwrap(), Path::new(&path));
-    }
-}
-
-/// Runs an action in a process that dies at `point`; with a namespace of its own where it mounts.
-fn kill_at(point: &str, action: &str, path: &Path) {
-    let exe = std::env::current_exe().unwrap();
-    let status = Command::new("unshare")
-        .args(if action == "format" { &["--mount", "--propagation", "private"][..] } else { &["--uts"] })
-        .arg(exe)
-        .args(["--exact", "killed", "--ignored", "--nocapture"])
-        .env(ACTION, action)
-        .env(POOL, path)
-        .env(CRASH_VARIABLE, point)
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status()
-        .unwrap();
-    assert!(!status.success(), "{action} was not killed at {point}");
-}
-
-#[test]
-fn a_kill_anywhere_leaves_what_the_next_call_mends() {
-    alone("a_kill_anywhere_leaves_what_the_next_call_mends", |dir| {
-        let pool = pool(dir);
-        let finished = || {
-            assert_eq!(pool.clear_staging().unwrap(), Vec::<String>::new());
-            let (marks, datasets) = (records(&pool, "marks"), pool.observe().unwrap().datasets);
-            assert_eq!((records(&pool, "intents"), records(&pool, "staging")), (0, 0));
-            assert_eq!(marks, datasets.len(), "{datasets:?}");
-            for (name, seen) in &datasets {
-                assert!(matches!(seen.mark, MarkSeen::Local(_)), "{name} has no mark");
-            }
-            datasets.len()
-        };
-        let empty = || {
-            for id in [200, 300] {
-                let top = persistent(&node(), id, "", Bytes::mib(64));
-                if pool.look(&top.name).unwrap().is_some() {
-                    pool.bury(&burial_of_data(&pool, &node(), &top, 1), &PoolPath::grave("e")).unwrap();
-                    pool.reap(&condemned(&pool, &node(), &PoolPath::grave("e"))).unwrap();
-                }
-            }
-            let root = root(&node(), 200, 1, Origin::Empty);
-            if pool.look(&root.name).unwrap().is_some() {
-                pool.bury(&burial_of_root(&pool, &node(), &root, 1), &PoolPath::grave("e")).unwrap();
-                pool.reap(&condemned(&pool, &node(), &PoolPath::grave("e"))).unwrap();
-            }
-            assert_eq!(finished(), 0);
-        };
-        let grave = PoolPath::grave("g");
-        for point in CRASH_POINTS {
-            let action = point.split_once('.').unwrap().0;
-            match action {
-                "create" => {
-                    // With and without clearing in between.
-                    for clear in [true, false] {
-                        kill_at(point, action, pool.path());
-                        if clear {
-                            finished();
-                        }
-                        act(action, pool.path());
-                        assert_eq!(finished(), 3);
-                        empty();
-                    }
-                }
-                "bury" | "reap" => {
-                    for name in ["", "nix", "nix/deep"] {
-                        pool.create_dataset(&persistent(&node(), 300, name, Bytes::mib(64))).unwrap();
-                    }
-                    if action == "bury" {
-                        kill_at(point, action, pool.path());
-                        finished();
-                    } else {
-                        act("bury", pool.path());
-                        kill_at(point, action, pool.path());
-                    }
-                    if pool.look(&grave).unwrap().is_none() && action == "bury" {
-                        act("bury", pool.path());
-                    }
-                    if pool.look(&grave).unwrap().is_some() {
-                        act("reap", pool.path());
-                    }
-                    empty();
-                }
-                "template" => {
-                    kill_at(point, action, pool.path());
-                    let count = finished();
-                    assert_eq!(count, if *point == "template.after_rename" { 3 } else { 0 }, "{point}: not whole");
-                    build_template(&pool).unwrap();
-                    assert_eq!(finished(), 3);
-                    let name = PoolPath::template(&digest(), &TemplatePart::Base);
-                    let seen = pool.look(&name).unwrap().unwrap().mark;
-                    let proof = mayfly_core::proof::ConfirmedDestroy::prove_template(&name, &seen, &node()).unwrap();
-                    pool.bury(&mayfly_core::proof::Burial::of_data(proof, operation(1)), &grave).unwrap();
-                    act("reap", pool.path());
-                    empty();
-                }
-                "format" => {
-                    let place = dir.join(point);
-                    fs::create_dir(&place).unwrap();
-                    kill_at(point, action, &place);
-                    assert!(!place.join("pool.img").exists(), "{point}: it has its name and is not finished");
-                    gone(|| loops_of(&place).is_empty(), "the loop device");
-                    let new = BtrfsPool::format(&Runner, &new_pool(&place), &node(), &place.join("pool")).unwrap();
-                    new.unmount().unwrap();
-                    assert_eq!(fs::read_dir(&place).unwrap().count(), 2);
-                }
-                other => panic!("no test kills {other}"),
-            }
-        }
-    });
+            let clone = root(&node(), 11327, 1, Origin::Clone(base));
+            pool.create_dataset(&clone).unwrap();
+            let beside: Vec<_> = fs::read_dir(pool.path().join(clone.name.as_str()))
+                .unwrap()
+                .flatten()
+                .collect();
+            assert_eq!(beside.len(), 1, "{beside:?}");
+            assert_eq!(
+                fs::read_to_string(private(&pool, &clone.name).join("part")).unwrap(),
+                "0"
+            );
+            let mut nested = persistent(&node(), 11327, "", Bytes::mib(64));
+            nested.origin = Origin::Clone(data);
+            pool.create_dataset(&nested).unwrap();
+            assert_eq!(
+                fs::read_to_string(private(&pool, &nested.name).join("part")).unwrap(),
+                "2"
+            );
+        },
+    );
 }
 
 #[test]
@@ -630,57 +656,94 @@ fn quota_groups_go_with_their_datasets() {
     alone("quota_groups_go_with_their_datasets", |dir| {
         let pool = pool(dir);
         let groups = || {
-            let out = Command::new("btrfs").args(["qgroup", "show", "--raw"]).arg(pool.path()).output().unwrap();
-            String::from_utf8_lossy(&out.stdout).lines().filter(|line| line.starts_with("0/")).count()
+            let out = Command::new("btrfs")
+                .args(["qgroup", "show", "--raw"])
+                .arg(pool.path())
+                .output()
+                .unwrap();
+            String::from_utf8_lossy(&out.stdout)
+                .lines()
+                .filter(|line| line.starts_with("0/"))
+                .count()
         };
         let before = groups();
         for n in 0..20 {
             let new = root(&node(), 11327, n, Origin::Empty);
             pool.create_dataset(&new).unwrap();
             fs::write(private(&pool, &new.name).join("f"), vec![1; 100_000]).unwrap();
-            pool.bury(&burial_of_root(&pool, &node(), &new, 1), &PoolPath::grave("g")).unwrap();
-            pool.reap(&condemned(&pool, &node(), &PoolPath::grave("g"))).unwrap();
+            pool.bury(
+                &burial_of_root(&pool, &node(), &new, 1),
+                &PoolPath::grave("g"),
+            )
+            .unwrap();
+            pool.reap(&condemned(&pool, &node(), &PoolPath::grave("g")))
+                .unwrap();
         }
         assert_eq!(records(&pool, "marks"), 0);
-        let synced = Command::new("btrfs").args(["subvolume", "sync"]).arg(pool.path()).output().unwrap();
-        assert!(synced.status.success());
         let last = root(&node(), 11327, 99, Origin::Empty);
-        pool.create_dataset(&last).unwrap();
-        pool.bury(&burial_of_root(&pool, &node(), &last, 1), &PoolPath::grave("g")).unwrap();
-        pool.reap(&condemned(&pool, &node(), &PoolPath::grave("g"))).unwrap();
-        assert!(groups() <= before + 1, "{} groups were left", groups() - before);
+        let settled = || {
+            assert!(
+                Command::new("btrfs")
+                    .args(["filesystem", "sync"])
+                    .arg(pool.path())
+                    .status()
+                    .unwrap()
+                    .success()
+            );
+            pool.create_dataset(&last).unwrap();
+            pool.bury(
+                &burial_of_root(&pool, &node(), &last, 1),
+                &PoolPath::grave("g"),
+            )
+            .unwrap();
+            pool.reap(&condemned(&pool, &node(), &PoolPath::grave("g")))
+                .unwrap();
+            groups() <= before + 1
+        };
+        gone(settled, "the quota groups");
     });
 }
 
 #[test]
 fn datasets_made_at_the_same_time_do_not_disturb_each_other() {
-    alone("datasets_made_at_the_same_time_do_not_disturb_each_other", |dir| {
-        let pool = pool(dir);
-        let base = data(100);
-        pool.create_dataset(&base).unwrap();
-        std::thread::scope(|scope| {
-            for id in 101..109 {
-                let (pool, base) = (&pool, &base);
-                scope.spawn(move || {
-                    for run in 0..10 {
-                        let new = root(&node(), id, run, Origin::Clone(base.name.clone()));
-                        pool.create_dataset(&new).unwrap();
-                        let grave = PoolPath::grave(&format!("{id}-{run}"));
-                        pool.bury(&burial_of_root(pool, &node(), &new, 1), &grave).unwrap();
-                        pool.reap(&condemned(pool, &node(), &grave)).unwrap();
-                    }
-                });
-            }
-            for _ in 0..50 {
-                let seen = pool.observe().unwrap().datasets;
-                assert!(seen.contains_key(&base.name), "a listing missed a dataset that was there all the time");
-                assert!(seen.values().all(|one| matches!(one.mark, MarkSeen::Local(_))), "{seen:?}");
-                assert_eq!(pool.clear_staging().unwrap(), Vec::<String>::new());
-            }
-        });
-        assert_eq!(pool.observe().unwrap().datasets.len(), 1);
-        assert_eq!(records(&pool, "marks"), 1);
-    });
+    alone(
+        "datasets_made_at_the_same_time_do_not_disturb_each_other",
+        |dir| {
+            let pool = pool(dir);
+            let base = data(100);
+            pool.create_dataset(&base).unwrap();
+            std::thread::scope(|scope| {
+                for id in 101..109 {
+                    let (pool, base) = (&pool, &base);
+                    scope.spawn(move || {
+                        for run in 0..10 {
+                            let new = root(&node(), id, run, Origin::Clone(base.name.clone()));
+                            pool.create_dataset(&new).unwrap();
+                            let grave = PoolPath::grave(&format!("{id}-{run}"));
+                            pool.bury(&burial_of_root(pool, &node(), &new, 1), &grave)
+                                .unwrap();
+                            pool.reap(&condemned(pool, &node(), &grave)).unwrap();
+                        }
+                    });
+                }
+                for _ in 0..50 {
+                    let seen = pool.observe().unwrap().datasets;
+                    assert!(
+                        seen.contains_key(&base.name),
+                        "a listing missed a dataset that was there all the time"
+                    );
+                    assert!(
+                        seen.values()
+                            .all(|one| matches!(one.mark, MarkSeen::Local(_))),
+                        "{seen:?}"
+                    );
+                    assert_eq!(pool.clear_staging().unwrap(), Vec::<String>::new());
+                }
+            });
+            assert_eq!(pool.observe().unwrap().datasets.len(), 1);
+            assert_eq!(records(&pool, "marks"), 1);
+        },
+    );
 }
 
 #[test]
@@ -691,6 +754,15 @@ fn a_root_of_an_earlier_life_is_no_proof() {
         pool.create_dataset(&new).unwrap();
         let seen = pool.look(&new.name).unwrap().unwrap().mark;
         let later = contract::life(2);
-        assert!(EphemeralRoot::prove(&new.name, &seen, &node(), (contract::vps(11327), &later), &[]).is_err());
+        assert!(
+            EphemeralRoot::prove(
+                &new.name,
+                &seen,
+                &node(),
+                (contract::vps(11327), &later),
+                &[]
+            )
+            .is_err()
+        );
     });
 }

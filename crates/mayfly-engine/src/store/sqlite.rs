@@ -424,7 +424,14 @@ fn store_error(place: &str, error: rusqlite::Error) -> StoreError {
             | Error::Utf8Error(..)
     );
     let place = place.to_owned();
-    let cause = Box::new(error);
+    // SQLite's own words say what the code says, which the library would add once more as the cause.
+    let cause = match error {
+        Error::SqliteFailure(code, words) => {
+            let words = words.unwrap_or_else(|| code.to_string());
+            format!("{words} (SQLite {})", code.extended_code).into()
+        }
+        other => other.into(),
+    };
     match code {
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => StoreError::InUse { place },
         Some(ErrorCode::ReadOnly) => StoreError::ReadOnly { place, cause },

@@ -137,7 +137,13 @@ const INO_LOOKUP: u64 = request::<InoLookupArgs>(READ | WRITE, 18);
 fn ioctl<T>(fd: impl AsFd, number: u64, args: &mut T) -> Result<()> {
     // SAFETY: every caller in this file pairs `number` with the repr(C) struct that the kernel reads and writes for
     // it (the size is in the number, or, for a search, in `room`), and `args` is borrowed for the whole call.
-    let done = unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), number as libc::Ioctl, std::ptr::from_mut(args)) };
+    let done = unsafe {
+        libc::ioctl(
+            fd.as_fd().as_raw_fd(),
+            number as libc::Ioctl,
+            std::ptr::from_mut(args),
+        )
+    };
     if done < 0 {
         return Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO));
     }
@@ -145,7 +151,13 @@ fn ioctl<T>(fd: impl AsFd, number: u64, args: &mut T) -> Result<()> {
 }
 
 fn vol_args(name: &str) -> Result<Box<VolArgs>> {
-    let mut args = Box::new(VolArgs { fd: 0, transid: 0, flags: 0, unused: [0; 4], name: [0; 4040] });
+    let mut args = Box::new(VolArgs {
+        fd: 0,
+        transid: 0,
+        flags: 0,
+        unused: [0; 4],
+        name: [0; 4040],
+    });
     if name.is_empty() || name.len() > 255 || name.contains(['/', '\0']) {
         return Err(Errno::INVAL);
     }
@@ -185,20 +197,42 @@ pub(crate) fn subvolume_of(fd: impl AsFd) -> Result<(u64, [u8; 16])> {
 
 /// The uuid of the file system, as sysfs names it.
 pub(crate) fn filesystem_uuid(fd: impl AsFd) -> Result<[u8; 16]> {
-    let mut args = Box::new(FsInfoArgs { max_id: 0, devices: 0, fsid: [0; 16], rest: [0; 992] });
+    let mut args = Box::new(FsInfoArgs {
+        max_id: 0,
+        devices: 0,
+        fsid: [0; 16],
+        rest: [0; 992],
+    });
     ioctl(fd, FS_INFO, &mut *args)?;
     Ok(args.fsid)
 }
 
 /// Turns simple quotas on. They change the on-disk format: kernels before 6.7 cannot mount it any more.
 pub(crate) fn enable_simple_quotas(fd: impl AsFd) -> Result<()> {
-    ioctl(fd, QUOTA_CTL, &mut QuotaCtlArgs { command: QUOTA_ENABLE_SIMPLE, status: 0 })
+    ioctl(
+        fd,
+        QUOTA_CTL,
+        &mut QuotaCtlArgs {
+            command: QUOTA_ENABLE_SIMPLE,
+            status: 0,
+        },
+    )
 }
 
 /// Limits what is charged to the subvolume `id`.
 pub(crate) fn set_limit(fd: impl AsFd, id: u64, max_referenced: u64) -> Result<()> {
     let flags = LIMIT_MAX_REFERENCED;
-    ioctl(fd, QGROUP_LIMIT, &mut QgroupLimitArgs { id, flags, max_referenced, max_exclusive: 0, reserved: [0; 2] })
+    ioctl(
+        fd,
+        QGROUP_LIMIT,
+        &mut QgroupLimitArgs {
+            id,
+            flags,
+            max_referenced,
+            max_exclusive: 0,
+            reserved: [0; 2],
+        },
+    )
 }
 
 /// Removes the quota group of the subvolume `id`. `EBUSY` while the subvolume is there or bytes are charged to it.
@@ -218,10 +252,21 @@ pub(crate) fn path_in(fd: impl AsFd, tree: u64, inode: u64) -> Result<Vec<u8>> {
     if inode == FIRST_FREE {
         return Ok(Vec::new());
     }
-    let mut args = Box::new(InoLookupArgs { tree, inode, name: [0; 4080] });
+    let mut args = Box::new(InoLookupArgs {
+        tree,
+        inode,
+        name: [0; 4080],
+    });
     ioctl(fd, INO_LOOKUP, &mut *args)?;
-    let end = args.name.iter().position(|b| *b == 0).unwrap_or(args.name.len());
-    Ok(args.name[..end].strip_suffix(b"/").unwrap_or(&args.name[..end]).to_vec())
+    let end = args
+        .name
+        .iter()
+        .position(|b| *b == 0)
+        .unwrap_or(args.name.len());
+    Ok(args.name[..end]
+        .strip_suffix(b"/")
+        .unwrap_or(&args.name[..end])
+        .to_vec())
 }
 
 /// A subvolume, by the directory entry that leads to it.
@@ -240,12 +285,17 @@ pub(crate) struct Entry {
 /// The subvolumes whose entries lie directly in the subvolume `id`, at any depth of directories.
 pub(crate) fn children(fd: impl AsFd, id: u64) -> Result<Vec<Entry>> {
     let mut all = Vec::new();
-    search(fd, (id, ROOT_REF, 0), (id, ROOT_REF, u64::MAX), &mut |(_, kind, child), item| {
-        if kind == ROOT_REF {
-            all.push(entry(child, id, item)?);
-        }
-        Ok(())
-    })?;
+    search(
+        fd,
+        (id, ROOT_REF, 0),
+        (id, ROOT_REF, u64::MAX),
+        &mut |(_, kind, child), item| {
+            if kind == ROOT_REF {
+                all.push(entry(child, id, item)?);
+            }
+            Ok(())
+        },
+    )?;
     Ok(all)
 }
 
@@ -253,14 +303,21 @@ pub(crate) fn children(fd: impl AsFd, id: u64) -> Result<Vec<Entry>> {
 pub(crate) fn all_subvolumes(fd: impl AsFd) -> Result<Vec<(Entry, [u8; 16])>> {
     let mut all = Vec::new();
     let mut last = None;
-    search(fd, (FIRST_FREE, 0, 0), (LAST_FREE, u32::from(u8::MAX), u64::MAX), &mut |(id, kind, offset), item| {
-        match (kind, last) {
-            (ROOT_ITEM, _) => last = Some((id, root_uuid(item)?)),
-            (ROOT_BACKREF, Some((of, uuid))) if of == id => all.push((entry(id, offset, item)?, uuid)),
-            _ => {}
-        }
-        Ok(())
-    })?;
+    search(
+        fd,
+        (FIRST_FREE, 0, 0),
+        (LAST_FREE, u32::from(u8::MAX), u64::MAX),
+        &mut |(id, kind, offset), item| {
+            match (kind, last) {
+                (ROOT_ITEM, _) => last = Some((id, root_uuid(item)?)),
+                (ROOT_BACKREF, Some((of, uuid))) if of == id => {
+                    all.push((entry(id, offset, item)?, uuid))
+                }
+                _ => {}
+            }
+            Ok(())
+        },
+    )?;
     Ok(all)
 }
 
@@ -268,25 +325,37 @@ pub(crate) fn all_subvolumes(fd: impl AsFd) -> Result<Vec<(Entry, [u8; 16])>> {
 /// for a while, and its entry is not.
 pub(crate) fn uuid_of(fd: impl AsFd, id: u64) -> Result<Option<[u8; 16]>> {
     let (mut uuid, mut has_entry) = (None, false);
-    search(fd, (id, ROOT_ITEM, 0), (id, ROOT_BACKREF, u64::MAX), &mut |(_, kind, _), item| {
-        match kind {
-            ROOT_ITEM => uuid = Some(root_uuid(item)?),
-            ROOT_BACKREF => has_entry = true,
-            _ => {}
-        }
-        Ok(())
-    })?;
+    search(
+        fd,
+        (id, ROOT_ITEM, 0),
+        (id, ROOT_BACKREF, u64::MAX),
+        &mut |(_, kind, _), item| {
+            match kind {
+                ROOT_ITEM => uuid = Some(root_uuid(item)?),
+                ROOT_BACKREF => has_entry = true,
+                _ => {}
+            }
+            Ok(())
+        },
+    )?;
     Ok(uuid.filter(|_| has_entry))
 }
 
 fn entry(id: u64, parent: u64, item: &[u8]) -> Result<Entry> {
     let length = number(item, 16, 2)? as usize;
     let name = item.get(18..18 + length).ok_or(Errno::IO)?.to_vec();
-    Ok(Entry { id, parent, dir: number(item, 0, 8)?, name })
+    Ok(Entry {
+        id,
+        parent,
+        dir: number(item, 0, 8)?,
+        name,
+    })
 }
 
 fn root_uuid(item: &[u8]) -> Result<[u8; 16]> {
-    item.get(247..263).and_then(|bytes| bytes.try_into().ok()).ok_or(Errno::IO)
+    item.get(247..263)
+        .and_then(|bytes| bytes.try_into().ok())
+        .ok_or(Errno::IO)
 }
 
 /// A little-endian number of `length` bytes.
@@ -299,7 +368,12 @@ fn number(bytes: &[u8], at: usize, length: usize) -> Result<u64> {
 type Key = (u64, u32, u64);
 
 /// Hands every item of the tree of tree roots from `min` to `max` to `take`, in order.
-fn search(fd: impl AsFd, min: Key, max: Key, take: &mut dyn FnMut(Key, &[u8]) -> Result<()>) -> Result<()> {
+fn search(
+    fd: impl AsFd,
+    min: Key,
+    max: Key,
+    take: &mut dyn FnMut(Key, &[u8]) -> Result<()>,
+) -> Result<()> {
     let fd = fd.as_fd();
     let mut from = min;
     let header = |from: Key| SearchHeader {
@@ -317,7 +391,10 @@ fn search(fd: impl AsFd, min: Key, max: Key, take: &mut dyn FnMut(Key, &[u8]) ->
         unused_too: [0; 4],
         room: SEARCH_ROOM as u64,
     };
-    let mut args = Box::new(SearchArgs { header: header(from), found: [0; SEARCH_ROOM] });
+    let mut args = Box::new(SearchArgs {
+        header: header(from),
+        found: [0; SEARCH_ROOM],
+    });
     loop {
         args.header = header(from);
         ioctl(fd, TREE_SEARCH_V2, &mut *args)?;
@@ -332,7 +409,10 @@ fn search(fd: impl AsFd, min: Key, max: Key, take: &mut dyn FnMut(Key, &[u8]) ->
             let half = |n: usize| u32::from_ne_bytes(head[n..n + 4].try_into().unwrap_or_default());
             from = (word(8), half(24), word(16));
             let length = half(28) as usize;
-            take(from, args.found.get(at + 32..at + 32 + length).ok_or(Errno::IO)?)?;
+            take(
+                from,
+                args.found.get(at + 32..at + 32 + length).ok_or(Errno::IO)?,
+            )?;
             at += 32 + length;
         }
         from = match from {

@@ -53,7 +53,11 @@ fn ioctl<T>(file: &File, number: u64, args: *mut T) -> io::Result<i32> {
     // SAFETY: the callers in this file pair `number` with the repr(C) struct that the kernel uses for it (or null
     // where it takes none), and the pointer comes from a live exclusive borrow.
     let done = unsafe { libc::ioctl(file.as_raw_fd(), number as libc::Ioctl, args) };
-    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(done) }
+    if done < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(done)
+    }
 }
 
 fn zeroed() -> Info {
@@ -62,7 +66,11 @@ fn zeroed() -> Info {
 }
 
 fn open(path: &Path) -> io::Result<File> {
-    File::options().read(true).write(true).custom_flags(libc::O_CLOEXEC).open(path)
+    File::options()
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_CLOEXEC)
+        .open(path)
 }
 
 /// The device that `backing` is attached to, if any.
@@ -72,12 +80,18 @@ pub(crate) fn find(backing: &File) -> io::Result<Option<LoopDevice>> {
     let want = backing.metadata()?;
     for entry in std::fs::read_dir("/sys/block")? {
         let name = entry?.file_name();
-        let Some(name) = name.to_str().filter(|name| name.starts_with("loop")) else { continue };
+        let Some(name) = name.to_str().filter(|name| name.starts_with("loop")) else {
+            continue;
+        };
         let path = Path::new("/dev").join(name);
         let file = match open(&path) {
             Ok(file) => file,
             // A device without a node, or one that is going away, is looked up in sysfs: free ones have no `loop`.
-            Err(error) => match Path::new("/sys/block").join(name).join("loop").try_exists()? {
+            Err(error) => match Path::new("/sys/block")
+                .join(name)
+                .join("loop")
+                .try_exists()?
+            {
                 false => continue,
                 true => return Err(error),
             },
@@ -86,9 +100,16 @@ pub(crate) fn find(backing: &File) -> io::Result<Option<LoopDevice>> {
         match ioctl(&file, GET_STATUS64, &raw mut info) {
             Ok(_) if info.inode == want.ino() && info.device == want.dev() => {
                 if info.offset != 0 || info.size_limit != 0 {
-                    return Err(io::Error::other(format!("{} shows only a part of the file", path.display())));
+                    return Err(io::Error::other(format!(
+                        "{} shows only a part of the file",
+                        path.display()
+                    )));
                 }
-                return Ok(Some(LoopDevice { path, was_there: true, _open: file.into() }));
+                return Ok(Some(LoopDevice {
+                    path,
+                    was_there: true,
+                    _open: file.into(),
+                }));
             }
             Ok(_) => {}
             Err(error) if error.raw_os_error() == Some(libc::ENXIO) => {}
@@ -110,11 +131,24 @@ pub(crate) fn attach(backing: &File) -> io::Result<LoopDevice> {
         let number = ioctl::<u8>(&control, CTL_GET_FREE, std::ptr::null_mut())?;
         let path = PathBuf::from(format!("/dev/loop{number}"));
         let device = open(&path)?;
-        let info = Info { flags: AUTOCLEAR, ..zeroed() };
-        let mut config =
-            Config { fd: backing.as_raw_fd() as u32, block_size: 0, info, reserved: [0; 8] };
+        let info = Info {
+            flags: AUTOCLEAR,
+            ..zeroed()
+        };
+        let mut config = Config {
+            fd: backing.as_raw_fd() as u32,
+            block_size: 0,
+            info,
+            reserved: [0; 8],
+        };
         match ioctl(&device, CONFIGURE, &raw mut config) {
-            Ok(_) => return Ok(LoopDevice { path, was_there: false, _open: device.into() }),
+            Ok(_) => {
+                return Ok(LoopDevice {
+                    path,
+                    was_there: false,
+                    _open: device.into(),
+                });
+            }
             // Somebody else was faster with this one.
             Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {}
             Err(error) => return Err(error),

@@ -182,15 +182,21 @@ fn a_second_process_is_refused_while_the_first_has_it() {
 #[test]
 fn the_files_are_their_owners_alone() {
     let (dir, path) = scratch();
-    drop(at(&path).unwrap());
+    let assert_private = || {
+        for file in fs::read_dir(dir.path()).unwrap() {
+            let file = file.unwrap();
+            let mode = file.metadata().unwrap().permissions().mode() & 0o777;
+            assert_eq!(mode, 0o600, "{}", file.path().display());
+        }
+    };
+    let store = at(&path).unwrap();
+    put(&store, "/a", "1").unwrap();
+    assert_private();
+    drop(store);
     fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
     let store = at(&path).unwrap();
     put(&store, "/a", "1").unwrap();
-    for file in fs::read_dir(dir.path()).unwrap() {
-        let file = file.unwrap();
-        let mode = file.metadata().unwrap().permissions().mode() & 0o777;
-        assert_eq!(mode, 0o600, "{}", file.path().display());
-    }
+    assert_private();
 }
 
 #[test]
@@ -324,6 +330,12 @@ fn a_full_disk_refuses_writes_and_keeps_what_was_there() {
     let big = format!("\"{}\"", "x".repeat(100_000));
     let failed = put(&store, "/a", &big).unwrap_err();
     assert!(matches!(failed, StoreError::Full { .. }), "{failed}");
+    let refusal = mayfly_core::error::Refusal::from(failed);
+    let told = refusal.message.strip_prefix(&format!(
+        "there is no room for the state in {}",
+        path.display()
+    ));
+    assert_eq!(told, Some(": database or disk is full (SQLite 13)"));
     let entry = store.get("/a").unwrap().unwrap();
     assert_eq!(
         (entry.value.as_str(), entry.mod_revision),

@@ -16,7 +16,9 @@ use super::format::Allocation;
 use super::pool::{BtrfsPool, DIRECTORY, PoolSource, read_record};
 use crate::sys::loopdev;
 
-const FLAGS: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV).union(MountFlags::NOATIME);
+const FLAGS: MountFlags = MountFlags::NOSUID
+    .union(MountFlags::NODEV)
+    .union(MountFlags::NOATIME);
 /// How long another process may take to attach the same file.
 const LOCK_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -62,7 +64,10 @@ impl BtrfsPool {
         let path = self.path.clone();
         drop(self);
         unmount(&path, UnmountFlags::NOFOLLOW).map_err(|errno| match errno {
-            Errno::BUSY => HostError::Busy { object: path.display().to_string(), why: "a process uses it".to_owned() },
+            Errno::BUSY => HostError::Busy {
+                object: path.display().to_string(),
+                why: "a process uses it".to_owned(),
+            },
             errno => HostError::failed(format!("unmounting {}", path.display()), errno),
         })
     }
@@ -82,7 +87,8 @@ pub(super) fn mount_loop(file: &Path, at: &Path) -> HostResult<Mounted> {
     // A lock belongs to an open file, and the loop device keeps the one that it is given: hence two.
     let (lock, backing) = (open().map_err(missing)?, open().map_err(missing)?);
     lock_exclusively(&lock, file)?;
-    let device = loopdev::attach(&backing).map_err(|e| cannot_mount(&file.display().to_string(), e))?;
+    let device =
+        loopdev::attach(&backing).map_err(|e| cannot_mount(&file.display().to_string(), e))?;
     tracing::debug!(device = %device.path.display(), reused = device.was_there, "the pool's loop device");
     mount(&device.path, at, "btrfs", FLAGS, c"nodiscard")
         .map_err(|e| cannot_mount(&file.display().to_string(), e))?;
@@ -94,12 +100,16 @@ fn mount_directory(dir: &Path, at: &Path) -> HostResult<Mounted> {
     let fd = rustix::fs::open(dir, DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .map_err(|e| cannot_mount(&dir.display().to_string(), e))?;
     if read_record(&fd, dir)?.is_none() {
-        return Err(cannot_mount(&dir.display().to_string(), "it has no pool record"));
+        return Err(cannot_mount(
+            &dir.display().to_string(),
+            "it has no pool record",
+        ));
     }
     drop(fd);
     mount_bind(dir, at).map_err(|e| cannot_mount(&dir.display().to_string(), e))?;
     let mounted = Mounted(Some(at.to_owned()));
-    mount_remount(at, FLAGS | MountFlags::BIND, "").map_err(|e| cannot_mount(&dir.display().to_string(), e))?;
+    mount_remount(at, FLAGS | MountFlags::BIND, "")
+        .map_err(|e| cannot_mount(&dir.display().to_string(), e))?;
     Ok(mounted)
 }
 
@@ -113,13 +123,23 @@ fn cannot_mount(what: &str, why: impl std::fmt::Display) -> HostError {
 
 /// Makes the directory where it is missing; refuses one on which something is mounted already.
 fn mount_point(at: &Path) -> HostResult<()> {
-    let failed = |e: std::io::Error| HostError::failed(format!("making the directory {}", at.display()), e);
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(at).map_err(failed)?;
+    let failed =
+        |e: std::io::Error| HostError::failed(format!("making the directory {}", at.display()), e);
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(at)
+        .map_err(failed)?;
     let look = |e: Errno| LookFailed::new(at.display().to_string(), e);
-    let id = |path: &Path| statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::MNT_ID).map(|s| s.stx_mnt_id);
+    let id = |path: &Path| {
+        statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::MNT_ID).map(|s| s.stx_mnt_id)
+    };
     let above = at.parent().unwrap_or(at);
     if id(at).map_err(look)? != id(above).map_err(look)? {
-        return Err(HostError::Busy { object: at.display().to_string(), why: "something is mounted there".to_owned() });
+        return Err(HostError::Busy {
+            object: at.display().to_string(),
+            why: "something is mounted there".to_owned(),
+        });
     }
     Ok(())
 }
@@ -134,9 +154,16 @@ fn lock_exclusively(file: &File, path: &Path) -> HostResult<()> {
             }
             Err(Errno::WOULDBLOCK | Errno::INTR) => {
                 let why = "another process holds its lock".to_owned();
-                return Err(HostError::Busy { object: path.display().to_string(), why });
+                return Err(HostError::Busy {
+                    object: path.display().to_string(),
+                    why,
+                });
             }
-            Err(errno) => return Err(LookFailed::new(format!("the lock of {}", path.display()), errno).into()),
+            Err(errno) => {
+                return Err(
+                    LookFailed::new(format!("the lock of {}", path.display()), errno).into(),
+                );
+            }
         }
     }
 }

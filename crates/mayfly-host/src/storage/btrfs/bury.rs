@@ -48,9 +48,14 @@ impl BtrfsPool {
     pub(super) fn move_to_grave(&self, burial: &Burial, grave: &PoolPath) -> HostResult<Outcome> {
         let name = burial.dataset();
         if !grave.is_grave() || name.is_grave() || is_own(name) {
-            return Err(not_ours(name, "a dataset is buried from its place, and in the graveyard"));
+            return Err(not_ours(
+                name,
+                "a dataset is buried from its place, and in the graveyard",
+            ));
         }
-        let Some(dataset) = self.subvolume(name)? else { return self.buried_before(burial, grave) };
+        let Some(dataset) = self.subvolume(name)? else {
+            return self.buried_before(burial, grave);
+        };
         let mark = self.own_mark(name, &dataset.uuid)?;
         let lower = self.below(dataset.id, name.as_str())?;
         let marks: Vec<(&Uuid, Mark)> = lower
@@ -75,7 +80,9 @@ impl BtrfsPool {
 
     fn buried_before(&self, burial: &Burial, grave: &PoolPath) -> HostResult<Outcome> {
         let there = self.subvolume_must(burial.dataset());
-        let Some(buried) = self.subvolume(grave)? else { return there.map(|_| Outcome::Unchanged) };
+        let Some(buried) = self.subvolume(grave)? else {
+            return there.map(|_| Outcome::Unchanged);
+        };
         let mark = self.own_mark(grave, &buried.uuid)?;
         if mark.made_as == *burial.dataset() && mark.condemned_by.as_ref() == Some(burial.by()) {
             return Ok(Outcome::Unchanged);
@@ -85,10 +92,14 @@ impl BtrfsPool {
 
     /// The mark of a dataset below one that is buried, where both are of one owner and kind.
     fn goes_along(&self, above: &Mark, path: &str, uuid: &Uuid) -> HostResult<Mark> {
-        let name = PoolPath::from_pool(path).ok_or_else(|| not_ours(path, "it has no plain name"))?;
+        let name =
+            PoolPath::from_pool(path).ok_or_else(|| not_ours(path, "it has no plain name"))?;
         let mark = self.own_mark(&name, uuid)?;
         if mark.owner != above.owner || mark.role != above.role {
-            return Err(not_ours(name, "its mark has another owner or role than the dataset above it"));
+            return Err(not_ours(
+                name,
+                "its mark has another owner or role than the dataset above it",
+            ));
         }
         Ok(mark)
     }

@@ -9,13 +9,16 @@ use mayfly_core::error::{Code, LookFailed, Refusal};
 use mayfly_core::names::PoolPath;
 use mayfly_core::observed::{MarkSeen, Role};
 use mayfly_core::ports::{HostError, HostResult, NewDataset, Origin, Outcome};
-use rustix::fs::{AtFlags, FileType, Mode, RenameFlags, fchmod, fchown, mkdirat, renameat_with, statat, unlinkat};
+use rustix::fs::{
+    AtFlags, FileType, Mode, RenameFlags, fchmod, fchown, mkdirat, renameat_with, statat, unlinkat,
+};
 use rustix::io::Errno;
 use rustix::process::{Gid, Uid};
 
 use super::bury::taken;
 use super::pool::{
-    BtrfsPool, DIRECTORY, PRIVATE, Subvolume, TEMPLATES, TRASH, failed, is_own, names_in, not_ours, open_below,
+    BtrfsPool, DIRECTORY, PRIVATE, Subvolume, TEMPLATES, TRASH, failed, is_own, names_in, not_ours,
+    open_below,
 };
 use super::records::Intent;
 use crate::crash::crash_point;
@@ -37,9 +40,14 @@ impl BtrfsPool {
         let claim = self.claim(&staged_name(&new.name))?;
         self.remove_staged(&claim.staged)?;
         self.check_parent(new)?;
-        self.intents.write_intent(&claim.staged, &Intent::new(self.node.clone(), Some(new.name.clone())))?;
+        self.intents.write_intent(
+            &claim.staged,
+            &Intent::new(self.node.clone(), Some(new.name.clone())),
+        )?;
         crash_point("create.after_intent");
-        let made = self.make_staged(new, &claim.staged).and_then(|()| self.put_into_place(new, &claim.staged));
+        let made = self
+            .make_staged(new, &claim.staged)
+            .and_then(|()| self.put_into_place(new, &claim.staged));
         if let Err(error) = made {
             if let Err(left) = self.remove_staged(&claim.staged) {
                 tracing::warn!(dataset = %new.name, %left, "what was begun is left in the staging area");
@@ -57,12 +65,22 @@ impl BtrfsPool {
     fn check_new(&self, new: &NewDataset) -> HostResult<()> {
         let name = &new.name;
         let fixed = [TRASH, TEMPLATES].contains(&name.as_str());
-        if is_own(name) || name.is_grave() || fixed || name.as_str().split('/').any(|part| part == PRIVATE) {
+        if is_own(name)
+            || name.is_grave()
+            || fixed
+            || name.as_str().split('/').any(|part| part == PRIVATE)
+        {
             let message = format!("{name} cannot be the name of a dataset");
             return Err(Refusal::new(Code::Invalid, message, "choose another name").into());
         }
-        if new.mark.node != self.node || new.mark.made_as != *name || new.mark.condemned_by.is_some() {
-            return Err(not_ours(name, "it was to be made with a mark that does not fit it"));
+        if new.mark.node != self.node
+            || new.mark.made_as != *name
+            || new.mark.condemned_by.is_some()
+        {
+            return Err(not_ours(
+                name,
+                "it was to be made with a mark that does not fit it",
+            ));
         }
         Ok(())
     }
@@ -77,22 +95,32 @@ impl BtrfsPool {
                 }
                 Ok(Outcome::Unchanged)
             }
-            MarkSeen::Unreadable(why) => Err(LookFailed::new(format!("the mark of {}", new.name), why).into()),
-            MarkSeen::Local(_) | MarkSeen::NotLocal | MarkSeen::Unset => Err(taken(&new.name).into()),
+            MarkSeen::Unreadable(why) => {
+                Err(LookFailed::new(format!("the mark of {}", new.name), why).into())
+            }
+            MarkSeen::Local(_) | MarkSeen::NotLocal | MarkSeen::Unset => {
+                Err(taken(&new.name).into())
+            }
         }
     }
 
     /// A dataset lies at the pool's top, among the templates, or in a dataset of the same owner.
     fn check_parent(&self, new: &NewDataset) -> HostResult<()> {
-        let Some((parent, _)) = new.name.as_str().rsplit_once('/') else { return Ok(()) };
+        let Some((parent, _)) = new.name.as_str().rsplit_once('/') else {
+            return Ok(());
+        };
         if parent == TEMPLATES {
             return Ok(());
         }
-        let parent = PoolPath::from_pool(parent).ok_or_else(|| not_ours(&new.name, "it has no plain name"))?;
+        let parent = PoolPath::from_pool(parent)
+            .ok_or_else(|| not_ours(&new.name, "it has no plain name"))?;
         let above = self.subvolume_must(&parent)?;
         let mark = self.own_mark(&parent, &above.uuid)?;
         if mark.owner != new.mark.owner || mark.condemned_by.is_some() {
-            return Err(not_ours(parent, "its mark names another owner, or an operation condemned it"));
+            return Err(not_ours(
+                parent,
+                "its mark names another owner, or an operation condemned it",
+            ));
         }
         Ok(())
     }
@@ -100,7 +128,9 @@ impl BtrfsPool {
     fn make_staged(&self, new: &NewDataset, staged: &str) -> HostResult<()> {
         let action = || format!("creating dataset {}", new.name);
         let dataset = match &new.origin {
-            Origin::Empty => self.stage_empty(&self.staging, staged).map_err(|e| failed(action(), e))?,
+            Origin::Empty => self
+                .stage_empty(&self.staging, staged)
+                .map_err(|e| failed(action(), e))?,
             Origin::Clone(source) => self.stage_clone(source, staged)?,
         };
         crash_point("create.after_contents");
@@ -130,7 +160,10 @@ impl BtrfsPool {
             crash_point("create.after_subvolume");
             let dataset = opened(&self.staging, staged)?;
             // What lies beside `private` is the platform's: records, and the empty stubs of nested datasets.
-            for name in names_in(&dataset.fd)?.iter().filter(|name| *name != PRIVATE) {
+            for name in names_in(&dataset.fd)?
+                .iter()
+                .filter(|name| *name != PRIVATE)
+            {
                 remove_platform_entry(&dataset.fd, name)?;
             }
             open_below(&dataset.fd, PRIVATE, DIRECTORY)?;
@@ -145,7 +178,10 @@ impl BtrfsPool {
         match renameat_with(&self.staging, staged, &holder, leaf, RenameFlags::NOREPLACE) {
             Ok(()) => Ok(()),
             Err(Errno::EXIST) => Err(HostError::Refused(taken(&new.name))),
-            Err(errno) => Err(failed(format!("moving dataset {} into place", new.name), errno)),
+            Err(errno) => Err(failed(
+                format!("moving dataset {} into place", new.name),
+                errno,
+            )),
         }
     }
 }

@@ -40,15 +40,24 @@ impl BtrfsPool {
         let mut next = vec![(id, path.to_owned())];
         while let Some((id, path)) = next.pop() {
             for child in sys::children(&self.top, id).map_err(look)? {
-                let Some(uuid) = sys::uuid_of(&self.top, child.id).map_err(look)? else { continue };
+                let Some(uuid) = sys::uuid_of(&self.top, child.id).map_err(look)? else {
+                    continue;
+                };
                 let dir = sys::path_in(&self.top, id, child.dir).map_err(look)?;
                 let mut path = path.clone();
-                for part in [&dir, &child.name].into_iter().filter(|part| !part.is_empty()) {
+                for part in [&dir, &child.name]
+                    .into_iter()
+                    .filter(|part| !part.is_empty())
+                {
                     path.push('/');
                     path.push_str(&String::from_utf8_lossy(part));
                 }
                 next.push((child.id, path.clone()));
-                all.push(Lower { id: child.id, uuid: Uuid(uuid), path });
+                all.push(Lower {
+                    id: child.id,
+                    uuid: Uuid(uuid),
+                    path,
+                });
             }
         }
         Ok(all)
@@ -64,14 +73,21 @@ impl BtrfsPool {
     }
 
     /// Destroys a subvolume and all below it.
-    pub(super) fn destroy(&self, path: &str, top: &Subvolume, proof: &Proof<'_>) -> HostResult<Outcome> {
+    pub(super) fn destroy(
+        &self,
+        path: &str,
+        top: &Subvolume,
+        proof: &Proof<'_>,
+    ) -> HostResult<Outcome> {
         let lower = self.below(top.id, path)?;
         match proof {
             Proof::Staged(intent) if intent.node == self.node => {}
             Proof::Staged(_) => return Err(not_ours(path, "its record names another node")),
             Proof::Condemned(condemned) => {
                 self.check_condemned(condemned.dataset().as_str(), &top.uuid)?;
-                lower.iter().try_for_each(|one| self.check_condemned(&one.path, &one.uuid))?;
+                lower
+                    .iter()
+                    .try_for_each(|one| self.check_condemned(&one.path, &one.uuid))?;
             }
         }
         for one in lower.iter().rev() {
@@ -87,7 +103,8 @@ impl BtrfsPool {
     }
 
     fn check_condemned(&self, path: &str, uuid: &Uuid) -> HostResult<()> {
-        let name = PoolPath::from_pool(path).ok_or_else(|| not_ours(path, "it has no plain name"))?;
+        let name =
+            PoolPath::from_pool(path).ok_or_else(|| not_ours(path, "it has no plain name"))?;
         match self.own_mark(&name, uuid)?.condemned_by {
             Some(_) => Ok(()),
             None => Err(not_ours(path, "no operation condemned it")),
@@ -101,7 +118,10 @@ impl BtrfsPool {
                 Ok(())
             }
             Err(Errno::NOENT) => Ok(()),
-            Err(Errno::BUSY) => Err(HostError::Busy { object: path.to_owned(), why: "something is mounted on it".to_owned() }),
+            Err(Errno::BUSY) => Err(HostError::Busy {
+                object: path.to_owned(),
+                why: "something is mounted on it".to_owned(),
+            }),
             Err(errno) => Err(HostError::failed(format!("deleting {path}"), errno)),
         }
     }

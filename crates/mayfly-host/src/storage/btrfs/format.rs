@@ -13,16 +13,16 @@ use mayfly_core::error::{Code, LookFailed, Refusal};
 use mayfly_core::ids::NodeId;
 use mayfly_core::ports::{HostError, HostResult};
 use rustix::fs::{
-    CWD, FallocateFlags, Mode, OFlags, RenameFlags, fallocate, fchmod, fstatfs, fsync, ftruncate, mkdirat, openat,
-    renameat, renameat_with, syncfs,
+    CWD, FallocateFlags, Mode, OFlags, RenameFlags, fallocate, fchmod, fstatfs, fsync, ftruncate,
+    mkdirat, openat, renameat, renameat_with, syncfs,
 };
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::attach::{give_back_blocks, mount_loop};
 use super::pool::{
-    BtrfsPool, DIRECTORY, INTENTS, MARKS, OWN, PoolRecord, PoolSource, RECORD, STAGING, TEMPLATES, TRASH, Uuid, VERSION,
-    check_owner, names_in, open_below, read_record,
+    BtrfsPool, DIRECTORY, INTENTS, MARKS, OWN, PoolRecord, PoolSource, RECORD, STAGING, TEMPLATES,
+    TRASH, Uuid, VERSION, check_owner, names_in, open_below, read_record,
 };
 use super::quota::{self, QuotaMode};
 use crate::crash::crash_point;
@@ -80,27 +80,43 @@ impl FromStr for NewPool {
     fn from_str(text: &str) -> Result<Self, Refusal> {
         let bad = |why: String| {
             let shown = text.escape_debug();
-            Refusal::new(Code::Invalid, format!("`{shown}` is not a pool: {why}"), "write loop:FILE,size=20G or btrfs:DIR")
+            Refusal::new(
+                Code::Invalid,
+                format!("`{shown}` is not a pool: {why}"),
+                "write loop:FILE,size=20G or btrfs:DIR",
+            )
         };
         let absolute = |path: &str| match Path::new(path) {
             path if path.is_absolute() && path.file_name().is_some() => Ok(path.to_owned()),
             _ => Err(bad("its path must be absolute".to_owned())),
         };
         if let Some(dir) = text.strip_prefix("btrfs:") {
-            return Ok(Self::Directory { dir: absolute(dir)? });
+            return Ok(Self::Directory {
+                dir: absolute(dir)?,
+            });
         }
-        let rest = text.strip_prefix("loop:").ok_or_else(|| bad("its kind is not known".to_owned()))?;
-        let (file, options) = rest.split_once(',').ok_or_else(|| bad("it has no size".to_owned()))?;
+        let rest = text
+            .strip_prefix("loop:")
+            .ok_or_else(|| bad("its kind is not known".to_owned()))?;
+        let (file, options) = rest
+            .split_once(',')
+            .ok_or_else(|| bad("it has no size".to_owned()))?;
         let (mut size, mut allocation) = (None, Allocation::Sparse);
         for option in options.split(',') {
             match option.split_once('=') {
-                Some(("size", value)) => size = Some(value.parse().map_err(|e| bad(format!("{e}")))?),
+                Some(("size", value)) => {
+                    size = Some(value.parse().map_err(|e| bad(format!("{e}")))?)
+                }
                 None if option == "full" => allocation = Allocation::Full,
                 _ => return Err(bad(format!("there is no option `{option}`"))),
             }
         }
         let size = size.ok_or_else(|| bad("it has no size".to_owned()))?;
-        Ok(Self::Loop { file: absolute(file)?, size, allocation })
+        Ok(Self::Loop {
+            file: absolute(file)?,
+            size,
+            allocation,
+        })
     }
 }
 
@@ -110,8 +126,14 @@ impl BtrfsPool {
     /// which the next call replaces or completes.
     pub fn format(runner: &Runner, new: &NewPool, node: &NodeId, at: &Path) -> HostResult<Self> {
         match new {
-            NewPool::Loop { file, size, allocation } => {
-                let there = file.try_exists().map_err(|e| LookFailed::new(file.display().to_string(), e))?;
+            NewPool::Loop {
+                file,
+                size,
+                allocation,
+            } => {
+                let there = file
+                    .try_exists()
+                    .map_err(|e| LookFailed::new(file.display().to_string(), e))?;
                 if !there {
                     make_file(runner, file, *size, *allocation, node, at)?;
                 }
@@ -133,7 +155,9 @@ impl Drop for Unfinished {
     fn drop(&mut self) {
         match rustix::fs::unlink(&self.0) {
             Ok(()) | Err(Errno::NOENT) => {}
-            Err(errno) => tracing::warn!(file = %self.0.display(), %errno, "an unfinished pool is left"),
+            Err(errno) => {
+                tracing::warn!(file = %self.0.display(), %errno, "an unfinished pool is left")
+            }
         }
     }
 }
@@ -148,17 +172,28 @@ fn make_file(
 ) -> HostResult<()> {
     if size < SMALLEST {
         let message = format!("a pool of {size} is too small");
-        return Err(Refusal::new(Code::Invalid, message, format!("give it {SMALLEST} at least")).into());
+        return Err(Refusal::new(
+            Code::Invalid,
+            message,
+            format!("give it {SMALLEST} at least"),
+        )
+        .into());
     }
-    let mkfs = Tool::find("mkfs.btrfs").map_err(|e| unsuitable(e.to_string(), "install btrfs-progs"))?;
+    let mkfs =
+        Tool::find("mkfs.btrfs").map_err(|e| unsuitable(e.to_string(), "install btrfs-progs"))?;
     let mut name = file.as_os_str().to_owned();
     name.push(UNFINISHED);
     let unfinished = Unfinished(name.into());
     let path = unfinished.0.as_path();
     allocate(path, size, allocation)?;
     crash_point("format.after_file");
-    let command = Command::new(&mkfs).args(["-q", "-K", "-L", "mayfly"]).arg(path).deadline(Duration::from_secs(120));
-    runner.run(&command).map_err(|e| HostError::failed(format!("formatting {}", file.display()), e))?;
+    let command = Command::new(&mkfs)
+        .args(["-q", "-K", "-L", "mayfly"])
+        .arg(path)
+        .deadline(Duration::from_secs(120));
+    runner
+        .run(&command)
+        .map_err(|e| HostError::failed(format!("formatting {}", file.display()), e))?;
     let mounted = mount_loop(path, at)?;
     crash_point("format.after_mount");
     if allocation == Allocation::Sparse {
@@ -179,15 +214,26 @@ fn allocate(path: &Path, size: Bytes, allocation: Allocation) -> HostResult<()> 
         Ok(old) => {
             let used = loopdev::find(&old).map_err(|e| LookFailed::new("loop devices", e))?;
             if let Some(device) = used {
-                let why = format!("an earlier attempt to make it is still attached to {}", device.path.display());
-                return Err(HostError::Busy { object: path.display().to_string(), why });
+                let why = format!(
+                    "an earlier attempt to make it is still attached to {}",
+                    device.path.display()
+                );
+                return Err(HostError::Busy {
+                    object: path.display().to_string(),
+                    why,
+                });
             }
             rustix::fs::unlink(path).map_err(|e| HostError::failed(action(), e))?;
         }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
         Err(error) => return Err(LookFailed::new(path.display().to_string(), error).into()),
     }
-    let file = File::options().read(true).write(true).create_new(true).mode(0o600).open(path);
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path);
     let file = file.map_err(|e| HostError::failed(action(), e))?;
     let done = match allocation {
         Allocation::Full => fallocate(&file, FallocateFlags::empty(), 0, size.0),
@@ -204,13 +250,20 @@ fn allocate(path: &Path, size: Bytes, allocation: Allocation) -> HostResult<()> 
 
 fn make_directory(dir: &Path, node: &NodeId) -> HostResult<()> {
     let failed = |e: Errno| HostError::failed(format!("making a pool of {}", dir.display()), e);
-    let (Some(above), Some(leaf)) = (dir.parent(), dir.file_name().and_then(|name| name.to_str())) else {
-        return Err(Refusal::new(Code::Invalid, "a pool needs a directory of its own", "name another directory").into());
+    let (Some(above), Some(leaf)) = (dir.parent(), dir.file_name().and_then(|name| name.to_str()))
+    else {
+        return Err(Refusal::new(
+            Code::Invalid,
+            "a pool needs a directory of its own",
+            "name another directory",
+        )
+        .into());
     };
     let top = match rustix::fs::open(dir, DIRECTORY | OFlags::CLOEXEC, Mode::empty()) {
         Ok(top) => top,
         Err(Errno::NOENT) => {
-            let above = rustix::fs::open(above, DIRECTORY | OFlags::CLOEXEC, Mode::empty()).map_err(failed)?;
+            let above = rustix::fs::open(above, DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+                .map_err(failed)?;
             check_btrfs(&above, dir)?;
             sys::create_subvolume(&above, leaf).map_err(failed)?;
             open_below(&above, leaf, DIRECTORY).map_err(failed)?
@@ -222,9 +275,19 @@ fn make_directory(dir: &Path, node: &NodeId) -> HostResult<()> {
         return check_owner(dir, &record, node);
     }
     let names = names_in(&top).map_err(|e| LookFailed::new(dir.display().to_string(), e))?;
-    if let Some(name) = names.iter().find(|name| ![OWN, TRASH, TEMPLATES].contains(&name.as_str())) {
-        let message = format!("{} is not empty: it has {}", dir.display(), name.escape_debug());
-        return Err(unsuitable(message, "name an empty directory, or one that is not there"));
+    if let Some(name) = names
+        .iter()
+        .find(|name| ![OWN, TRASH, TEMPLATES].contains(&name.as_str()))
+    {
+        let message = format!(
+            "{} is not empty: it has {}",
+            dir.display(),
+            name.escape_debug()
+        );
+        return Err(unsuitable(
+            message,
+            "name an empty directory, or one that is not there",
+        ));
     }
     lay_out(&top, dir, node, None)
 }
@@ -234,12 +297,21 @@ fn check_btrfs(fd: impl AsFd, dir: &Path) -> HostResult<()> {
     if seen.f_type as u64 == sys::MAGIC {
         return Ok(());
     }
-    Err(unsuitable(format!("{} is not on btrfs", dir.display()), "use a pool in a file instead: loop:FILE,size=20G"))
+    Err(unsuitable(
+        format!("{} is not on btrfs", dir.display()),
+        "use a pool in a file instead: loop:FILE,size=20G",
+    ))
 }
 
 /// Quotas, directories, and at last the record that makes it a pool.
-fn lay_out(top: &OwnedFd, path: &Path, node: &NodeId, allocation: Option<Allocation>) -> HostResult<()> {
-    let failed = |e: Errno| HostError::failed(format!("laying out the pool at {}", path.display()), e);
+fn lay_out(
+    top: &OwnedFd,
+    path: &Path,
+    node: &NodeId,
+    allocation: Option<Allocation>,
+) -> HostResult<()> {
+    let failed =
+        |e: Errno| HostError::failed(format!("laying out the pool at {}", path.display()), e);
     ensure_quotas(top, path)?;
     fchmod(top, Mode::RWXU).map_err(failed)?;
     for name in [OWN, MARKS, INTENTS, STAGING, TRASH, TEMPLATES] {
@@ -249,12 +321,19 @@ fn lay_out(top: &OwnedFd, path: &Path, node: &NodeId, allocation: Option<Allocat
         }
     }
     let own = open_below(top, OWN, DIRECTORY).map_err(failed)?;
-    let record = PoolRecord { version: VERSION, node: node.clone(), allocation };
-    let text = serde_json::to_string_pretty(&record).map_err(|e| HostError::failed("writing the pool record", e))?;
+    let record = PoolRecord {
+        version: VERSION,
+        node: node.clone(),
+        allocation,
+    };
+    let text = serde_json::to_string_pretty(&record)
+        .map_err(|e| HostError::failed("writing the pool record", e))?;
     let new = format!("{RECORD}.new");
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let flags =
+        OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let mut file = File::from(openat(&own, &new, flags, Mode::RUSR | Mode::WUSR).map_err(failed)?);
-    file.write_all(text.as_bytes()).map_err(|e| HostError::failed("writing the pool record", e))?;
+    file.write_all(text.as_bytes())
+        .map_err(|e| HostError::failed("writing the pool record", e))?;
     fsync(&file).map_err(failed)?;
     renameat(&own, &new, &own, RECORD).map_err(failed)?;
     syncfs(top).map_err(failed)
@@ -272,15 +351,25 @@ fn ensure_quotas(top: &OwnedFd, path: &Path) -> HostResult<()> {
                     "boot Linux 6.7 or newer (Debian 13, or linux-image-amd64 from bookworm-backports)",
                 ));
             }
-            Err(errno) => return Err(HostError::failed(format!("turning quotas on for {}", path.display()), errno)),
+            Err(errno) => {
+                return Err(HostError::failed(
+                    format!("turning quotas on for {}", path.display()),
+                    errno,
+                ));
+            }
         }
     }
     match quota::mode(&uuid)? {
         QuotaMode::Simple => Ok(()),
         QuotaMode::Full | QuotaMode::Off => {
             let shown = path.display();
-            let message = format!("the file system at {shown} has quotas of the other kind (qgroups), which do not hold");
-            Err(unsuitable(message, &format!("if nothing else needs them: btrfs quota disable {shown}; then try again")))
+            let message = format!(
+                "the file system at {shown} has quotas of the other kind (qgroups), which do not hold"
+            );
+            Err(unsuitable(
+                message,
+                &format!("if nothing else needs them: btrfs quota disable {shown}; then try again"),
+            ))
         }
     }
 }
@@ -292,11 +381,29 @@ mod tests {
     #[test]
     fn a_pool_is_named_by_kind_path_and_size() {
         let sparse = "loop:/srv/pool.img,size=20G".parse::<NewPool>().unwrap();
-        let want = NewPool::Loop { file: "/srv/pool.img".into(), size: Bytes::gib(20), allocation: Allocation::Sparse };
+        let want = NewPool::Loop {
+            file: "/srv/pool.img".into(),
+            size: Bytes::gib(20),
+            allocation: Allocation::Sparse,
+        };
         assert_eq!(sparse, want);
         assert_eq!(sparse.source(), PoolSource::Loop("/srv/pool.img".into()));
-        assert_eq!("btrfs:/srv/p".parse(), Ok(NewPool::Directory { dir: "/srv/p".into() }));
-        for bad in ["", "loop:/x", "loop:x,size=1G", "loop:/x,size=1X", "btrfs:", "btrfs:/", "zfs:a", "loop:/x,size=1G,y"] {
+        assert_eq!(
+            "btrfs:/srv/p".parse(),
+            Ok(NewPool::Directory {
+                dir: "/srv/p".into()
+            })
+        );
+        for bad in [
+            "",
+            "loop:/x",
+            "loop:x,size=1G",
+            "loop:/x,size=1X",
+            "btrfs:",
+            "btrfs:/",
+            "zfs:a",
+            "loop:/x,size=1G,y",
+        ] {
             assert!(bad.parse::<NewPool>().is_err(), "{bad} was taken");
         }
     }

@@ -15,7 +15,7 @@
 //! **Records are symlinks** whose target is JSON: they appear and are replaced in one system call, so they are never
 //! torn. They and the subvolumes that they speak of are metadata of one file system, whose transactions keep the order
 //! of changes over a power failure; so nothing on the path of a start waits for an fsync. It needs that nobody calls
-//! fsync on a file of the pool's own subvolume, and nobody does. What must not be lost once it was promised
+//! fsync on a file of the pool's own subvolume once the pool was made, and nobody does. What must not be lost once it was promised
 //! (persistent data, templates) ends with a sync of the file system.
 //!
 //! **Quotas** are a limit on the subvolume's own group (`0/<id>`), set in the staging area, before anything can write.

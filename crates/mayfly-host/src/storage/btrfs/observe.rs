@@ -8,30 +8,38 @@ use mayfly_core::observed::{MarkSeen, PoolSeen};
 use rustix::io::Errno;
 
 use super::pool::{BtrfsPool, Uuid, is_own};
+use super::quota::Groups;
 use crate::sys::btrfs::{self as sys, Entry};
 
 impl BtrfsPool {
     pub(super) fn observe_pool(&self) -> Result<PoolSeen, LookFailed> {
-        let look = |e: Errno| LookFailed::new(format!("the datasets in {}", self.path.display()), e);
+        let look =
+            |e: Errno| LookFailed::new(format!("the datasets in {}", self.path.display()), e);
         let found = {
             let _still = self.hold_shape();
             let all = sys::all_subvolumes(&self.top).map_err(look)?;
             Paths::new(self, &all).below_pool().map_err(look)?
         };
+        let groups = Groups::open(&self.uuid)?;
         let mut datasets = BTreeMap::new();
         for (name, id, uuid) in found {
             if is_own(&name) {
                 continue;
             }
-            let seen = self.seen(id, &uuid)?;
+            let seen = self.seen(&groups, id, &uuid)?;
             // A reaped one loses its mark after it was listed here, and must not pass for somebody else's.
-            if seen.mark == MarkSeen::Unset && sys::uuid_of(&self.top, id).map_err(look)?.is_none() {
+            if seen.mark == MarkSeen::Unset && sys::uuid_of(&self.top, id).map_err(look)?.is_none()
+            {
                 continue;
             }
             datasets.insert(name, seen);
         }
         let (capacity, free) = self.room()?;
-        Ok(PoolSeen { datasets, capacity, free })
+        Ok(PoolSeen {
+            datasets,
+            capacity,
+            free,
+        })
     }
 }
 
@@ -47,13 +55,26 @@ struct Paths<'a> {
 
 impl<'a> Paths<'a> {
     fn new(pool: &'a BtrfsPool, all: &'a [(Entry, [u8; 16])]) -> Self {
-        let all = all.iter().map(|(entry, uuid)| (entry.id, (entry, Uuid(*uuid)))).collect();
-        Self { pool, all, directories: HashMap::new(), known: HashMap::new() }
+        let all = all
+            .iter()
+            .map(|(entry, uuid)| (entry.id, (entry, Uuid(*uuid))))
+            .collect();
+        Self {
+            pool,
+            all,
+            directories: HashMap::new(),
+            known: HashMap::new(),
+        }
     }
 
     fn below_pool(mut self) -> rustix::io::Result<Vec<(PoolPath, u64, Uuid)>> {
         let mut found = Vec::new();
-        for (id, uuid) in self.all.values().map(|(entry, uuid)| (entry.id, *uuid)).collect::<Vec<_>>() {
+        for (id, uuid) in self
+            .all
+            .values()
+            .map(|(entry, uuid)| (entry.id, *uuid))
+            .collect::<Vec<_>>()
+        {
             let Some(path) = self.path(id)? else { continue };
             // Only a guest that could make subvolumes gives one a name without a plain text.
             let text = String::from_utf8_lossy(&path).into_owned();
@@ -73,7 +94,9 @@ impl<'a> Paths<'a> {
 
     fn look_up(&mut self, id: u64) -> rustix::io::Result<Option<Vec<u8>>> {
         let (top, top_path) = &self.pool.place;
-        let Some((entry, _)) = self.all.get(&id).copied() else { return Ok(None) };
+        let Some((entry, _)) = self.all.get(&id).copied() else {
+            return Ok(None);
+        };
         let mut path = self.directory(entry.parent, entry.dir)?;
         if entry.parent == *top {
             // A directory of the pool's own subvolume: the pool's path there comes off again.

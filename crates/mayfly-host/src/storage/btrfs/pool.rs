@@ -14,12 +14,14 @@ use mayfly_core::observed::{DatasetSeen, InitSeen, MarkSeen, PoolSeen};
 use mayfly_core::ports::{Assembly, HostError, HostResult, NewDataset, Outcome, Storage, TreePlan};
 use mayfly_core::proof::{Burial, Condemned};
 use mayfly_core::run::MountSource;
-use rustix::fs::{AtFlags, Dir, Mode, OFlags, ResolveFlags, StatxFlags, fstat, fstatfs, openat2, statx};
+use rustix::fs::{
+    AtFlags, Dir, Mode, OFlags, ResolveFlags, StatxFlags, fstat, fstatfs, openat2, statx,
+};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::format::Allocation;
-use super::quota::{self, QuotaMode};
+use super::quota::{self, Groups, QuotaMode};
 use super::records::Records;
 use crate::sys::btrfs as sys;
 
@@ -38,7 +40,9 @@ pub(super) const VERSION: u32 = 1;
 /// Nothing is made in a pool with less room than this, so that deleting always works.
 const FLOOR: u64 = 32 << 20;
 
-pub(super) const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW);
+pub(super) const DIRECTORY: OFlags = OFlags::RDONLY
+    .union(OFlags::DIRECTORY)
+    .union(OFlags::NOFOLLOW);
 const CONFINED: ResolveFlags = ResolveFlags::BENEATH
     .union(ResolveFlags::NO_SYMLINKS)
     .union(ResolveFlags::NO_MAGICLINKS)
@@ -111,7 +115,11 @@ impl KernelIdentity {
             return None;
         }
         let rest = root.strip_prefix(self.root.trim_end_matches('/'))?;
-        if rest.is_empty() { Some(rest) } else { rest.strip_prefix('/') }
+        if rest.is_empty() {
+            Some(rest)
+        } else {
+            rest.strip_prefix('/')
+        }
     }
 }
 
@@ -177,7 +185,13 @@ fn pool_full(action: &str) -> HostError {
 /// Opens a path below `dir` that must not leave it, nor go through a symlink or another mount.
 pub(super) fn open_below(dir: impl AsFd, path: &str, flags: OFlags) -> rustix::io::Result<OwnedFd> {
     loop {
-        match openat2(dir.as_fd(), path, flags | OFlags::CLOEXEC, Mode::empty(), CONFINED) {
+        match openat2(
+            dir.as_fd(),
+            path,
+            flags | OFlags::CLOEXEC,
+            Mode::empty(),
+            CONFINED,
+        ) {
             Err(Errno::AGAIN | Errno::INTR) => {}
             done => return done,
         }
@@ -202,17 +216,26 @@ impl BtrfsPool {
         Self::open_with(path, node, None)
     }
 
-    pub(super) fn open_with(path: &Path, node: &NodeId, backing: Option<PathBuf>) -> HostResult<Self> {
+    pub(super) fn open_with(
+        path: &Path,
+        node: &NodeId,
+        backing: Option<PathBuf>,
+    ) -> HostResult<Self> {
         let look = |e: Errno| LookFailed::new(format!("the pool at {}", path.display()), e);
-        let top = rustix::fs::open(path, DIRECTORY | OFlags::CLOEXEC, Mode::empty()).map_err(look)?;
+        let top =
+            rustix::fs::open(path, DIRECTORY | OFlags::CLOEXEC, Mode::empty()).map_err(look)?;
         if fstatfs(&top).map_err(look)?.f_type as u64 != sys::MAGIC {
             return Err(unavailable(path, "it is not on btrfs"));
         }
-        let record = read_record(&top, path)?.ok_or_else(|| unavailable(path, "it has no pool record"))?;
+        let record =
+            read_record(&top, path)?.ok_or_else(|| unavailable(path, "it has no pool record"))?;
         check_owner(path, &record, node)?;
         let uuid = Uuid(sys::filesystem_uuid(&top).map_err(look)?);
         if quota::mode(&uuid)? != QuotaMode::Simple {
-            return Err(unavailable(path, "simple quotas are not on, so no limit would hold"));
+            return Err(unavailable(
+                path,
+                "simple quotas are not on, so no limit would hold",
+            ));
         }
         let place = sys::place_of(&top, fstat(&top).map_err(look)?.st_ino).map_err(look)?;
         let directory = |name: &str| open_below(&top, name, DIRECTORY).map_err(look);
@@ -249,13 +272,19 @@ impl BtrfsPool {
         if is_own(name) {
             return Ok(None);
         }
-        open_subvolume(&self.top, name.as_str()).map_err(|e| LookFailed::new(format!("dataset {name}"), e))
+        open_subvolume(&self.top, name.as_str())
+            .map_err(|e| LookFailed::new(format!("dataset {name}"), e))
     }
 
     pub(super) fn subvolume_must(&self, name: &PoolPath) -> HostResult<Subvolume> {
         self.subvolume(name)?.ok_or_else(|| {
             let message = format!("there is no dataset {name}");
-            Refusal::new(Code::DatasetNotFound, message, "`mayfly pool show` lists what is there").into()
+            Refusal::new(
+                Code::DatasetNotFound,
+                message,
+                "`mayfly pool show` lists what is there",
+            )
+            .into()
         })
     }
 
@@ -267,11 +296,19 @@ impl BtrfsPool {
     }
 
     /// The mark of our own making, or a refusal.
-    pub(super) fn own_mark(&self, name: &PoolPath, uuid: &Uuid) -> HostResult<mayfly_core::observed::Mark> {
+    pub(super) fn own_mark(
+        &self,
+        name: &PoolPath,
+        uuid: &Uuid,
+    ) -> HostResult<mayfly_core::observed::Mark> {
         match self.marks.mark(uuid) {
             MarkSeen::Local(mark) if mark.node == self.node => Ok(mark),
-            MarkSeen::Unreadable(why) => Err(LookFailed::new(format!("the mark of {name}"), why).into()),
-            MarkSeen::Local(_) | MarkSeen::NotLocal | MarkSeen::Unset => Err(not_ours(name, "no mark of this node")),
+            MarkSeen::Unreadable(why) => {
+                Err(LookFailed::new(format!("the mark of {name}"), why).into())
+            }
+            MarkSeen::Local(_) | MarkSeen::NotLocal | MarkSeen::Unset => {
+                Err(not_ours(name, "no mark of this node"))
+            }
         }
     }
 
@@ -285,9 +322,15 @@ impl BtrfsPool {
 
     pub(super) fn claim(&self, staged: &str) -> HostResult<Claim<'_>> {
         if lock(&self.claims).insert(staged.to_owned()) {
-            return Ok(Claim { pool: self, staged: staged.to_owned() });
+            return Ok(Claim {
+                pool: self,
+                staged: staged.to_owned(),
+            });
         }
-        Err(HostError::Busy { object: staged.to_owned(), why: "another call is making it".to_owned() })
+        Err(HostError::Busy {
+            object: staged.to_owned(),
+            why: "another call is making it".to_owned(),
+        })
     }
 
     pub(super) fn check_room(&self, action: &str) -> HostResult<()> {
@@ -296,7 +339,11 @@ impl BtrfsPool {
         }
         // What was deleted lately counts as free only after a commit.
         self.sync()?;
-        if self.room()?.1.0 < FLOOR { Err(pool_full(action)) } else { Ok(()) }
+        if self.room()?.1.0 < FLOOR {
+            Err(pool_full(action))
+        } else {
+            Ok(())
+        }
     }
 
     /// Size, and what can still be written. A sparse file cannot grow beyond what its own file system has.
@@ -314,7 +361,8 @@ impl BtrfsPool {
 
     /// Writes all that was changed to the device.
     pub(super) fn sync(&self) -> HostResult<()> {
-        rustix::fs::syncfs(&self.top).map_err(|e| failed(format!("syncing {}", self.path.display()), e))
+        rustix::fs::syncfs(&self.top)
+            .map_err(|e| failed(format!("syncing {}", self.path.display()), e))
     }
 }
 
@@ -343,7 +391,11 @@ pub(super) fn open_subvolume(dir: impl AsFd, path: &str) -> rustix::io::Result<O
         return Ok(None);
     }
     let (id, uuid) = sys::subvolume_of(&fd)?;
-    Ok(Some(Subvolume { fd, id, uuid: Uuid(uuid) }))
+    Ok(Some(Subvolume {
+        fd,
+        id,
+        uuid: Uuid(uuid),
+    }))
 }
 
 fn unavailable(path: &Path, why: &str) -> HostError {
@@ -356,9 +408,14 @@ fn unavailable(path: &Path, why: &str) -> HostError {
 
 /// The record of a pool's directory; `None` when there is none.
 pub(super) fn read_record(top: impl AsFd, path: &Path) -> Result<Option<PoolRecord>, LookFailed> {
-    let look = |why: String| LookFailed::new(format!("the record of the pool at {}", path.display()), why);
+    let look =
+        |why: String| LookFailed::new(format!("the record of the pool at {}", path.display()), why);
     let name = format!("{OWN}/{RECORD}");
-    let fd = match open_below(top, &name, OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK) {
+    let fd = match open_below(
+        top,
+        &name,
+        OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK,
+    ) {
         Ok(fd) => fd,
         Err(Errno::NOENT) => return Ok(None),
         Err(errno) => return Err(look(errno.to_string())),
@@ -366,7 +423,10 @@ pub(super) fn read_record(top: impl AsFd, path: &Path) -> Result<Option<PoolReco
     let text = std::io::read_to_string(std::fs::File::from(fd)).map_err(|e| look(e.to_string()))?;
     let record: PoolRecord = serde_json::from_str(&text).map_err(|e| look(e.to_string()))?;
     if record.version != VERSION {
-        return Err(look(format!("its version is {}, known is {VERSION}", record.version)));
+        return Err(look(format!(
+            "its version is {}, known is {VERSION}",
+            record.version
+        )));
     }
     Ok(Some(record))
 }
@@ -378,16 +438,22 @@ pub(super) fn check_owner(path: &Path, record: &PoolRecord, node: &NodeId) -> Ho
     }
     Err(HostError::Refused(Refusal::new(
         Code::PoolForeign,
-        format!("the pool {} belongs to the node {}, this is {node}", path.display(), record.node),
+        format!(
+            "the pool {} belongs to the node {}, this is {node}",
+            path.display(),
+            record.node
+        ),
         "use that node's state directory, or give another pool",
     )))
 }
 
 fn kernel_identity(top: impl AsFd, path: &Path) -> Result<KernelIdentity, LookFailed> {
     let look = |why: String| LookFailed::new(format!("the mount of {}", path.display()), why);
-    let seen = statx(top, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID).map_err(|e| look(e.to_string()))?;
+    let seen =
+        statx(top, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID).map_err(|e| look(e.to_string()))?;
     let table = std::fs::read_to_string("/proc/self/mountinfo").map_err(|e| look(e.to_string()))?;
-    parse_identity(&table, seen.stx_mnt_id).ok_or_else(|| look(format!("no mount {} in mountinfo", seen.stx_mnt_id)))
+    parse_identity(&table, seen.stx_mnt_id)
+        .ok_or_else(|| look(format!("no mount {} in mountinfo", seen.stx_mnt_id)))
 }
 
 fn parse_identity(table: &str, mount: u64) -> Option<KernelIdentity> {
@@ -397,7 +463,10 @@ fn parse_identity(table: &str, mount: u64) -> Option<KernelIdentity> {
             return None;
         }
         let device = fields.nth(1)?.to_owned();
-        Some(KernelIdentity { device, root: fields.next()?.to_owned() })
+        Some(KernelIdentity {
+            device,
+            root: fields.next()?.to_owned(),
+        })
     })
 }
 
@@ -407,8 +476,11 @@ impl Storage for BtrfsPool {
     }
 
     fn look(&self, name: &PoolPath) -> Result<Option<DatasetSeen>, LookFailed> {
-        let Some(found) = self.subvolume(name)? else { return Ok(None) };
-        self.seen(found.id, &found.uuid).map(Some)
+        let Some(found) = self.subvolume(name)? else {
+            return Ok(None);
+        };
+        self.seen(&Groups::open(&self.uuid)?, found.id, &found.uuid)
+            .map(Some)
     }
 
     fn create_dataset(&self, new: &NewDataset) -> HostResult<Outcome> {
@@ -441,7 +513,9 @@ impl Storage for BtrfsPool {
 
     fn mount_source(&self, name: &PoolPath) -> MountSource {
         let path = self.path.join(name.as_str()).join(PRIVATE);
-        MountSource::Directory { path: path.to_string_lossy().into_owned() }
+        MountSource::Directory {
+            path: path.to_string_lossy().into_owned(),
+        }
     }
 
     fn detach(&self) -> Vec<String> {
@@ -458,12 +532,21 @@ mod tests {
         let table = "30 25 0:27 / /dev/shm rw - tmpfs tmpfs rw\n\
                      77 25 0:45 /@/pool /p rw,nosuid - btrfs /dev/loop0 rw\n";
         let pool = parse_identity(table, 77).unwrap();
-        assert_eq!(pool.shown_by("0:45", "/@/pool/11327/private"), Some("11327/private"));
+        assert_eq!(
+            pool.shown_by("0:45", "/@/pool/11327/private"),
+            Some("11327/private")
+        );
         assert_eq!(pool.shown_by("0:45", "/@/pool"), Some(""));
         assert_eq!(pool.shown_by("0:45", "/@/pool2/11327"), None);
         assert_eq!(pool.shown_by("0:46", "/@/pool/11327"), None);
-        let whole = KernelIdentity { device: "0:45".into(), root: "/".into() };
-        assert_eq!(whole.shown_by("0:45", "/11327/private"), Some("11327/private"));
+        let whole = KernelIdentity {
+            device: "0:45".into(),
+            root: "/".into(),
+        };
+        assert_eq!(
+            whole.shown_by("0:45", "/11327/private"),
+            Some("11327/private")
+        );
         assert_eq!(parse_identity(table, 7), None);
     }
 }

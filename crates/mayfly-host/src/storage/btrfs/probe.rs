@@ -48,15 +48,25 @@ struct View {
 }
 
 impl BtrfsPool {
-    pub(super) fn resolve_init(&self, assembly: &Assembly, init: &GuestPath) -> Result<InitSeen, LookFailed> {
+    pub(super) fn resolve_init(
+        &self,
+        assembly: &Assembly,
+        init: &GuestPath,
+    ) -> Result<InitSeen, LookFailed> {
         let open = |name| match self.private(name) {
             Ok(fd) => Ok(Rc::new(fd)),
             Err(HostError::Look(failed)) => Err(failed),
             Err(error) => Err(LookFailed::new(format!("dataset {name}"), error)),
         };
         let root = assembly.root.as_ref().map(open).transpose()?;
-        let mounts = assembly.mounts.iter().map(|(name, at)| Ok((at.to_string(), open(name)?)));
-        let view = View { root, mounts: mounts.collect::<Result<_, LookFailed>>()? };
+        let mounts = assembly
+            .mounts
+            .iter()
+            .map(|(name, at)| Ok((at.to_string(), open(name)?)));
+        let view = View {
+            root,
+            mounts: mounts.collect::<Result<_, LookFailed>>()?,
+        };
         view.resolve(init)
     }
 }
@@ -81,11 +91,15 @@ impl View {
                 _ => {}
             }
             let path = shown(&way, &name);
-            let here = way.last().map_or_else(|| self.top(), |(_, place)| place.clone());
+            let here = way
+                .last()
+                .map_or_else(|| self.top(), |(_, place)| place.clone());
             let found = match self.look(&here, &name, &path) {
                 Ok(found) => found,
                 Err(Errno::NOENT) => return Ok(InitSeen::Missing { path }),
-                Err(Errno::NAMETOOLONG | Errno::INVAL) => return Ok(not_executable(&path, "no possible name")),
+                Err(Errno::NAMETOOLONG | Errno::INVAL) => {
+                    return Ok(not_executable(&path, "no possible name"));
+                }
                 Err(errno) => return Err(LookFailed::new(path, errno)),
             };
             match found {
@@ -93,24 +107,42 @@ impl View {
                 Found::Link(target) => {
                     links += 1;
                     if links > LINKS || steps > STEPS {
-                        return Ok(not_executable(&path, "a link into a loop, or a chain of too many links"));
+                        return Ok(not_executable(
+                            &path,
+                            "a link into a loop, or a chain of too many links",
+                        ));
                     }
                     if target.first() == Some(&b'/') {
                         way.clear();
                     }
                     parts(&target).rev().for_each(|part| todo.push_front(part));
                 }
-                Found::File { kind, executable: true } if kind == FileType::RegularFile && todo.is_empty() => {
+                Found::File {
+                    kind,
+                    executable: true,
+                } if kind == FileType::RegularFile && todo.is_empty() => {
                     return Ok(InitSeen::Found);
                 }
-                Found::File { kind: FileType::RegularFile, .. } if todo.is_empty() => {
-                    return Ok(not_executable(&path, "a file without the right to execute it"));
+                Found::File {
+                    kind: FileType::RegularFile,
+                    ..
+                } if todo.is_empty() => {
+                    return Ok(not_executable(
+                        &path,
+                        "a file without the right to execute it",
+                    ));
                 }
                 Found::File { kind, .. } => return Ok(not_executable(&path, kind_name(kind))),
             }
         }
-        let path = way.iter().map(|(name, _)| name).fold(String::new(), |path, name| joined(&path, name));
-        Ok(not_executable(if path.is_empty() { "/" } else { &path }, "a directory"))
+        let path = way
+            .iter()
+            .map(|(name, _)| name)
+            .fold(String::new(), |path, name| joined(&path, name));
+        Ok(not_executable(
+            if path.is_empty() { "/" } else { &path },
+            "a directory",
+        ))
     }
 
     fn look(&self, here: &Place, name: &[u8], path: &str) -> Result<Found, Errno> {
@@ -119,8 +151,15 @@ impl View {
             return Ok(Found::Directory(Place::Real(fd.clone())));
         }
         let planned = || self.planned(path).ok_or(Errno::NOENT);
-        let Place::Real(dir) = here else { return planned() };
-        let fd = match openat(dir, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()) {
+        let Place::Real(dir) = here else {
+            return planned();
+        };
+        let fd = match openat(
+            dir,
+            name,
+            OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+            Mode::empty(),
+        ) {
             Ok(fd) => fd,
             Err(Errno::NOENT) => return planned(),
             Err(errno) => return Err(errno),
@@ -129,14 +168,25 @@ impl View {
         Ok(match FileType::from_raw_mode(seen.st_mode) {
             FileType::Directory => Found::Directory(Place::Real(Rc::new(fd))),
             FileType::Symlink => Found::Link(readlinkat(&fd, "", Vec::new())?.into_bytes()),
-            kind => Found::File { kind, executable: seen.st_mode & 0o111 != 0 },
+            kind => Found::File {
+                kind,
+                executable: seen.st_mode & 0o111 != 0,
+            },
         })
     }
 
     /// What will be at a path where no dataset has anything.
     fn planned(&self, path: &str) -> Option<Found> {
-        let above_mount = self.mounts.iter().any(|(at, _)| at.strip_prefix(path).is_some_and(|r| r.starts_with('/')));
-        if above_mount || (self.root.is_none() && SKELETON.iter().any(|name| path.strip_prefix('/') == Some(name))) {
+        let above_mount = self
+            .mounts
+            .iter()
+            .any(|(at, _)| at.strip_prefix(path).is_some_and(|r| r.starts_with('/')));
+        if above_mount
+            || (self.root.is_none()
+                && SKELETON
+                    .iter()
+                    .any(|name| path.strip_prefix('/') == Some(name)))
+        {
             return Some(Found::Directory(Place::Planned));
         }
         let (link, target) = SKELETON_LINK;
@@ -145,7 +195,9 @@ impl View {
 }
 
 fn parts(path: &[u8]) -> impl DoubleEndedIterator<Item = Vec<u8>> {
-    path.split(|b| *b == b'/').filter(|part| !part.is_empty()).map(<[u8]>::to_vec)
+    path.split(|b| *b == b'/')
+        .filter(|part| !part.is_empty())
+        .map(<[u8]>::to_vec)
 }
 
 fn joined(path: &str, name: &[u8]) -> String {
@@ -153,9 +205,15 @@ fn joined(path: &str, name: &[u8]) -> String {
 }
 
 fn shown(way: &[(Vec<u8>, Place)], name: &[u8]) -> String {
-    joined(&way.iter().fold(String::new(), |path, (name, _)| joined(&path, name)), name)
+    joined(
+        &way.iter()
+            .fold(String::new(), |path, (name, _)| joined(&path, name)),
+        name,
+    )
 }
 
 fn not_executable(path: &str, what: &str) -> InitSeen {
-    InitSeen::NotExecutable { what: format!("{} is {what}", path.escape_debug()) }
+    InitSeen::NotExecutable {
+        what: format!("{} is {what}", path.escape_debug()),
+    }
 }

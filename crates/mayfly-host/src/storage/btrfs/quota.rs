@@ -3,16 +3,17 @@
 //! Usage and limit are read from sysfs, which shows what the kernel holds in memory; the tree on disk lags behind by up to
 //! a commit. Data that was written and has no extent yet is only reserved there, so it is counted as well.
 
-use std::path::PathBuf;
+use std::os::fd::OwnedFd;
 
 use mayfly_core::bytes::Bytes;
 use mayfly_core::error::{Code, LookFailed, Refusal};
 use mayfly_core::names::PoolPath;
 use mayfly_core::observed::DatasetSeen;
 use mayfly_core::ports::{HostError, HostResult, Outcome};
+use rustix::fs::{Mode, OFlags, openat};
 use rustix::io::Errno;
 
-use super::pool::{BtrfsPool, Uuid, failed};
+use super::pool::{BtrfsPool, DIRECTORY, Uuid, failed};
 use crate::sys::btrfs as sys;
 
 /// Which accounting a file system has.
@@ -24,61 +25,106 @@ pub(super) enum QuotaMode {
     Full,
 }
 
-fn groups(uuid: &Uuid) -> PathBuf {
-    PathBuf::from(format!("/sys/fs/btrfs/{uuid}/qgroups"))
-}
-
-/// `None` when the file is not there.
-fn read(path: PathBuf) -> Result<Option<String>, LookFailed> {
-    match std::fs::read_to_string(&path) {
-        Ok(text) => Ok(Some(text.trim().to_owned())),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(LookFailed::new(path.display().to_string(), error)),
-    }
+fn sysfs(uuid: &Uuid) -> String {
+    format!("/sys/fs/btrfs/{uuid}/qgroups")
 }
 
 pub(super) fn mode(uuid: &Uuid) -> Result<QuotaMode, LookFailed> {
-    match read(groups(uuid).join("mode"))?.as_deref() {
-        Some("squota") => Ok(QuotaMode::Simple),
-        None | Some("disabled") => Ok(QuotaMode::Off),
-        Some(_) => Ok(QuotaMode::Full),
+    let path = format!("{}/mode", sysfs(uuid));
+    match std::fs::read_to_string(&path).as_deref().map(str::trim) {
+        Ok("squota") => Ok(QuotaMode::Simple),
+        Ok("disabled") => Ok(QuotaMode::Off),
+        Ok(_) => Ok(QuotaMode::Full),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(QuotaMode::Off),
+        Err(error) => Err(LookFailed::new(path, error)),
     }
 }
 
-/// Limit and usage of the subvolume `id`; none without a group.
-fn group(uuid: &Uuid, id: u64) -> Result<(Option<Bytes>, Option<Bytes>), LookFailed> {
-    let dir = groups(uuid).join(format!("0_{id}"));
-    let number = |name: &str| -> Result<Option<u64>, LookFailed> {
-        let Some(text) = read(dir.join(name))? else { return Ok(None) };
-        text.parse().map(Some).map_err(|e| LookFailed::new(dir.join(name).display().to_string(), e))
-    };
-    let limited = number("limit_flags")?.unwrap_or(0) & 1 != 0;
-    let limit = number("max_referenced")?.filter(|max| limited && *max < u64::MAX);
-    let used = match (number("referenced")?, number("rsv_data")?) {
-        (Some(written), pending) => Some(written.saturating_add(pending.unwrap_or(0))),
-        (None, _) => None,
-    };
-    Ok((limit.map(Bytes), used.map(Bytes)))
+/// The quota groups of a file system.
+pub(super) struct Groups(OwnedFd);
+
+impl Groups {
+    pub(super) fn open(uuid: &Uuid) -> Result<Self, LookFailed> {
+        let path = sysfs(uuid);
+        let opened = rustix::fs::open(&path, DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+        opened.map(Self).map_err(|e| LookFailed::new(path, e))
+    }
+
+    /// Limit and usage of the subvolume `id`; none where there is no limit, or no group.
+    fn of(&self, id: u64) -> Result<(Option<Bytes>, Option<Bytes>), LookFailed> {
+        let Some(written) = self.number(id, "referenced")? else {
+            return Ok((None, None));
+        };
+        let pending = self.number(id, "rsv_data")?.unwrap_or(0);
+        // A group without a limit shows 0.
+        let limit = self
+            .number(id, "max_referenced")?
+            .filter(|max| *max != 0 && *max != u64::MAX);
+        Ok((
+            limit.map(Bytes),
+            Some(Bytes(written.saturating_add(pending))),
+        ))
+    }
+
+    /// `None` when the file is not there. A listing reads thousands of these: one buffer, three system calls.
+    fn number(&self, id: u64, name: &str) -> Result<Option<u64>, LookFailed> {
+        let path = format!("0_{id}/{name}");
+        let look = |why: String| LookFailed::new(format!("the quota {path}"), why);
+        let file = match openat(
+            &self.0,
+            &path,
+            OFlags::RDONLY | OFlags::CLOEXEC,
+            Mode::empty(),
+        ) {
+            Ok(file) => file,
+            Err(Errno::NOENT) => return Ok(None),
+            Err(errno) => return Err(look(errno.to_string())),
+        };
+        let mut text = [0; 32];
+        let length = match rustix::io::read(&file, &mut text) {
+            Ok(length) => length,
+            // It went with its subvolume between the two calls.
+            Err(Errno::NODEV) => return Ok(None),
+            Err(errno) => return Err(look(errno.to_string())),
+        };
+        let text = String::from_utf8_lossy(&text[..length]);
+        text.trim()
+            .parse()
+            .map(Some)
+            .map_err(|e| look(format!("{e}")))
+    }
 }
 
 impl BtrfsPool {
-    pub(super) fn seen(&self, id: u64, uuid: &Uuid) -> Result<DatasetSeen, LookFailed> {
-        let (quota, used) = group(&self.uuid, id)?;
-        Ok(DatasetSeen { mark: self.marks.mark(uuid), quota, used })
+    pub(super) fn seen(
+        &self,
+        groups: &Groups,
+        id: u64,
+        uuid: &Uuid,
+    ) -> Result<DatasetSeen, LookFailed> {
+        let (quota, used) = groups.of(id)?;
+        Ok(DatasetSeen {
+            mark: self.marks.mark(uuid),
+            quota,
+            used,
+        })
     }
 
     pub(super) fn limit(&self, name: &PoolPath, id: u64, quota: Bytes) -> HostResult<()> {
-        sys::set_limit(&self.top, id, quota.0).map_err(|e| failed(format!("setting the quota of {name}"), e))
+        sys::set_limit(&self.top, id, quota.0)
+            .map_err(|e| failed(format!("setting the quota of {name}"), e))
     }
 
     pub(super) fn change_quota(&self, name: &PoolPath, quota: Bytes) -> HostResult<Outcome> {
         let dataset = self.subvolume_must(name)?;
         self.own_mark(name, &dataset.uuid)?;
-        let (now, used) = group(&self.uuid, dataset.id)?;
+        let (now, used) = Groups::open(&self.uuid)?.of(dataset.id)?;
         if now == Some(quota) {
             return Ok(Outcome::Unchanged);
         }
-        let used = used.ok_or_else(|| LookFailed::new(format!("the usage of {name}"), "it has no quota group"))?;
+        let used = used.ok_or_else(|| {
+            LookFailed::new(format!("the usage of {name}"), "it has no quota group")
+        })?;
         if quota < used {
             return Err(HostError::Refused(Refusal::new(
                 Code::QuotaBelowUse,
@@ -94,12 +140,13 @@ impl BtrfsPool {
     /// Removes quota groups that outlived the subvolumes which this process destroyed: kernels before 6.10 leave them
     /// behind. No failure matters; a group that is still charged, until the cleaner has been there, is tried again later.
     pub(super) fn collect_groups(&self) {
-        self.dropped().retain(|id| match sys::destroy_qgroup(&self.top, *id) {
-            Ok(()) | Err(Errno::NOENT) => false,
-            Err(errno) => {
-                tracing::debug!(id, %errno, "a quota group stays for now");
-                true
-            }
-        });
+        self.dropped()
+            .retain(|id| match sys::destroy_qgroup(&self.top, *id) {
+                Ok(()) | Err(Errno::NOENT) => false,
+                Err(errno) => {
+                    tracing::debug!(id, %errno, "a quota group stays for now");
+                    true
+                }
+            });
     }
 }

@@ -39,7 +39,11 @@ pub(super) struct Intent {
 
 impl Intent {
     pub(super) fn new(node: NodeId, name: Option<PoolPath>) -> Self {
-        Self { version: VERSION, node, name }
+        Self {
+            version: VERSION,
+            node,
+            name,
+        }
     }
 }
 
@@ -70,7 +74,9 @@ impl Records {
             Err(Errno::INVAL) => return Err("it is not a record of this program".to_owned()),
             Err(errno) => return Err(errno.to_string()),
         };
-        serde_json::from_slice(text.as_bytes()).map(Some).map_err(|e| e.to_string())
+        serde_json::from_slice(text.as_bytes())
+            .map(Some)
+            .map_err(|e| e.to_string())
     }
 
     fn write<T: Serialize>(&self, name: &str, record: &T) -> HostResult<()> {
@@ -78,7 +84,9 @@ impl Records {
         let text = serde_json::to_string(record).map_err(|e| HostError::failed(action(), e))?;
         match symlinkat(&text, &self.dir, name) {
             Ok(()) => Ok(()),
-            Err(Errno::EXIST) => self.replace(name, &text).map_err(|errno| failed(action(), errno)),
+            Err(Errno::EXIST) => self
+                .replace(name, &text)
+                .map_err(|errno| failed(action(), errno)),
             Err(errno) => Err(failed(action(), errno)),
         }
     }
@@ -99,16 +107,21 @@ impl Records {
 
     /// The names of all records; a replacement that a kill cut off goes by the name of its record.
     pub(super) fn names(&self) -> HostResult<BTreeSet<String>> {
-        let names = names_in(&self.dir).map_err(|e| LookFailed::new(format!("the {}s", self.what), e))?;
-        Ok(names.iter().map(|name| name.strip_suffix(REPLACEMENT).unwrap_or(name).to_owned()).collect())
+        let names =
+            names_in(&self.dir).map_err(|e| LookFailed::new(format!("the {}s", self.what), e))?;
+        Ok(names
+            .iter()
+            .map(|name| name.strip_suffix(REPLACEMENT).unwrap_or(name).to_owned())
+            .collect())
     }
 
     pub(super) fn mark(&self, uuid: &Uuid) -> MarkSeen {
         match self.read::<MarkRecord>(&uuid.to_string()) {
             Ok(None) => MarkSeen::Unset,
-            Ok(Some(record)) if record.version != VERSION => {
-                MarkSeen::Unreadable(format!("its version is {}, known is {VERSION}", record.version))
-            }
+            Ok(Some(record)) if record.version != VERSION => MarkSeen::Unreadable(format!(
+                "its version is {}, known is {VERSION}",
+                record.version
+            )),
             Ok(Some(record)) if record.uuid != uuid.to_string() => {
                 MarkSeen::Unreadable("it was written for another dataset".to_owned())
             }
@@ -119,15 +132,23 @@ impl Records {
 
     pub(super) fn write_mark(&self, uuid: &Uuid, mark: &Mark) -> HostResult<()> {
         let uuid = uuid.to_string();
-        self.write(&uuid.clone(), &MarkRecord { version: VERSION, uuid, mark: mark.clone() })
+        self.write(
+            &uuid.clone(),
+            &MarkRecord {
+                version: VERSION,
+                uuid,
+                mark: mark.clone(),
+            },
+        )
     }
 
     pub(super) fn intent(&self, staged: &str) -> Result<Option<Intent>, LookFailed> {
         let failed = |why: String| LookFailed::new(format!("the intent {staged}"), why);
         match self.read::<Intent>(staged).map_err(failed)? {
-            Some(intent) if intent.version != VERSION => {
-                Err(failed(format!("its version is {}, known is {VERSION}", intent.version)))
-            }
+            Some(intent) if intent.version != VERSION => Err(failed(format!(
+                "its version is {}, known is {VERSION}",
+                intent.version
+            ))),
             seen => Ok(seen),
         }
     }

@@ -33,17 +33,23 @@ impl BtrfsPool {
         let marks = self.marks.names()?;
         for staged in self.intents.names()? {
             // A claimed one is being made at this moment.
-            let Ok(claim) = self.claim(&staged) else { continue };
+            let Ok(claim) = self.claim(&staged) else {
+                continue;
+            };
             if let Err(why) = self.remove_staged(&claim.staged) {
                 told.push(format!("{STAGING}/{staged}: {why}"));
             }
         }
         for staged in names_in(&self.staging).map_err(|e| LookFailed::new(STAGING, e))? {
-            let Ok(_claim) = self.claim(&staged) else { continue };
+            let Ok(_claim) = self.claim(&staged) else {
+                continue;
+            };
             // The call that made it may have ended between the listing and the claim.
             let there = statat(&self.staging, &staged, AtFlags::SYMLINK_NOFOLLOW).is_ok();
             if there && matches!(self.intents.intent(&staged), Ok(None)) {
-                told.push(format!("{STAGING}/{staged} is left alone: there is no record of it"));
+                told.push(format!(
+                    "{STAGING}/{staged} is left alone: there is no record of it"
+                ));
             }
         }
         told.extend(self.clear_marks(marks)?);
@@ -56,13 +62,19 @@ impl BtrfsPool {
             let _still = self.hold_shape();
             sys::all_subvolumes(&self.top).map_err(|e| LookFailed::new("all subvolumes", e))?
         };
-        let there: BTreeSet<String> = there.iter().map(|(_, uuid)| Uuid(*uuid).to_string()).collect();
+        let there: BTreeSet<String> = there
+            .iter()
+            .map(|(_, uuid)| Uuid(*uuid).to_string())
+            .collect();
         let mut told = Vec::new();
         for mark in marks.iter().filter(|mark| !there.contains(*mark)) {
             if is_uuid(mark) {
                 self.marks.remove(mark)?;
             } else {
-                told.push(format!("the mark `{}` is left alone: it is named after no dataset", mark.escape_debug()));
+                told.push(format!(
+                    "the mark `{}` is left alone: it is named after no dataset",
+                    mark.escape_debug()
+                ));
             }
         }
         Ok(told)

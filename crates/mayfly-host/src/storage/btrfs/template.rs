@@ -12,7 +12,10 @@ use rustix::fs::{Mode, RenameFlags, mkdirat, renameat_with};
 use rustix::io::Errno;
 
 use super::bury::taken;
-use super::pool::{BtrfsPool, Claim, DIRECTORY, PRIVATE, STAGING, Subvolume, TEMPLATES, Uuid, failed, not_ours, open_below};
+use super::pool::{
+    BtrfsPool, Claim, DIRECTORY, PRIVATE, STAGING, Subvolume, TEMPLATES, Uuid, failed, not_ours,
+    open_below,
+};
 use super::records::Intent;
 use crate::crash::crash_point;
 
@@ -33,7 +36,8 @@ impl BtrfsPool {
         // The `=` keeps it apart from the datasets that are being made.
         let claim = self.claim(&format!("template={name}"))?;
         self.remove_staged(&claim.staged)?;
-        self.intents.write_intent(&claim.staged, &Intent::new(self.node.clone(), None))?;
+        self.intents
+            .write_intent(&claim.staged, &Intent::new(self.node.clone(), None))?;
         crash_point("template.after_intent");
         let begun = self
             .stage_empty(&self.staging, &claim.staged)
@@ -42,7 +46,13 @@ impl BtrfsPool {
             Ok(base) => {
                 crash_point("template.after_base");
                 let parts = BTreeMap::from([(TemplatePart::Base, base.uuid)]);
-                Ok(TemplateStaging { pool: self, claim, base, parts, published: false })
+                Ok(TemplateStaging {
+                    pool: self,
+                    claim,
+                    base,
+                    parts,
+                    published: false,
+                })
             }
             Err(error) => {
                 if let Err(left) = self.remove_staged(&claim.staged) {
@@ -64,11 +74,19 @@ impl TemplateStaging<'_> {
             TemplatePart::Dataset(name) => inner_path(name),
         };
         if !self.parts.contains_key(part) {
-            let made = self.make(&inner).map_err(|e| failed(format!("making part `{inner}` of a template"), e))?;
+            let made = self
+                .make(&inner)
+                .map_err(|e| failed(format!("making part `{inner}` of a template"), e))?;
             self.parts.insert(part.clone(), made.uuid);
             crash_point("template.after_part");
         }
-        Ok(self.pool.path().join(STAGING).join(&self.claim.staged).join(inner).join(PRIVATE))
+        Ok(self
+            .pool
+            .path()
+            .join(STAGING)
+            .join(&self.claim.staged)
+            .join(inner)
+            .join(PRIVATE))
     }
 
     fn make(&self, inner: &str) -> rustix::io::Result<Subvolume> {
@@ -92,8 +110,16 @@ impl TemplateStaging<'_> {
         }
         let staged = format!("{STAGING}/{}", self.claim.staged);
         let parts: Vec<&Uuid> = self.parts.values().collect();
-        if let Some(other) = self.pool.below(self.base.id, &staged)?.iter().find(|one| !parts.contains(&&one.uuid)) {
-            let message = format!("building the template made a subvolume of its own: {}", other.path);
+        if let Some(other) = self
+            .pool
+            .below(self.base.id, &staged)?
+            .iter()
+            .find(|one| !parts.contains(&&one.uuid))
+        {
+            let message = format!(
+                "building the template made a subvolume of its own: {}",
+                other.path
+            );
             let hint = "change the recipe so that it makes directories only";
             return Err(Refusal::new(Code::TemplateBuildFailed, message, hint).into());
         }
@@ -120,12 +146,17 @@ impl TemplateStaging<'_> {
     }
 
     fn there_already(&self, name: &PoolPath) -> HostResult<bool> {
-        let Some(there) = self.pool.subvolume(name)? else { return Ok(false) };
+        let Some(there) = self.pool.subvolume(name)? else {
+            return Ok(false);
+        };
         let mark = self.pool.own_mark(name, &there.uuid)?;
         if mark.role == Role::Template && mark.made_as == *name && mark.condemned_by.is_none() {
             return Ok(true);
         }
-        Err(not_ours(name, "its mark does not say that it is this template"))
+        Err(not_ours(
+            name,
+            "its mark does not say that it is this template",
+        ))
     }
 
     fn rename(&self, name: &PoolPath) -> HostResult<()> {
@@ -133,7 +164,13 @@ impl TemplateStaging<'_> {
         let templates = open_below(&self.pool.top, TEMPLATES, DIRECTORY).map_err(look)?;
         let leaf = name.as_str().rsplit('/').next().unwrap_or_default();
         let _still = self.pool.hold_shape();
-        match renameat_with(&self.pool.staging, &self.claim.staged, &templates, leaf, RenameFlags::NOREPLACE) {
+        match renameat_with(
+            &self.pool.staging,
+            &self.claim.staged,
+            &templates,
+            leaf,
+            RenameFlags::NOREPLACE,
+        ) {
             Ok(()) => Ok(()),
             Err(Errno::EXIST) => Err(taken(name).into()),
             Err(errno) => Err(failed(format!("moving template {name} into place"), errno)),
@@ -143,7 +180,11 @@ impl TemplateStaging<'_> {
 
 /// Where a part lies below the base, as [`PoolPath::template`] has it.
 fn inner_path(name: &DatasetName) -> String {
-    if name.is_root() { ".root".to_owned() } else { name.to_string() }
+    if name.is_root() {
+        ".root".to_owned()
+    } else {
+        name.to_string()
+    }
 }
 
 impl Drop for TemplateStaging<'_> {

@@ -12,7 +12,8 @@ use mayfly_core::names::{GuestPath, PoolPath};
 use mayfly_core::observed::Role;
 use mayfly_core::ports::{HostError, HostResult, Outcome, TreePlan};
 use rustix::fs::{
-    AtFlags, FileType, Mode, OFlags, fchmod, fchown, fstat, fsync, openat, renameat, statat, symlinkat, unlinkat,
+    AtFlags, FileType, Mode, OFlags, fchmod, fchown, fstat, fsync, openat, renameat, statat,
+    symlinkat, unlinkat,
 };
 use rustix::io::Errno;
 use rustix::process::{Gid, Uid};
@@ -20,7 +21,9 @@ use rustix::process::{Gid, Uid};
 use super::create::make_directory;
 use super::pool::{BtrfsPool, failed, open_below};
 
-const PLACE: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW);
+const PLACE: OFlags = OFlags::PATH
+    .union(OFlags::DIRECTORY)
+    .union(OFlags::NOFOLLOW);
 
 /// One dataset's tree.
 struct Tree<'a> {
@@ -34,7 +37,11 @@ impl BtrfsPool {
     pub(super) fn put_into_tree(&self, name: &PoolPath, plan: &TreePlan) -> HostResult<Outcome> {
         let dataset = self.subvolume_must(name)?;
         let keep_safe = self.own_mark(name, &dataset.uuid)?.role != Role::Temporary;
-        let tree = Tree { name, top: self.private(name)?, keep_safe };
+        let tree = Tree {
+            name,
+            top: self.private(name)?,
+            keep_safe,
+        };
         let mut changed = false;
         for path in &plan.directories {
             changed |= tree.ensure_directory(path)?;
@@ -45,7 +52,11 @@ impl BtrfsPool {
         for (path, text) in &plan.files {
             changed |= tree.ensure_file(path, text)?;
         }
-        Ok(if changed { Outcome::Changed } else { Outcome::Unchanged })
+        Ok(if changed {
+            Outcome::Changed
+        } else {
+            Outcome::Unchanged
+        })
     }
 }
 
@@ -70,7 +81,10 @@ impl Tree<'_> {
         inner: &str,
         make: &mut dyn FnMut(&OwnedFd, &str) -> rustix::io::Result<()>,
     ) -> HostResult<OwnedFd> {
-        let mut dir = self.top.try_clone().map_err(|e| HostError::failed(self.action(path), e))?;
+        let mut dir = self
+            .top
+            .try_clone()
+            .map_err(|e| HostError::failed(self.action(path), e))?;
         let mut gone = String::new();
         for name in inner.split('/').filter(|name| !name.is_empty()) {
             gone = format!("{gone}/{name}");
@@ -84,7 +98,9 @@ impl Tree<'_> {
             }
             dir = match next {
                 Ok(next) => next,
-                Err(Errno::LOOP | Errno::NOTDIR | Errno::XDEV) => return Err(self.in_the_way(path, &gone, &dir, name)),
+                Err(Errno::LOOP | Errno::NOTDIR | Errno::XDEV) => {
+                    return Err(self.in_the_way(path, &gone, &dir, name));
+                }
                 Err(errno) => return Err(self.error(path, errno)),
             };
         }
@@ -93,7 +109,10 @@ impl Tree<'_> {
 
     /// The directory that `path` lies in, which must be there, and the name there.
     fn parent<'p>(&self, path: &'p GuestPath) -> HostResult<(OwnedFd, &'p str)> {
-        let (above, leaf) = path.relative().rsplit_once('/').unwrap_or(("", path.relative()));
+        let (above, leaf) = path
+            .relative()
+            .rsplit_once('/')
+            .unwrap_or(("", path.relative()));
         Ok((self.walk(path, above, &mut |_, _| Err(Errno::NOENT))?, leaf))
     }
 
@@ -118,9 +137,11 @@ impl Tree<'_> {
                 Ok(()) | Err(Errno::NOENT) => {}
                 Err(errno) => return Err(errno),
             }
-            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let flags =
+                OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let mut file = File::from(openat(&dir, &new, flags, Mode::RUSR | Mode::WUSR)?);
-            file.write_all(text.as_bytes()).map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))?;
+            file.write_all(text.as_bytes())
+                .map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))?;
             fchown(&file, Some(Uid::ROOT), Some(Gid::ROOT))?;
             fchmod(&file, Mode::from_raw_mode(0o644))?;
             if self.keep_safe {
@@ -134,7 +155,9 @@ impl Tree<'_> {
                 // Only what the attempt itself made; a failure leaves it to the next attempt.
                 let _ = unlinkat(&dir, &new, AtFlags::empty());
                 match errno {
-                    Errno::ISDIR | Errno::NOTEMPTY | Errno::EXIST => Err(self.in_the_way(path, path.as_str(), &dir, leaf)),
+                    Errno::ISDIR | Errno::NOTEMPTY | Errno::EXIST => {
+                        Err(self.in_the_way(path, path.as_str(), &dir, leaf))
+                    }
                     errno => Err(self.error(path, errno)),
                 }
             }
@@ -142,7 +165,11 @@ impl Tree<'_> {
     }
 
     fn action(&self, path: &GuestPath) -> String {
-        format!("putting {} into dataset {}", path.as_str().escape_debug(), self.name)
+        format!(
+            "putting {} into dataset {}",
+            path.as_str().escape_debug(),
+            self.name
+        )
     }
 
     fn error(&self, path: &GuestPath, errno: Errno) -> HostError {
@@ -150,20 +177,29 @@ impl Tree<'_> {
             Errno::DQUOT => HostError::Refused(Refusal::new(
                 Code::DiskSpace,
                 format!("{}: its quota is used up", self.action(path)),
-                format!("delete something in it, or give it more: mayfly dataset set {} quota=SIZE", self.name),
+                format!(
+                    "delete something in it, or give it more: mayfly dataset set {} quota=SIZE",
+                    self.name
+                ),
             )),
             errno => failed(self.action(path), errno),
         }
     }
 
     fn in_the_way(&self, path: &GuestPath, at: &str, dir: impl AsFd, name: &str) -> HostError {
-        let kind = statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)
-            .map_or("something else", |seen| kind_name(FileType::from_raw_mode(seen.st_mode)));
+        let kind = statat(dir, name, AtFlags::SYMLINK_NOFOLLOW).map_or("something else", |seen| {
+            kind_name(FileType::from_raw_mode(seen.st_mode))
+        });
         let (path, at) = (path.as_str().escape_debug(), at.escape_debug());
         HostError::Refused(Refusal::new(
             Code::MountPointRefused,
-            format!("{path} in dataset {} is refused: {at} is {kind}, not a directory of its own", self.name),
-            format!("inside the VPS, move {at} away and make it a directory; or choose another path"),
+            format!(
+                "{path} in dataset {} is refused: {at} is {kind}, not a directory of its own",
+                self.name
+            ),
+            format!(
+                "inside the VPS, move {at} away and make it a directory; or choose another path"
+            ),
         ))
     }
 }
@@ -171,14 +207,24 @@ impl Tree<'_> {
 /// Whether a regular file has exactly this text and these rights. A FIFO does not make this wait.
 fn holds(dir: impl AsFd, name: &str, text: &str) -> bool {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let Ok(file) = open_below(dir, name, flags) else { return false };
+    let Ok(file) = open_below(dir, name, flags) else {
+        return false;
+    };
     let Ok(seen) = fstat(&file) else { return false };
     let plain = FileType::from_raw_mode(seen.st_mode) == FileType::RegularFile;
-    if !plain || seen.st_size as usize != text.len() || seen.st_mode & 0o7777 != 0o644 || (seen.st_uid, seen.st_gid) != (0, 0) {
+    if !plain
+        || seen.st_size as usize != text.len()
+        || seen.st_mode & 0o7777 != 0o644
+        || (seen.st_uid, seen.st_gid) != (0, 0)
+    {
         return false;
     }
     let mut found = Vec::with_capacity(text.len());
-    File::from(file).take(text.len() as u64 + 1).read_to_end(&mut found).is_ok() && found == text.as_bytes()
+    File::from(file)
+        .take(text.len() as u64 + 1)
+        .read_to_end(&mut found)
+        .is_ok()
+        && found == text.as_bytes()
 }
 
 /// What a file is, in words.

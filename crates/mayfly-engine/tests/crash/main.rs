@@ -1,0 +1,296 @@
+//! Every operation is cut off at every point: between any two steps, before, within and after every changing call. A new
+//! engine then recovers from what is in the store and on the host. Persistent data must be intact, nothing may be
+//! orphaned, and a second recovery must change nothing.
+//!
+//! A point after a step and before its journal entry makes the next engine do that step again, so this is also the test
+//! that every step can be done twice.
+
+mod world;
+
+use std::collections::BTreeSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex};
+
+use mayfly_core::bytes::Bytes;
+use mayfly_core::documents::Mount;
+use mayfly_core::fake::StartFault;
+use mayfly_core::plan::StepKind;
+use mayfly_engine::{Engine, Intent};
+
+use self::world::{Death, World, ask, create, doc, settle, vps};
+
+struct Scenario {
+    name: &'static str,
+    before: fn(&World, &Engine),
+    act: fn(&World, &Engine),
+}
+
+fn stop(force: bool, discard: bool) -> Intent {
+    Intent::Stop { timeout_ms: 60_000, force, discard }
+}
+
+fn restart() -> Intent {
+    Intent::Restart { timeout_ms: 60_000, force: false }
+}
+
+fn there(world: &World, engine: &Engine, template: &str, start: bool) {
+    ask(engine, create(template, start));
+    settle(engine);
+    doc(engine);
+    if start {
+        assert!(world.host.is_running(vps()), "the scenario's VPS runs");
+        let kept = if template == "debian-12" { "/srv/kept" } else { "/persistent/kept" };
+        world.host.guest_write(vps(), kept, "dear data").unwrap();
+        world.host.guest_write(vps(), "/scratch", "not dear").ok();
+    }
+}
+
+fn data() -> Intent {
+    Intent::DatasetCreate {
+        name: "data".parse().unwrap(),
+        quota: Bytes::gib(2),
+        mount: Some("/data".parse().unwrap()),
+    }
+}
+
+fn shrink() -> Intent {
+    Intent::DatasetSet { name: "".parse().unwrap(), quota: Bytes::gib(20) }
+}
+
+const SCENARIOS: &[Scenario] = &[
+    Scenario { name: "create", before: |_, _| {}, act: |_, e| ask(e, create("debian-12", false)) },
+    Scenario { name: "create and start", before: |_, _| {}, act: |_, e| ask(e, create("debian-12-impermanence", true)) },
+    Scenario { name: "create NixOS-shaped", before: |_, _| {}, act: |_, e| ask(e, create("nixos-shaped", true)) },
+    Scenario {
+        name: "create that does not start",
+        before: |w, _| w.host.fail_start(vps(), StartFault::InitDies),
+        act: |_, e| ask(e, create("debian-12-impermanence", true)),
+    },
+    Scenario {
+        name: "start",
+        before: |w, e| {
+            there(w, e, "debian-12-impermanence", true);
+            ask(e, stop(false, false));
+            settle(e);
+        },
+        act: |_, e| ask(e, Intent::Start),
+    },
+    Scenario {
+        name: "start that fails to launch",
+        before: |w, e| {
+            there(w, e, "nixos-shaped", true);
+            ask(e, stop(false, false));
+            settle(e);
+            w.host.fail_start(vps(), StartFault::EndsBeforeInit);
+        },
+        act: |_, e| ask(e, Intent::Start),
+    },
+    Scenario {
+        name: "stop",
+        before: |w, e| there(w, e, "debian-12-impermanence", true),
+        act: |_, e| ask(e, stop(false, false)),
+    },
+    Scenario {
+        name: "stop and discard",
+        before: |w, e| there(w, e, "debian-12-impermanence", true),
+        act: |_, e| ask(e, stop(true, true)),
+    },
+    Scenario {
+        name: "restart",
+        before: |w, e| there(w, e, "nixos-shaped", true),
+        act: |_, e| ask(e, restart()),
+    },
+    Scenario {
+        name: "restart without impermanence",
+        before: |w, e| there(w, e, "debian-12", true),
+        act: |_, e| ask(e, restart()),
+    },
+    Scenario {
+        name: "restart that fails",
+        before: |w, e| {
+            there(w, e, "debian-12-impermanence", true);
+            w.host.fail_start(vps(), StartFault::InitDies);
+        },
+        act: |_, e| ask(e, restart()),
+    },
+    Scenario {
+        name: "reboot inside",
+        before: |w, e| there(w, e, "debian-12-impermanence", true),
+        act: |w, _| w.host.guest_reboot(vps()),
+    },
+    Scenario {
+        name: "poweroff inside",
+        before: |w, e| there(w, e, "debian-12-impermanence", true),
+        act: |w, _| w.host.guest_poweroff(vps()),
+    },
+    Scenario {
+        name: "init crashes",
+        before: |w, e| there(w, e, "debian-12-impermanence", true),
+        act: |w, _| w.host.guest_crash(vps()),
+    },
+    Scenario {
+        name: "supervisor is killed",
+        before: |w, e| there(w, e, "debian-12-impermanence", true),
+        act: |w, _| w.host.kill_supervisor(vps()),
+    },
+    Scenario {
+        name: "lxc-start is killed",
+        before: |w, e| there(w, e, "debian-12-impermanence", true),
+        act: |w, _| w.host.kill_lxc_start(vps()),
+    },
+    Scenario {
+        name: "destroy of a running VPS",
+        before: |w, e| there(w, e, "nixos-shaped", true),
+        act: |_, e| ask(e, Intent::Destroy { now: true }),
+    },
+    Scenario {
+        name: "destroy of a stopped VPS",
+        before: |w, e| {
+            there(w, e, "debian-12-impermanence", true);
+            ask(e, stop(true, false));
+            settle(e);
+        },
+        act: |_, e| ask(e, Intent::Destroy { now: false }),
+    },
+    Scenario {
+        name: "dataset create",
+        before: |w, e| {
+            there(w, e, "debian-12", false);
+            ask(e, shrink());
+            settle(e);
+        },
+        act: |_, e| ask(e, data()),
+    },
+    Scenario {
+        name: "dataset set",
+        before: |w, e| there(w, e, "debian-12-impermanence", true),
+        act: |_, e| ask(e, shrink()),
+    },
+    Scenario {
+        name: "dataset destroy",
+        before: |w, e| {
+            there(w, e, "debian-12", false);
+            ask(e, shrink());
+            ask(e, data());
+            settle(e);
+        },
+        act: |_, e| ask(e, Intent::DatasetDestroy { name: "data".parse().unwrap(), force: true }),
+    },
+    Scenario {
+        name: "mount add and remove",
+        before: |w, e| there(w, e, "debian-12", false),
+        act: |_, e| {
+            let path: mayfly_core::names::GuestPath = "/mnt/all".parse().unwrap();
+            ask(e, Intent::MountAdd {
+                mount: Mount { dataset: "".parse().unwrap(), path: path.clone(), read_only: true },
+            });
+            settle(e);
+            ask(e, Intent::MountRemove { path });
+        },
+    },
+    Scenario {
+        name: "impermanence on, running",
+        before: |w, e| there(w, e, "debian-12", true),
+        act: |_, e| ask(e, Intent::ImpermanenceOn { root_quota: None, root_kind: None }),
+    },
+    Scenario {
+        name: "impermanence on, running, and it does not start",
+        before: |w, e| {
+            there(w, e, "debian-12", true);
+            w.host.fail_start(vps(), StartFault::EndsBeforeInit);
+        },
+        act: |_, e| ask(e, Intent::ImpermanenceOn { root_quota: None, root_kind: None }),
+    },
+    Scenario {
+        name: "impermanence off, stopped",
+        before: |w, e| {
+            there(w, e, "debian-12", false);
+            ask(e, Intent::ImpermanenceOn { root_quota: None, root_kind: None });
+            ask(e, Intent::Start);
+            settle(e);
+            ask(e, stop(true, false));
+            settle(e);
+        },
+        act: |_, e| ask(e, Intent::ImpermanenceOff),
+    },
+    Scenario {
+        name: "template build",
+        before: |_, _| {},
+        act: |_, e| ask(e, Intent::TemplateBuild {
+            recipe: "debian-12".into(),
+            name: "again".parse().unwrap(),
+            mirror: None,
+        }),
+    },
+    Scenario {
+        name: "template remove",
+        before: |_, _| {},
+        act: |_, e| ask(e, Intent::TemplateRemove { name: "nixos-shaped".parse().unwrap() }),
+    },
+];
+
+/// Runs a scenario with one death; true when the daemon lived through it.
+fn cut(scenario: &Scenario, death: Death, power: bool, passed: &Arc<Mutex<BTreeSet<String>>>) -> bool {
+    let mut world = World::new(passed);
+    let first = world.engine(Death::Never);
+    (scenario.before)(&world, &first);
+    drop(first);
+    world.host = world.host.restart_daemon();
+    world.recover();
+    let engine = world.engine(death);
+    let lived = world.live(&engine, |engine| {
+        // What was begun by an earlier daemon is watched by this one.
+        if engine.recover().is_ok() {
+            (scenario.act)(&world, engine);
+        }
+    });
+    world.host = if power { world.host.reboot() } else { world.host.restart_daemon() };
+    world.recover();
+    let what = format!("{}, {death:?}, {}", scenario.name, if power { "host rebooted" } else { "daemon restarted" });
+    world.assert_sound(&what);
+    let before = world.host.calls().len();
+    world.host = world.host.restart_daemon();
+    world.recover();
+    assert_sound_and_quiet(&world, before, &what);
+    lived
+}
+
+fn assert_sound_and_quiet(world: &World, before: usize, what: &str) {
+    let mut calls = world.host.calls().split_off(before);
+    // Looking into an empty staging area is how every daemon starts.
+    calls.retain(|call| call != "clear the staging area");
+    assert_eq!(calls, [] as [String; 0], "{what}: a second recovery changed something");
+    world.assert_sound(what);
+}
+
+fn cut_everywhere(scenario: &Scenario, passed: &Arc<Mutex<BTreeSet<String>>>) {
+    for make in [Death::Point as fn(usize) -> Death, Death::Before, Death::HalfWay, Death::After] {
+        for power in [false, true] {
+            for n in 1.. {
+                assert!(n < 200, "{} does not come to an end", scenario.name);
+                if cut(scenario, make(n), power, passed) {
+                    break;
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn every_operation_survives_a_crash_at_every_point() {
+    let passed = Arc::default();
+    // Every scenario is gone through, so that one failure does not hide another.
+    let failed: Vec<_> = SCENARIOS
+        .iter()
+        .filter(|scenario| catch_unwind(AssertUnwindSafe(|| cut_everywhere(scenario, &passed))).is_err())
+        .map(|scenario| scenario.name)
+        .collect();
+    assert_eq!(failed, [] as [&str; 0]);
+    // No kind of step is left out: each was cut before it and after it.
+    let passed = passed.lock().unwrap();
+    for kind in StepKind::ALL {
+        let point = kind.crash_point();
+        assert!(passed.contains(point), "no scenario has a step {point}");
+        assert!(passed.contains(&format!("{point}.done")), "no scenario has a step {point} that is done");
+    }
+}
