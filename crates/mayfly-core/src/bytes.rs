@@ -6,12 +6,19 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 /// A number of bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 #[serde(transparent)]
 pub struct Bytes(pub u64);
 
-const UNITS: [(char, u64); 5] =
-    [('K', 1 << 10), ('M', 1 << 20), ('G', 1 << 30), ('T', 1 << 40), ('P', 1 << 50)];
+const UNITS: [(char, u64); 5] = [
+    ('K', 1 << 10),
+    ('M', 1 << 20),
+    ('G', 1 << 30),
+    ('T', 1 << 40),
+    ('P', 1 << 50),
+];
 
 impl Bytes {
     /// `n` × 2^30 bytes.
@@ -50,10 +57,19 @@ impl FromStr for Bytes {
         let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
         let (number, unit) = text.split_at(digits);
         let number: u64 = number.parse().map_err(|_| bad())?;
-        let unit = unit.strip_suffix("iB").or_else(|| unit.strip_suffix('B')).unwrap_or(unit);
+        let unit = unit
+            .strip_suffix("iB")
+            .or_else(|| unit.strip_suffix('B'))
+            .unwrap_or(unit);
         let factor = match unit.to_ascii_uppercase().as_str() {
             "" => 1,
-            one => UNITS.iter().find(|(c, _)| one == c.to_string()).ok_or_else(bad)?.1,
+            one => {
+                UNITS
+                    .iter()
+                    .find(|(c, _)| one == c.to_string())
+                    .ok_or_else(bad)?
+                    .1
+            }
         };
         number.checked_mul(factor).map(Self).ok_or_else(bad)
     }
@@ -85,7 +101,17 @@ mod tests {
 
     #[test]
     fn what_is_not_a_size_is_refused() {
-        for bad in ["", "G", "-1", "1.5G", "10X", "10GG", "99999999999999999999", "999999999P", "10 G"] {
+        for bad in [
+            "",
+            "G",
+            "-1",
+            "1.5G",
+            "10X",
+            "10GG",
+            "99999999999999999999",
+            "999999999P",
+            "10 G",
+        ] {
             assert!(bad.parse::<Bytes>().is_err(), "{bad} was taken");
         }
     }

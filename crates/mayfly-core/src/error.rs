@@ -134,7 +134,11 @@ pub struct Refusal {
 impl Refusal {
     /// A refusal with its parts.
     pub fn new(code: Code, message: impl Into<String>, hint: impl Into<String>) -> Self {
-        Self { code, message: message.into(), hint: hint.into() }
+        Self {
+            code,
+            message: message.into(),
+            hint: hint.into(),
+        }
     }
 }
 
@@ -151,7 +155,10 @@ pub struct LookFailed {
 impl LookFailed {
     /// A failed look.
     pub fn new(what: impl Into<String>, why: impl fmt::Display) -> Self {
-        Self { what: what.into(), why: why.to_string() }
+        Self {
+            what: what.into(),
+            why: why.to_string(),
+        }
     }
 }
 

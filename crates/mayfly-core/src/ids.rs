@@ -17,7 +17,10 @@ pub struct NotAnId {
 
 impl NotAnId {
     fn new(got: &str, wanted: &'static str) -> Self {
-        Self { got: got.chars().take(40).collect(), wanted }
+        Self {
+            got: got.chars().take(40).collect(),
+            wanted,
+        }
     }
 }
 
@@ -45,7 +48,10 @@ impl TryFrom<u32> for VpsId {
         if (Self::FIRST..=Self::LAST).contains(&n) {
             Ok(Self(n))
         } else {
-            Err(NotAnId::new(&n.to_string(), "a VPS id (a number from 100 to 999999999)"))
+            Err(NotAnId::new(
+                &n.to_string(),
+                "a VPS id (a number from 100 to 999999999)",
+            ))
         }
     }
 }
@@ -179,7 +185,17 @@ mod tests {
     #[test]
     fn a_vps_id_is_a_plain_number_in_range() {
         assert_eq!("11327".parse::<VpsId>().map(VpsId::get), Ok(11327));
-        for bad in ["", "0", "99", "0100", "1000000000", "-5", "+100", "1e3", "11327 "] {
+        for bad in [
+            "",
+            "0",
+            "99",
+            "0100",
+            "1000000000",
+            "-5",
+            "+100",
+            "1e3",
+            "11327 ",
+        ] {
             assert!(bad.parse::<VpsId>().is_err(), "{bad} was taken");
         }
     }

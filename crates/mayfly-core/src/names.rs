@@ -20,7 +20,11 @@ pub struct BadName {
 }
 
 fn bad(got: &str, kind: &'static str, why: &'static str) -> BadName {
-    BadName { got: got.chars().take(80).collect(), kind, why }
+    BadName {
+        got: got.chars().take(80).collect(),
+        kind,
+        why,
+    }
 }
 
 macro_rules! text_newtype {
@@ -68,7 +72,10 @@ impl FromStr for Hostname {
         if text.is_empty() || text.len() > 63 {
             return Err(bad(text, KIND, "it must have 1 to 63 characters"));
         }
-        if !text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-') {
+        if !text
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        {
             return Err(bad(text, KIND, "only a-z, 0-9 and - are allowed"));
         }
         if text.starts_with('-') || text.ends_with('-') {
@@ -95,8 +102,15 @@ impl FromStr for TemplateName {
         if text.is_empty() || text.len() > 64 {
             return Err(bad(text, KIND, "it must have 1 to 64 characters"));
         }
-        if !text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b)) {
-            return Err(bad(text, KIND, "only letters, digits, -, _ and . are allowed"));
+        if !text
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
+        {
+            return Err(bad(
+                text,
+                KIND,
+                "only letters, digits, -, _ and . are allowed",
+            ));
         }
         if !text.as_bytes()[0].is_ascii_alphanumeric() {
             return Err(bad(text, KIND, "it must begin with a letter or digit"));
@@ -127,12 +141,21 @@ impl DatasetName {
         if self.is_root() {
             return None;
         }
-        Some(Self(self.0.rsplit_once('/').map_or(String::new(), |(parent, _)| parent.to_owned())))
+        Some(Self(
+            self.0
+                .rsplit_once('/')
+                .map_or(String::new(), |(parent, _)| parent.to_owned()),
+        ))
     }
 
     /// Whether this dataset lies somewhere below `other`.
     pub fn is_below(&self, other: &Self) -> bool {
-        !self.is_root() && (other.is_root() || self.0.strip_prefix(&other.0).is_some_and(|r| r.starts_with('/')))
+        !self.is_root()
+            && (other.is_root()
+                || self
+                    .0
+                    .strip_prefix(&other.0)
+                    .is_some_and(|r| r.starts_with('/')))
     }
 }
 
@@ -152,16 +175,31 @@ impl FromStr for DatasetName {
                 return Err(bad(text, KIND, "a part between slashes is empty"));
             }
             if !part.as_bytes()[0].is_ascii_alphanumeric() {
-                return Err(bad(text, KIND, "each part must begin with a letter or digit"));
+                return Err(bad(
+                    text,
+                    KIND,
+                    "each part must begin with a letter or digit",
+                ));
             }
-            if !part.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b)) {
-                return Err(bad(text, KIND, "only letters, digits, -, _, . and / are allowed"));
+            if !part
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
+            {
+                return Err(bad(
+                    text,
+                    KIND,
+                    "only letters, digits, -, _, . and / are allowed",
+                ));
             }
             if part == "private" || part == "trash" {
                 return Err(bad(text, KIND, "`private` and `trash` are reserved"));
             }
             if part.contains(".impermanence-") || part.contains(".rescue-") {
-                return Err(bad(text, KIND, "`.impermanence-` and `.rescue-` name temporary roots"));
+                return Err(bad(
+                    text,
+                    KIND,
+                    "`.impermanence-` and `.rescue-` name temporary roots",
+                ));
             }
         }
         Ok(Self(text.to_owned()))
@@ -196,7 +234,11 @@ impl GuestPath {
             return Some(self.relative());
         }
         let rest = self.0.strip_prefix(&ancestor.0)?;
-        if rest.is_empty() { Some(rest) } else { rest.strip_prefix('/') }
+        if rest.is_empty() {
+            Some(rest)
+        } else {
+            rest.strip_prefix('/')
+        }
     }
 }
 
@@ -211,8 +253,15 @@ impl FromStr for GuestPath {
         if !text.starts_with('/') {
             return Err(bad(text, KIND, "it must be absolute"));
         }
-        if text.chars().any(|c| c.is_control() || c.is_whitespace() || c == '\\') {
-            return Err(bad(text, KIND, "spaces, backslashes and control characters are not allowed"));
+        if text
+            .chars()
+            .any(|c| c.is_control() || c.is_whitespace() || c == '\\')
+        {
+            return Err(bad(
+                text,
+                KIND,
+                "spaces, backslashes and control characters are not allowed",
+            ));
         }
         if text == "/" {
             return Ok(Self::top());
@@ -237,7 +286,11 @@ pub struct PoolPath(String);
 impl PoolPath {
     /// The dataset of a VPS.
     pub fn dataset(vps: VpsId, name: &DatasetName) -> Self {
-        if name.is_root() { Self(vps.to_string()) } else { Self(format!("{vps}/{name}")) }
+        if name.is_root() {
+            Self(vps.to_string())
+        } else {
+            Self(format!("{vps}/{name}"))
+        }
     }
 
     /// The temporary root of one run.
@@ -278,7 +331,9 @@ impl PoolPath {
 
     /// Whether this lies somewhere below `other`.
     pub fn is_below(&self, other: &Self) -> bool {
-        self.0.strip_prefix(&other.0).is_some_and(|r| r.starts_with('/'))
+        self.0
+            .strip_prefix(&other.0)
+            .is_some_and(|r| r.starts_with('/'))
     }
 
     /// This path after `from` was renamed to `to`, where it is `from` or lies below it.
@@ -286,7 +341,8 @@ impl PoolPath {
         if self == from {
             return Some(to.clone());
         }
-        self.is_below(from).then(|| Self(format!("{}{}", to.0, &self.0[from.0.len()..])))
+        self.is_below(from)
+            .then(|| Self(format!("{}{}", to.0, &self.0[from.0.len()..])))
     }
 
     /// The VPS and run that the name of a temporary root speaks of. A name proves nothing.
@@ -321,7 +377,22 @@ mod tests {
         for good in ["nix", "srv/data", "a.b-c_d", "0"] {
             assert!(good.parse::<DatasetName>().is_ok(), "{good} was refused");
         }
-        for bad in ["private", "a/private", "trash", "x.impermanence-c5a8b7", "x.rescue-1", "../x", "a//b", "/a", "a/", ".a", "-a", "a b", "a\n", "ä"] {
+        for bad in [
+            "private",
+            "a/private",
+            "trash",
+            "x.impermanence-c5a8b7",
+            "x.rescue-1",
+            "../x",
+            "a//b",
+            "/a",
+            "a/",
+            ".a",
+            "-a",
+            "a b",
+            "a\n",
+            "ä",
+        ] {
             assert!(bad.parse::<DatasetName>().is_err(), "{bad} was taken");
         }
     }
@@ -331,7 +402,9 @@ mod tests {
         for good in ["/", "/nix", "/srv/data.d"] {
             assert!(good.parse::<GuestPath>().is_ok(), "{good} was refused");
         }
-        for bad in ["", "nix", "/nix/", "//nix", "/a/../b", "/a/./b", "/a b", "/a\tb", "/a\\040b", "/a\nb"] {
+        for bad in [
+            "", "nix", "/nix/", "//nix", "/a/../b", "/a/./b", "/a b", "/a\tb", "/a\\040b", "/a\nb",
+        ] {
             assert!(bad.parse::<GuestPath>().is_err(), "{bad} was taken");
         }
     }
@@ -339,7 +412,10 @@ mod tests {
     #[test]
     fn a_path_knows_what_lies_below_it() {
         let nix: GuestPath = "/nix".parse().unwrap();
-        assert_eq!("/nix/store".parse::<GuestPath>().unwrap().below(&nix), Some("store"));
+        assert_eq!(
+            "/nix/store".parse::<GuestPath>().unwrap().below(&nix),
+            Some("store")
+        );
         assert_eq!(nix.below(&nix), Some(""));
         assert_eq!("/nixos".parse::<GuestPath>().unwrap().below(&nix), None);
         assert_eq!(nix.below(&GuestPath::top()), Some("nix"));

@@ -114,12 +114,15 @@ impl Evidence {
             Self::Supervisor { run: other, .. } => other == run,
             Self::Processes { cgroup, .. } | Self::EmptyCgroup { cgroup } => {
                 let prefix = format!("{vps}.");
-                let named = cgroup.split('/').find_map(|part| part.strip_prefix(&prefix)?.parse::<RunId>().ok());
+                let named = cgroup
+                    .split('/')
+                    .find_map(|part| part.strip_prefix(&prefix)?.parse::<RunId>().ok());
                 named.is_none_or(|other| other == *run)
             }
             Self::Mounted { dataset, .. } => {
                 let another = dataset.split('/').any(|part| {
-                    PoolPath::from_pool(part).is_some_and(|p| p != *root && p.named_temporary_root().is_some())
+                    PoolPath::from_pool(part)
+                        .is_some_and(|p| p != *root && p.named_temporary_root().is_some())
                 });
                 !another
             }

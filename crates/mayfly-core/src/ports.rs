@@ -56,7 +56,10 @@ pub enum HostError {
 impl HostError {
     /// A failure of an action.
     pub fn failed(action: impl Into<String>, why: impl std::fmt::Display) -> Self {
-        Self::Failed { action: action.into(), why: why.to_string() }
+        Self::Failed {
+            action: action.into(),
+            why: why.to_string(),
+        }
     }
 }
 
@@ -66,7 +69,9 @@ impl From<HostError> for Refusal {
         match error {
             HostError::Look(failed) => failed.into(),
             HostError::Refused(refusal) => refusal,
-            HostError::Busy { .. } => Self::new(Code::DatasetInUse, message, "try again when it is free"),
+            HostError::Busy { .. } => {
+                Self::new(Code::DatasetInUse, message, "try again when it is free")
+            }
             HostError::Failed { .. } => Self::new(
                 Code::HostFailed,
                 message,

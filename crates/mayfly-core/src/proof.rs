@@ -29,12 +29,18 @@ pub struct Burial {
 impl Burial {
     /// The burial of a proven temporary root.
     pub fn of_root(root: EphemeralRoot, by: OperationId) -> Self {
-        Self { dataset: root.0, by }
+        Self {
+            dataset: root.0,
+            by,
+        }
     }
 
     /// The burial of persistent data.
     pub fn of_data(data: ConfirmedDestroy, by: OperationId) -> Self {
-        Self { dataset: data.0, by }
+        Self {
+            dataset: data.0,
+            by,
+        }
     }
 
     /// What is buried.
@@ -62,7 +68,9 @@ fn local<'a>(name: &PoolPath, seen: &'a MarkSeen, node: &NodeId) -> Result<&'a M
         MarkSeen::Local(_) => Err(not_ours(name, "its mark names another node")),
         MarkSeen::NotLocal => Err(not_ours(name, "its mark came with the data")),
         MarkSeen::Unset => Err(not_ours(name, "it has no mark")),
-        MarkSeen::Unreadable(why) => Err(LookFailed::new(format!("the mark of {name}"), why).into()),
+        MarkSeen::Unreadable(why) => {
+            Err(LookFailed::new(format!("the mark of {name}"), why).into())
+        }
     }
 }
 
@@ -75,7 +83,10 @@ fn owned<'a>(
     let mark = local(name, seen, node)?;
     match &mark.owner {
         Some((id, life)) if *id == vps && life == incarnation => Ok(mark),
-        Some((id, _)) if *id == vps => Err(not_ours(name, "its mark names an earlier VPS of this number")),
+        Some((id, _)) if *id == vps => Err(not_ours(
+            name,
+            "its mark names an earlier VPS of this number",
+        )),
         Some(_) => Err(not_ours(name, "its mark names another VPS")),
         None => Err(not_ours(name, "its mark names no VPS")),
     }
@@ -103,13 +114,23 @@ impl EphemeralRoot {
     ) -> Result<Self, Refusal> {
         let mark = owned(name, seen, node, owner)?;
         if mark.role != Role::Temporary {
-            return Err(not_ours(name, "its mark does not say that it is a temporary root"));
+            return Err(not_ours(
+                name,
+                "its mark does not say that it is a temporary root",
+            ));
         }
         if mark.made_as != *name {
             return Err(not_ours(name, "its mark was made for another name"));
         }
-        let run = mark.run.as_ref().ok_or_else(|| not_ours(name, "its mark names no run"))?;
-        let of_this_root: Vec<_> = evidence.iter().filter(|e| e.concerns(owner.0, run, name)).cloned().collect();
+        let run = mark
+            .run
+            .as_ref()
+            .ok_or_else(|| not_ours(name, "its mark names no run"))?;
+        let of_this_root: Vec<_> = evidence
+            .iter()
+            .filter(|e| e.concerns(owner.0, run, name))
+            .cloned()
+            .collect();
         nothing_alive(name, &of_this_root)?;
         Ok(Self(name.clone()))
     }
@@ -126,17 +147,27 @@ impl ConfirmedDestroy {
     ) -> Result<Self, Refusal> {
         let mark = owned(name, seen, node, owner)?;
         if mark.role != Role::Persistent || mark.made_as != *name {
-            return Err(not_ours(name, "its mark does not say that it is this dataset"));
+            return Err(not_ours(
+                name,
+                "its mark does not say that it is this dataset",
+            ));
         }
         nothing_alive(name, evidence)?;
         Ok(Self(name.clone()))
     }
 
     /// The same for a part of a template that no VPS and no root needs any more; the caller has checked that.
-    pub fn prove_template(name: &PoolPath, seen: &MarkSeen, node: &NodeId) -> Result<Self, Refusal> {
+    pub fn prove_template(
+        name: &PoolPath,
+        seen: &MarkSeen,
+        node: &NodeId,
+    ) -> Result<Self, Refusal> {
         let mark = local(name, seen, node)?;
         if mark.role != Role::Template || mark.made_as != *name {
-            return Err(not_ours(name, "its mark does not say that it is this template"));
+            return Err(not_ours(
+                name,
+                "its mark does not say that it is this template",
+            ));
         }
         Ok(Self(name.clone()))
     }
@@ -191,7 +222,13 @@ mod tests {
         let name = mark().made_as;
         let mut mark = mark();
         change(&mut mark);
-        EphemeralRoot::prove(&name, &MarkSeen::Local(mark), &node(1), (vps(), &life(1)), &[])
+        EphemeralRoot::prove(
+            &name,
+            &MarkSeen::Local(mark),
+            &node(1),
+            (vps(), &life(1)),
+            &[],
+        )
     }
 
     #[test]
@@ -208,17 +245,33 @@ mod tests {
     #[test]
     fn a_mark_that_cannot_be_read_is_not_the_same_as_none() {
         let name = mark().made_as;
-        let prove = |seen| EphemeralRoot::prove(&name, &seen, &node(1), (vps(), &life(1)), &[]).unwrap_err().code;
+        let prove = |seen| {
+            EphemeralRoot::prove(&name, &seen, &node(1), (vps(), &life(1)), &[])
+                .unwrap_err()
+                .code
+        };
         assert_eq!(prove(MarkSeen::Unset), Code::NotOurs);
         assert_eq!(prove(MarkSeen::NotLocal), Code::NotOurs);
-        assert_eq!(prove(MarkSeen::Unreadable("EIO".into())), Code::CouldNotLook);
+        assert_eq!(
+            prove(MarkSeen::Unreadable("EIO".into())),
+            Code::CouldNotLook
+        );
     }
 
     #[test]
     fn a_root_in_use_is_not_destroyed() {
-        let alive = [Evidence::Processes { cgroup: "x".into(), count: 1 }];
+        let alive = [Evidence::Processes {
+            cgroup: "x".into(),
+            count: 1,
+        }];
         let name = mark().made_as;
-        let got = EphemeralRoot::prove(&name, &MarkSeen::Local(mark()), &node(1), (vps(), &life(1)), &alive);
+        let got = EphemeralRoot::prove(
+            &name,
+            &MarkSeen::Local(mark()),
+            &node(1),
+            (vps(), &life(1)),
+            &alive,
+        );
         assert_eq!(got.unwrap_err().code, Code::StillAlive);
     }
 
@@ -226,10 +279,30 @@ mod tests {
     fn an_old_root_can_be_proven_while_the_next_run_lives() {
         let name = mark().made_as;
         let other = RunId::from_random([2; 3]);
-        let prove = |sign| EphemeralRoot::prove(&name, &MarkSeen::Local(mark()), &node(1), (vps(), &life(1)), &[sign]);
-        let cgroup = |run: &RunId| Evidence::Processes { cgroup: format!("mayfly-x/11327.{run}/payload"), count: 1 };
-        let mounted = |dataset: &str| Evidence::Mounted { pid: 1, dataset: dataset.into() };
-        assert!(prove(Evidence::Supervisor { pid: 1, run: other.clone() }).is_ok());
+        let prove = |sign| {
+            EphemeralRoot::prove(
+                &name,
+                &MarkSeen::Local(mark()),
+                &node(1),
+                (vps(), &life(1)),
+                &[sign],
+            )
+        };
+        let cgroup = |run: &RunId| Evidence::Processes {
+            cgroup: format!("mayfly-x/11327.{run}/payload"),
+            count: 1,
+        };
+        let mounted = |dataset: &str| Evidence::Mounted {
+            pid: 1,
+            dataset: dataset.into(),
+        };
+        assert!(
+            prove(Evidence::Supervisor {
+                pid: 1,
+                run: other.clone()
+            })
+            .is_ok()
+        );
         assert!(prove(cgroup(&other)).is_ok());
         assert!(prove(mounted("/p/11327.impermanence-020202/private")).is_ok());
         assert!(prove(cgroup(&RunId::from_random([1; 3]))).is_err());
@@ -244,7 +317,14 @@ mod tests {
         assert!(Condemned::prove(&grave, &MarkSeen::Local(mark.clone()), &node(1)).is_err());
         mark.condemned_by = Some(OperationId::at(1, [0; 4]));
         assert!(Condemned::prove(&grave, &MarkSeen::Local(mark.clone()), &node(1)).is_ok());
-        assert!(Condemned::prove(&mark.made_as.clone(), &MarkSeen::Local(mark.clone()), &node(1)).is_err());
+        assert!(
+            Condemned::prove(
+                &mark.made_as.clone(),
+                &MarkSeen::Local(mark.clone()),
+                &node(1)
+            )
+            .is_err()
+        );
         assert!(Condemned::prove(&grave, &MarkSeen::Local(mark), &node(2)).is_err());
     }
 }

@@ -12,7 +12,9 @@ pub fn unassigned(doc: &VpsDoc) -> Bytes {
 
 /// The quotas of these datasets together.
 pub fn total(datasets: &[Dataset]) -> Bytes {
-    datasets.iter().fold(Bytes(0), |sum, d| sum.saturating_add(d.quota_bytes))
+    datasets
+        .iter()
+        .fold(Bytes(0), |sum, d| sum.saturating_add(d.quota_bytes))
 }
 
 /// Refuses where `want` for the dataset `name` (new, or there already) does not fit.
@@ -22,13 +24,21 @@ pub fn check_fits(doc: &VpsDoc, name: &DatasetName, want: Bytes) -> Result<(), R
     if want <= free {
         return Ok(());
     }
-    let largest = doc.datasets.iter().filter(|d| d.name != *name).max_by_key(|d| d.quota_bytes);
+    let largest = doc
+        .datasets
+        .iter()
+        .filter(|d| d.name != *name)
+        .max_by_key(|d| d.quota_bytes);
     let hint = match largest {
         None => format!("ask for {free} at most"),
         Some(d) => {
             let missing = want.saturating_sub(free);
             let left = d.quota_bytes.saturating_sub(missing);
-            format!("shrink another dataset first: mayfly dataset set {} quota={}", shown(doc, &d.name), floor_mib(left))
+            format!(
+                "shrink another dataset first: mayfly dataset set {} quota={}",
+                shown(doc, &d.name),
+                floor_mib(left)
+            )
         }
     };
     Err(Refusal::new(
@@ -45,7 +55,11 @@ pub fn check_fits(doc: &VpsDoc, name: &DatasetName, want: Bytes) -> Result<(), R
 
 /// A dataset as a person writes it: `11327` or `11327/nix`.
 pub fn shown(doc: &VpsDoc, name: &DatasetName) -> String {
-    if name.is_root() { doc.id.to_string() } else { format!("{}/{name}", doc.id) }
+    if name.is_root() {
+        doc.id.to_string()
+    } else {
+        format!("{}/{name}", doc.id)
+    }
 }
 
 fn floor_mib(bytes: Bytes) -> Bytes {

@@ -46,7 +46,10 @@ impl TryFrom<String> for Quota {
                 Ok(p @ 1..=100) => Ok(Self::Percent(p)),
                 _ => Err(format!("`{text}` is not a share: write 1% to 100%")),
             },
-            None => text.parse().map(Self::Fixed).map_err(|e: crate::bytes::NotASize| e.to_string()),
+            None => text
+                .parse()
+                .map(Self::Fixed)
+                .map_err(|e: crate::bytes::NotASize| e.to_string()),
         }
     }
 }

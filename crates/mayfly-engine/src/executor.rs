@@ -141,7 +141,6 @@ impl Engine {
                 (self.deps().crash)(&format!("{}.undo", planned.step.kind().crash_point()));
                 tracing::info!(operation = %op.id, step = %step, "undoing");
                 if let Err(refusal) = self.undo_with_tries(step, op) {
-                    (self.deps().crash)("undo.failed");
                     return Err(self.needs_operator(op, step, refusal));
                 }
             }
@@ -159,7 +158,10 @@ impl Engine {
             }
             match self.perform(step, &op.id) {
                 Ok(_) => return Ok(()),
-                Err(refusal) => last = Some(refusal),
+                Err(refusal) => {
+                    (self.deps().crash)("undo.failed");
+                    last = Some(refusal);
+                }
             }
         }
         Err(last.expect("an undo is tried at least once"))

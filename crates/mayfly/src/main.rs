@@ -1,1 +1,30 @@
-fn main() {}
+//! The program: the daemon (`serve`), the supervisor of one run (`supervise`, internal), and the command line.
+//!
+//! The command line talks to the daemon and to nothing else; only `init`, `serve` and `supervise` touch the host.
+
+mod cli;
+mod consoles;
+mod init;
+mod node;
+mod serve;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use crate::cli::{Cli, Failure, Verb};
+
+/// Where a node keeps everything unless it is told otherwise.
+pub(crate) const DEFAULT_STATE_DIR: &str = "/var/lib/mayfly";
+
+fn main() -> ExitCode {
+    let Cli { json, socket, verb } = Cli::parse();
+    let done = match verb {
+        // One thread and no runtime: each of them makes namespaces or forks before it does anything else.
+        Verb::Supervise(args) => mayfly_host::run::supervise::supervise(&args.run_dir),
+        Verb::Init(args) => init::run(args).map_err(Failure::from),
+        Verb::Serve(args) => serve::run(args).map_err(Failure::from),
+        verb => cli::run(verb, json, socket),
+    };
+    done.unwrap_or_else(|failure| failure.print(json))
+}

@@ -37,18 +37,27 @@ impl FakeHost {
     /// document knows, signs of life that no document explains. Things that a test or a person made are left out.
     pub fn orphans(&self, vpses: &[VpsDoc]) -> Vec<String> {
         let world = self.world();
-        let mut found: Vec<String> =
-            world.staging.iter().filter(|(_, ours)| **ours).map(|(name, _)| format!("staging/{name}")).collect();
+        let mut found: Vec<String> = world
+            .staging
+            .iter()
+            .filter(|(_, ours)| **ours)
+            .map(|(name, _)| format!("staging/{name}"))
+            .collect();
         for (name, dataset) in world.datasets.iter().filter(|(_, d)| !d.by_hand) {
             let why = match &dataset.mark {
                 _ if name.is_grave() => Some("lies in the graveyard"),
-                MarkSeen::Local(mark) if mark.condemned_by.is_some() => Some("is condemned and was not moved"),
+                MarkSeen::Local(mark) if mark.condemned_by.is_some() => {
+                    Some("is condemned and was not moved")
+                }
                 MarkSeen::Local(mark) if mark.role == Role::Template => None,
                 MarkSeen::Local(mark) => {
-                    let owner = vpses.iter().find(|v| mark.owner == Some((v.id, v.incarnation.clone())));
+                    let owner = vpses
+                        .iter()
+                        .find(|v| mark.owner == Some((v.id, v.incarnation.clone())));
                     let known = owner.is_some_and(|v| match mark.role {
                         Role::Temporary => {
-                            v.run.as_ref().is_some_and(|r| r.root == *name) || v.last_root.as_ref() == Some(name)
+                            v.run.as_ref().is_some_and(|r| r.root == *name)
+                                || v.last_root.as_ref() == Some(name)
                         }
                         _ => v.datasets.iter().any(|d| v.pool_path(&d.name) == *name),
                     });
@@ -59,15 +68,25 @@ impl FakeHost {
             found.extend(why.map(|why| format!("dataset {name} {why}")));
         }
         for vps in vpses {
-            let missing = vps.datasets.iter().map(|d| vps.pool_path(&d.name)).filter(|n| !world.datasets.contains_key(n));
+            let missing = vps
+                .datasets
+                .iter()
+                .map(|d| vps.pool_path(&d.name))
+                .filter(|n| !world.datasets.contains_key(n));
             found.extend(missing.map(|name| format!("dataset {name} is not there")));
         }
         for run in world.runs.values().filter(|r| r.is_alive() || r.cgroup) {
             let known = vpses.iter().any(|v| {
-                v.id == run.vps && v.incarnation == run.spec.incarnation && v.run.as_ref().is_some_and(|r| r.run == run.run)
+                v.id == run.vps
+                    && v.incarnation == run.spec.incarnation
+                    && v.run.as_ref().is_some_and(|r| r.run == run.run)
             });
             if !known {
-                let what = if run.is_alive() { "is alive" } else { "left a cgroup" };
+                let what = if run.is_alive() {
+                    "is alive"
+                } else {
+                    "left a cgroup"
+                };
                 found.push(format!("run {} of {} {what}", run.run, run.vps));
             }
         }
@@ -86,7 +105,11 @@ impl FakeHost {
     #[track_caller]
     pub fn assert_persistent_data_intact(&self) {
         let losses = self.losses();
-        assert!(losses.is_empty(), "persistent data was lost: {losses:#?}\nafter {:#?}", self.calls());
+        assert!(
+            losses.is_empty(),
+            "persistent data was lost: {losses:#?}\nafter {:#?}",
+            self.calls()
+        );
     }
 
     /// Nothing is left lying about; see [`FakeHost::orphans`].
@@ -96,7 +119,11 @@ impl FakeHost {
     #[track_caller]
     pub fn assert_no_orphans(&self, vpses: &[VpsDoc]) {
         let orphans = self.orphans(vpses);
-        assert!(orphans.is_empty(), "orphans: {orphans:#?}\nafter {:#?}", self.calls());
+        assert!(
+            orphans.is_empty(),
+            "orphans: {orphans:#?}\nafter {:#?}",
+            self.calls()
+        );
     }
 
     /// No root in use was moved or destroyed, no two inits ran on one root, no root was used twice.
@@ -106,6 +133,10 @@ impl FakeHost {
     #[track_caller]
     pub fn assert_no_catastrophe(&self) {
         let found = self.catastrophes();
-        assert!(found.is_empty(), "catastrophes: {found:#?}\nafter {:#?}", self.calls());
+        assert!(
+            found.is_empty(),
+            "catastrophes: {found:#?}\nafter {:#?}",
+            self.calls()
+        );
     }
 }

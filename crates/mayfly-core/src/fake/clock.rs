@@ -8,7 +8,8 @@ use crate::ports::Clock;
 impl FakeHost {
     /// Time goes by; space that was given up comes back.
     pub fn advance(&self, time: Duration) {
-        self.world().advance(u64::try_from(time.as_millis()).unwrap_or(u64::MAX / 4));
+        self.world()
+            .advance(u64::try_from(time.as_millis()).unwrap_or(u64::MAX / 4));
     }
 
     /// The wall clock is set to something else. The boot clock goes on.

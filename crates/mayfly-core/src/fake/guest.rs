@@ -26,7 +26,10 @@ pub enum GuestError {
 impl World {
     fn guest(&self, vps: VpsId) -> Result<Run, GuestError> {
         let alive = self.runs.values().filter(|r| r.vps == vps && r.guest);
-        alive.max_by_key(|r| r.pid).cloned().ok_or(GuestError::NotRunning)
+        alive
+            .max_by_key(|r| r.pid)
+            .cloned()
+            .ok_or(GuestError::NotRunning)
     }
 
     fn guest_put(&mut self, vps: VpsId, path: &str, node: Node) -> Result<(), GuestError> {
@@ -47,7 +50,9 @@ impl World {
             return Err(GuestError::ReadOnly);
         }
         let (free, full) = (self.free(), self.full);
-        let dataset = uid.and_then(|uid| self.by_uid_mut(uid)).ok_or(GuestError::NotFound)?;
+        let dataset = uid
+            .and_then(|uid| self.by_uid_mut(uid))
+            .ok_or(GuestError::NotFound)?;
         let before = dataset.tree.used();
         let mut tree = dataset.tree.clone();
         let text = match &node {
@@ -77,7 +82,12 @@ impl FakeHost {
 
     /// The guest writes a file of that many bytes.
     pub fn guest_fill(&self, vps: VpsId, path: &str, size: Bytes) -> Result<(), GuestError> {
-        let node = Node::File { text: "…".into(), size, executable: false, own: true };
+        let node = Node::File {
+            text: "…".into(),
+            size,
+            executable: false,
+            own: true,
+        };
         self.world().guest_put(vps, path, node)
     }
 
@@ -103,7 +113,13 @@ impl FakeHost {
         let dataset = world.by_uid_mut(uid).ok_or(GuestError::NotFound)?;
         let below = format!("{inside}/");
         let goes = |one: &String| *one == inside || one.starts_with(&below);
-        let gone: Vec<String> = dataset.tree.0.keys().filter(|one| goes(one)).cloned().collect();
+        let gone: Vec<String> = dataset
+            .tree
+            .0
+            .keys()
+            .filter(|one| goes(one))
+            .cloned()
+            .collect();
         dataset.tree.0.retain(|one, _| !goes(one));
         for path in gone {
             world.deposit(uid, &path, None);
@@ -115,7 +131,10 @@ impl FakeHost {
     pub fn guest_read(&self, vps: VpsId, path: &str) -> Option<String> {
         let world = self.world();
         let run = world.guest(vps).ok()?;
-        let at = run.view.resolve(path, |uid, p| world.node_at(uid, p)).ok()?;
+        let at = run
+            .view
+            .resolve(path, |uid, p| world.node_at(uid, p))
+            .ok()?;
         let (uid, inside, _) = run.view.place(&at);
         match world.node_at(uid, &inside)? {
             Node::File { text, .. } => Some(text),
@@ -133,7 +152,11 @@ impl FakeHost {
 
     /// All paths of a dataset.
     pub fn paths(&self, dataset: &PoolPath) -> Vec<String> {
-        self.world().datasets.get(dataset).map(|d| d.tree.0.keys().cloned().collect()).unwrap_or_default()
+        self.world()
+            .datasets
+            .get(dataset)
+            .map(|d| d.tree.0.keys().cloned().collect())
+            .unwrap_or_default()
     }
 
     /// Puts a file into a dataset from outside, as an administrator would.
@@ -142,7 +165,10 @@ impl FakeHost {
     /// When there is no such dataset.
     pub fn plant(&self, dataset: &PoolPath, path: &str, text: &str) {
         let mut world = self.world();
-        let seen = world.datasets.get_mut(dataset).expect("the dataset that a test plants into is there");
+        let seen = world
+            .datasets
+            .get_mut(dataset)
+            .expect("the dataset that a test plants into is there");
         seen.tree.put(path, Node::file(text));
         let uid = seen.uid;
         world.deposit(uid, path, Some(text));
@@ -154,29 +180,40 @@ impl FakeHost {
     /// When there is no such dataset.
     pub fn plant_link(&self, dataset: &PoolPath, path: &str, to: &str) {
         let mut world = self.world();
-        let seen = world.datasets.get_mut(dataset).expect("the dataset that a test plants into is there");
+        let seen = world
+            .datasets
+            .get_mut(dataset)
+            .expect("the dataset that a test plants into is there");
         seen.tree.put(path, Node::Link(to.to_owned()));
     }
 
     /// The guest powers itself off.
     pub fn guest_poweroff(&self, vps: VpsId) {
-        self.change_run(vps, |world, run| world.end(&(vps, run.run.clone()), RunEnd::PowerOff));
+        self.change_run(vps, |world, run| {
+            world.end(&(vps, run.run.clone()), RunEnd::PowerOff)
+        });
     }
 
     /// The guest asks for a reboot; its supervisor makes a full stop of that.
     pub fn guest_reboot(&self, vps: VpsId) {
-        self.change_run(vps, |world, run| world.end(&(vps, run.run.clone()), RunEnd::Reboot));
+        self.change_run(vps, |world, run| {
+            world.end(&(vps, run.run.clone()), RunEnd::Reboot)
+        });
     }
 
     /// The guest's init dies.
     pub fn guest_crash(&self, vps: VpsId) {
-        let end = RunEnd::Crashed { detail: "init died".into() };
+        let end = RunEnd::Crashed {
+            detail: "init died".into(),
+        };
         self.change_run(vps, |world, run| world.end(&(vps, run.run.clone()), end));
     }
 
     /// `kill -9` of lxc-start: the guest dies with it, the supervisor sweeps and tells.
     pub fn kill_lxc_start(&self, vps: VpsId) {
-        let end = RunEnd::Crashed { detail: "lxc-start was killed".into() };
+        let end = RunEnd::Crashed {
+            detail: "lxc-start was killed".into(),
+        };
         self.change_run(vps, |world, run| world.end(&(vps, run.run.clone()), end));
     }
 
@@ -187,7 +224,12 @@ impl FakeHost {
             if let Some(run) = world.runs.get_mut(&key) {
                 run.supervisor = false;
             }
-            world.tell(&key, RunEnd::Crashed { detail: "the supervisor died".into() });
+            world.tell(
+                &key,
+                RunEnd::Crashed {
+                    detail: "the supervisor died".into(),
+                },
+            );
         });
     }
 
@@ -204,7 +246,11 @@ impl FakeHost {
     /// A process that is in no cgroup of the VPS has one of its datasets mounted, until [`FakeHost::drop_strays`].
     pub fn stray_mount(&self, vps: VpsId, dataset: &PoolPath) {
         let mut world = self.world();
-        let uid = world.datasets.get(dataset).expect("the dataset that a stray process mounts is there").uid;
+        let uid = world
+            .datasets
+            .get(dataset)
+            .expect("the dataset that a stray process mounts is there")
+            .uid;
         world.strays.push((vps, uid));
     }
 
@@ -216,13 +262,21 @@ impl FakeHost {
     /// The guest does not halt when asked to, or does again.
     pub fn stubborn(&self, vps: VpsId, stubborn: bool) {
         let mut world = self.world();
-        if stubborn { world.stubborn.insert(vps) } else { world.stubborn.remove(&vps) };
+        if stubborn {
+            world.stubborn.insert(vps)
+        } else {
+            world.stubborn.remove(&vps)
+        };
     }
 
     /// No signal ends the guest's processes, or one does again.
     pub fn unkillable(&self, vps: VpsId, unkillable: bool) {
         let mut world = self.world();
-        if unkillable { world.unkillable.insert(vps) } else { world.unkillable.remove(&vps) };
+        if unkillable {
+            world.unkillable.insert(vps)
+        } else {
+            world.unkillable.remove(&vps)
+        };
     }
 
     /// What goes wrong at the next start of a VPS; several are for several starts.

@@ -1,7 +1,7 @@
 //! A host that lives in memory and has the semantics that Mayfly relies on, so that planner, engine and recovery can be
 //! tested, crashed and rebooted in microseconds.
 //!
-//! It is a fake, not a mock: nothing is told what to answer. Calls change a [`world::World`] of datasets, runs, cgroups
+//! It is a fake, not a mock: nothing is told what to answer. Calls change a world of datasets, runs, cgroups
 //! and time, and a test asserts on what is left of it. What it models, and where that was learned:
 //!
 //! - A btrfs subvolume can be renamed and deleted while a guest runs on it; nothing in the kernel refuses. The fake
@@ -104,7 +104,13 @@ impl FakeHost {
     /// A host with an empty pool.
     pub fn with(backend: Backend, capacity: Bytes) -> Self {
         let world = Mutex::new(World::new(backend, capacity));
-        Self { shared: Arc::new(Shared { world, changed: Condvar::new() }), daemon: 0 }
+        Self {
+            shared: Arc::new(Shared {
+                world,
+                changed: Condvar::new(),
+            }),
+            daemon: 0,
+        }
     }
 
     /// The node whose datasets these are.
@@ -113,7 +119,10 @@ impl FakeHost {
     }
 
     fn world(&self) -> MutexGuard<'_, World> {
-        self.shared.world.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shared
+            .world
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn is_dead(&self, world: &World) -> bool {
@@ -121,13 +130,20 @@ impl FakeHost {
     }
 
     /// Every call that changes the host goes through here: it counts, and it dies where it was told to.
-    fn mutate<T>(&self, what: String, act: impl FnOnce(&mut World, Reach) -> HostResult<T>) -> HostResult<T> {
+    fn mutate<T>(
+        &self,
+        what: String,
+        act: impl FnOnce(&mut World, Reach) -> HostResult<T>,
+    ) -> HostResult<T> {
         let mut world = self.world();
         if self.is_dead(&world) {
             return Err(HostError::failed(what, DIED));
         }
         world.calls.push(what.clone());
-        let cut = world.cut.filter(|(at, _)| *at == world.calls.len()).map(|(_, cut)| cut);
+        let cut = world
+            .cut
+            .filter(|(at, _)| *at == world.calls.len())
+            .map(|(_, cut)| cut);
         let done = match cut {
             None => return act(&mut world, Reach::Whole),
             Some(Cut::Before) => Ok(None),
@@ -152,7 +168,10 @@ impl FakeHost {
 
     fn die_at(&self, call: usize, cut: Cut) -> Self {
         let mut world = self.world();
-        world.cut = Some((world.calls.len() + call.max(1), if call == 0 { Cut::Before } else { cut }));
+        world.cut = Some((
+            world.calls.len() + call.max(1),
+            if call == 0 { Cut::Before } else { cut },
+        ));
         drop(world);
         self.clone()
     }
@@ -204,7 +223,10 @@ impl FakeHost {
         let daemon = world.daemon;
         drop(world);
         self.shared.changed.notify_all();
-        Self { shared: Arc::clone(&self.shared), daemon }
+        Self {
+            shared: Arc::clone(&self.shared),
+            daemon,
+        }
     }
 
     /// Power off and on: all runs are over and their records gone, the boot id is another, the boot clock starts
@@ -242,7 +264,10 @@ impl FakeHost {
     /// When there is no such dataset.
     pub fn set_mark(&self, name: &PoolPath, mark: MarkSeen) {
         let mut world = self.world();
-        let dataset = world.datasets.get_mut(name).expect("the dataset whose mark a test sets is there");
+        let dataset = world
+            .datasets
+            .get_mut(name)
+            .expect("the dataset whose mark a test sets is there");
         dataset.mark = mark;
         dataset.by_hand = true;
     }
@@ -255,7 +280,9 @@ impl FakeHost {
     /// Someone removes a dataset, and those below it, by hand.
     pub fn destroy_by_hand(&self, name: &PoolPath) {
         let mut world = self.world();
-        world.datasets.retain(|one, _| one != name && !one.is_below(name));
+        world
+            .datasets
+            .retain(|one, _| one != name && !one.is_below(name));
         world.forget_lost_ledger();
     }
 
@@ -303,7 +330,11 @@ impl FakeHost {
 
     fn change_run(&self, vps: VpsId, change: impl FnOnce(&mut World, &Run)) {
         let mut world = self.world();
-        let live = world.runs.values().filter(|r| r.vps == vps && (r.guest || r.supervisor)).max_by_key(|r| r.pid);
+        let live = world
+            .runs
+            .values()
+            .filter(|r| r.vps == vps && (r.guest || r.supervisor))
+            .max_by_key(|r| r.pid);
         let run = live.cloned().expect("the VPS that a test acts on runs");
         change(&mut world, &run);
         drop(world);

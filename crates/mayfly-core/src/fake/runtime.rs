@@ -28,13 +28,21 @@ pub enum StartFault {
 
 fn dataset_of(source: &MountSource) -> Option<PoolPath> {
     let MountSource::Directory { path } = source;
-    let name = path.strip_prefix(POOL)?.strip_prefix('/')?.strip_suffix("/private")?;
+    let name = path
+        .strip_prefix(POOL)?
+        .strip_prefix('/')?
+        .strip_suffix("/private")?;
     PoolPath::from_pool(name)
 }
 
 fn still_alive<T>(vps: VpsId, sign: &Evidence) -> HostResult<T> {
     let message = format!("something of VPS {vps} is alive: {sign:?}");
-    Err(Refusal::new(Code::StillAlive, message, format!("mayfly stop {vps} --force")).into())
+    Err(Refusal::new(
+        Code::StillAlive,
+        message,
+        format!("mayfly stop {vps} --force"),
+    )
+    .into())
 }
 
 fn failed_to_start(detail: String) -> RunEnd {
@@ -53,12 +61,17 @@ impl World {
         if let Some(sign) = self.evidence(vps).iter().find(|sign| sign.is_alive()) {
             return still_alive(vps, sign);
         }
-        let fault = self.faults.get_mut(&vps).and_then(std::collections::VecDeque::pop_front);
+        let fault = self
+            .faults
+            .get_mut(&vps)
+            .and_then(std::collections::VecDeque::pop_front);
         let action = format!("starting the supervisor of run {} of {vps}", spec.run);
         if fault == Some(StartFault::LaunchFails) {
             return Err(HostError::failed(action, "it ended at once"));
         }
-        let view = self.view_of(spec).map_err(|why| HostError::failed(action, why))?;
+        let view = self
+            .view_of(spec)
+            .map_err(|why| HostError::failed(action, why))?;
         let run = Run {
             vps,
             run: spec.run.clone(),
@@ -80,7 +93,10 @@ impl World {
         self.watched.insert(key.clone());
         match (fault, self.why_no_boot(&run)) {
             (Some(StartFault::Hangs), _) => {}
-            (Some(StartFault::EndsBeforeInit), _) => self.end(&key, failed_to_start("the guest could not be set up".into())),
+            (Some(StartFault::EndsBeforeInit), _) => self.end(
+                &key,
+                failed_to_start("the guest could not be set up".into()),
+            ),
             (_, Some(why)) => self.end(&key, failed_to_start(why)),
             (fault, None) => {
                 self.note_shared(&run);
@@ -89,7 +105,12 @@ impl World {
                     run.phase = RunPhase::Running;
                 }
                 if fault == Some(StartFault::InitDies) {
-                    self.end(&key, RunEnd::Crashed { detail: "init died".into() });
+                    self.end(
+                        &key,
+                        RunEnd::Crashed {
+                            detail: "init died".into(),
+                        },
+                    );
                 }
             }
         }
@@ -97,18 +118,24 @@ impl World {
     }
 
     fn view_of(&self, spec: &RunSpec) -> Result<View, String> {
-        let name = |source: &MountSource| dataset_of(source).ok_or_else(|| format!("{source:?} is no dataset"));
+        let name = |source: &MountSource| {
+            dataset_of(source).ok_or_else(|| format!("{source:?} is no dataset"))
+        };
         let root = name(&spec.root)?;
         let mut mounts = Vec::new();
         for mount in &spec.mounts {
             mounts.push((name(&mount.source)?, mount.target.clone(), mount.read_only));
         }
-        self.view(Some(&root), &mounts).map_err(|name| format!("there is no dataset {name}"))
+        self.view(Some(&root), &mounts)
+            .map_err(|name| format!("there is no dataset {name}"))
     }
 
     /// Mount points must be real directories of what is mounted above them at that moment, and init must resolve.
     fn why_no_boot(&self, run: &Run) -> Option<String> {
-        let mut view = View { root: run.view.root, mounts: Vec::new() };
+        let mut view = View {
+            root: run.view.root,
+            mounts: Vec::new(),
+        };
         for mount in &run.view.mounts {
             let at = mount.0.as_str();
             match view.resolve(at, |uid, path| self.node_at(uid, path)) {
@@ -120,7 +147,9 @@ impl World {
         }
         match view.init(&run.spec.init, |uid, path| self.node_at(uid, path)) {
             InitSeen::Found => None,
-            InitSeen::Missing { path } => Some(format!("init {}: {path} is not there", run.spec.init)),
+            InitSeen::Missing { path } => {
+                Some(format!("init {}: {path} is not there", run.spec.init))
+            }
             InitSeen::NotExecutable { what } => Some(format!("init {} is {what}", run.spec.init)),
         }
     }
@@ -129,13 +158,23 @@ impl World {
     fn note_shared(&mut self, run: &Run) {
         let mut found = Vec::new();
         let who = format!("run {} of {}", run.run, run.vps);
-        for other in self.runs.values().filter(|r| r.guest && (r.vps, &r.run) != (run.vps, &run.run)) {
+        for other in self
+            .runs
+            .values()
+            .filter(|r| r.guest && (r.vps, &r.run) != (run.vps, &run.run))
+        {
             if other.view.root == run.view.root {
-                found.push(format!("two inits on one root: {who} and run {} of {}", other.run, other.vps));
+                found.push(format!(
+                    "two inits on one root: {who} and run {} of {}",
+                    other.run, other.vps
+                ));
             }
             let shared = |uid: &u64| other.view.mounts.iter().any(|(_, one, _)| one == uid);
             if other.vps != run.vps && run.view.mounts.iter().any(|(_, uid, _)| shared(uid)) {
-                found.push(format!("one dataset in two VPSes: {who} and run {} of {}", other.run, other.vps));
+                found.push(format!(
+                    "one dataset in two VPSes: {who} and run {} of {}",
+                    other.run, other.vps
+                ));
             }
         }
         let root = run.view.root.and_then(|uid| self.by_uid_mut(uid));
@@ -144,7 +183,8 @@ impl World {
                 if mark.condemned_by.is_some() {
                     found.push(format!("{who} began on a condemned root"));
                 }
-                let reused = mark.role == Role::Temporary && root.lived_in.as_ref().is_some_and(|r| *r != run.run);
+                let reused = mark.role == Role::Temporary
+                    && root.lived_in.as_ref().is_some_and(|r| *r != run.run);
                 if reused {
                     found.push(format!("{who} began on the root of another run"));
                 }
@@ -154,33 +194,61 @@ impl World {
         self.catastrophes.extend(found);
     }
 
-    fn stop(&mut self, key: &(VpsId, RunId), timeout: Duration, force: bool, reach: Reach) -> HostResult<Outcome> {
+    fn stop(
+        &mut self,
+        key: &(VpsId, RunId),
+        timeout: Duration,
+        force: bool,
+        reach: Reach,
+    ) -> HostResult<Outcome> {
         self.can_look(&format!("state of run {} of {}", key.1, key.0))?;
-        let Some(run) = self.runs.get(key) else { return Ok(Outcome::Unchanged) };
+        let Some(run) = self.runs.get(key) else {
+            return Ok(Outcome::Unchanged);
+        };
         // Without a supervisor there is nobody to ask; the sweep ends what is left.
         if !run.supervisor || reach == Reach::HalfWay {
             return Ok(Outcome::Unchanged);
         }
         if self.unkillable.contains(&key.0) {
-            return Err(HostError::Busy { object: format!("run {}", key.1), why: "its processes do not end".into() });
+            return Err(HostError::Busy {
+                object: format!("run {}", key.1),
+                why: "its processes do not end".into(),
+            });
         }
         let halts = !force && run.guest && !self.stubborn.contains(&key.0);
         if !halts && !force {
             self.advance(u64::try_from(timeout.as_millis()).unwrap_or(0));
         }
-        self.end(key, if halts { RunEnd::PowerOff } else { RunEnd::Killed });
+        self.end(
+            key,
+            if halts {
+                RunEnd::PowerOff
+            } else {
+                RunEnd::Killed
+            },
+        );
         Ok(Outcome::Changed)
     }
 
     fn sweep(&mut self, vps: VpsId, reach: Reach) -> HostResult<Outcome> {
         self.can_look(&format!("evidence of {vps}"))?;
-        let keys: Vec<_> = self.runs.keys().filter(|(of, _)| *of == vps).cloned().collect();
+        let keys: Vec<_> = self
+            .runs
+            .keys()
+            .filter(|(of, _)| *of == vps)
+            .cloned()
+            .collect();
         if self.unkillable.contains(&vps) && self.runs.values().any(|r| r.vps == vps && r.guest) {
-            return Err(HostError::Busy { object: format!("VPS {vps}"), why: "its processes do not end".into() });
+            return Err(HostError::Busy {
+                object: format!("VPS {vps}"),
+                why: "its processes do not end".into(),
+            });
         }
         let mut outcome = Outcome::Unchanged;
         for key in keys {
-            let Some(run) = self.runs.get_mut(&key) else { continue };
+            let Some(run) = self.runs.get_mut(&key) else {
+                continue;
+            };
             if run.is_alive() || run.cgroup {
                 outcome = Outcome::Changed;
             }
@@ -189,12 +257,20 @@ impl World {
             run.guest = false;
             run.cgroup = run.cgroup && reach == Reach::HalfWay;
             if died {
-                self.tell(&key, RunEnd::Crashed { detail: "the supervisor died".into() });
+                self.tell(
+                    &key,
+                    RunEnd::Crashed {
+                        detail: "the supervisor died".into(),
+                    },
+                );
             }
         }
         if self.strays.iter().any(|(of, _)| *of == vps) {
             let why = "a process outside its cgroups has a dataset mounted".into();
-            return Err(HostError::Busy { object: format!("VPS {vps}"), why });
+            return Err(HostError::Busy {
+                object: format!("VPS {vps}"),
+                why,
+            });
         }
         Ok(outcome)
     }
@@ -207,8 +283,14 @@ impl Runtime for FakeHost {
 
     fn vpses_with_evidence(&self) -> Result<Vec<VpsId>, LookFailed> {
         self.look_at("evidence".into(), |world| {
-            let runs = world.runs.values().filter(|r| r.is_alive() || r.cgroup).map(|r| r.vps);
-            let mut ids: Vec<_> = runs.chain(world.strays.iter().map(|(vps, _)| *vps)).collect();
+            let runs = world
+                .runs
+                .values()
+                .filter(|r| r.is_alive() || r.cgroup)
+                .map(|r| r.vps);
+            let mut ids: Vec<_> = runs
+                .chain(world.strays.iter().map(|(vps, _)| *vps))
+                .collect();
             ids.sort_unstable();
             ids.dedup();
             ids
@@ -233,7 +315,10 @@ impl Runtime for FakeHost {
     }
 
     fn launch(&self, spec: &RunSpec) -> HostResult<Outcome> {
-        let done = self.mutate(format!("launch run {} of {}", spec.run, spec.vps), |world, reach| world.launch(spec, reach));
+        let done = self.mutate(
+            format!("launch run {} of {}", spec.run, spec.vps),
+            |world, reach| world.launch(spec, reach),
+        );
         self.shared.changed.notify_all();
         done
     }
@@ -248,28 +333,44 @@ impl Runtime for FakeHost {
             let message = format!("VPS {vps} did not start: {why}");
             Err(Refusal::new(Code::VpsStartFailed, message, format!("mayfly logs {vps}")).into())
         };
-        let seen = world.runs.get(&(vps, run.clone())).filter(|r| r.record).cloned();
+        let seen = world
+            .runs
+            .get(&(vps, run.clone()))
+            .filter(|r| r.record)
+            .cloned();
         match seen {
             None => Err(HostError::failed(action, "there is no such run")),
             Some(Run { guest: true, .. }) => Ok(Outcome::Unchanged),
-            Some(Run { written_end: Some(end), .. }) => refuse(format!("{end:?}")),
-            Some(Run { supervisor: false, .. }) => refuse("its supervisor died".into()),
+            Some(Run {
+                written_end: Some(end),
+                ..
+            }) => refuse(format!("{end:?}")),
+            Some(Run {
+                supervisor: false, ..
+            }) => refuse("its supervisor died".into()),
             Some(_) => {
                 world.advance(u64::try_from(deadline.as_millis()).unwrap_or(0));
-                refuse(format!("init was not reached within {} s", deadline.as_secs()))
+                refuse(format!(
+                    "init was not reached within {} s",
+                    deadline.as_secs()
+                ))
             }
         }
     }
 
     fn stop(&self, vps: VpsId, run: &RunId, timeout: Duration, force: bool) -> HostResult<Outcome> {
         let key = (vps, run.clone());
-        let done = self.mutate(format!("stop run {run} of {vps}"), |world, reach| world.stop(&key, timeout, force, reach));
+        let done = self.mutate(format!("stop run {run} of {vps}"), |world, reach| {
+            world.stop(&key, timeout, force, reach)
+        });
         self.shared.changed.notify_all();
         done
     }
 
     fn sweep(&self, vps: VpsId) -> HostResult<Outcome> {
-        let done = self.mutate(format!("sweep {vps}"), |world, reach| world.sweep(vps, reach));
+        let done = self.mutate(format!("sweep {vps}"), |world, reach| {
+            world.sweep(vps, reach)
+        });
         self.shared.changed.notify_all();
         done
     }
@@ -277,12 +378,18 @@ impl Runtime for FakeHost {
     fn forget(&self, vps: VpsId, keep: Option<&RunId>, console: bool) -> HostResult<Outcome> {
         self.mutate(format!("forget the ended runs of {vps}"), |world, _| {
             let before = (world.runs.len(), world.consoles.len());
-            world.runs.retain(|(of, run), r| *of != vps || r.is_alive() || r.cgroup || keep == Some(run));
+            world
+                .runs
+                .retain(|(of, run), r| *of != vps || r.is_alive() || r.cgroup || keep == Some(run));
             if console {
                 world.consoles.remove(&vps);
             }
             let same = before == (world.runs.len(), world.consoles.len());
-            Ok(if same { Outcome::Unchanged } else { Outcome::Changed })
+            Ok(if same {
+                Outcome::Unchanged
+            } else {
+                Outcome::Changed
+            })
         })
     }
 
@@ -295,7 +402,9 @@ impl Runtime for FakeHost {
                     return Some(end);
                 }
             }
-            let left = until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())?;
+            let left = until
+                .checked_duration_since(Instant::now())
+                .filter(|left| !left.is_zero())?;
             let waited = self.shared.changed.wait_timeout(world, left);
             world = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
@@ -313,7 +422,9 @@ impl Runtime for FakeHost {
         };
         world.watched.insert(key.clone());
         if !seen.supervisor {
-            let died = RunEnd::Crashed { detail: "the supervisor died".into() };
+            let died = RunEnd::Crashed {
+                detail: "the supervisor died".into(),
+            };
             world.tell(&key, seen.written_end.unwrap_or(died));
             drop(world);
             self.shared.changed.notify_all();

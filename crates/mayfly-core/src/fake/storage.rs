@@ -7,7 +7,9 @@ use crate::bytes::Bytes;
 use crate::error::{Code, LookFailed, Refusal};
 use crate::names::{GuestPath, PoolPath};
 use crate::observed::{DatasetSeen, InitSeen, Mark, MarkSeen, PoolSeen, Role};
-use crate::ports::{Assembly, HostError, HostResult, NewDataset, Origin, Outcome, Storage, TreePlan};
+use crate::ports::{
+    Assembly, HostError, HostResult, NewDataset, Origin, Outcome, Storage, TreePlan,
+};
 use crate::proof::{Burial, Condemned};
 use crate::run::MountSource;
 
@@ -20,38 +22,66 @@ fn not_there<T>(name: &PoolPath) -> HostResult<T> {
 }
 
 fn seen(dataset: &Dataset) -> DatasetSeen {
-    DatasetSeen { mark: dataset.mark.clone(), quota: dataset.quota, used: Some(dataset.tree.used()) }
+    DatasetSeen {
+        mark: dataset.mark.clone(),
+        quota: dataset.quota,
+        used: Some(dataset.tree.used()),
+    }
 }
 
 impl World {
     /// The mark of a dataset where it is this node's.
     fn own_mark(&self, name: &PoolPath) -> HostResult<Mark> {
         self.can_look(&format!("dataset {name}"))?;
-        let Some(dataset) = self.datasets.get(name) else { return not_there(name) };
+        let Some(dataset) = self.datasets.get(name) else {
+            return not_there(name);
+        };
         match &dataset.mark {
             MarkSeen::Local(mark) if mark.node == self.node => Ok(mark.clone()),
-            MarkSeen::Unreadable(why) => Err(LookFailed::new(format!("the mark of {name}"), why).into()),
-            _ => refuse(Code::NotOurs, format!("dataset {name} bears no mark of this node")),
+            MarkSeen::Unreadable(why) => {
+                Err(LookFailed::new(format!("the mark of {name}"), why).into())
+            }
+            _ => refuse(
+                Code::NotOurs,
+                format!("dataset {name} bears no mark of this node"),
+            ),
         }
     }
 
     fn below(&self, name: &PoolPath) -> Vec<PoolPath> {
-        self.datasets.keys().filter(|one| one.is_below(name)).cloned().collect()
+        self.datasets
+            .keys()
+            .filter(|one| one.is_below(name))
+            .cloned()
+            .collect()
     }
 
     fn check_held(&self, name: &PoolPath) -> HostResult<()> {
-        let lower = self.datasets.keys().find(|one| (*one == name || one.is_below(name)) && self.held.contains(*one));
+        let lower = self
+            .datasets
+            .keys()
+            .find(|one| (*one == name || one.is_below(name)) && self.held.contains(*one));
         match lower {
             None => Ok(()),
-            Some(one) => Err(HostError::Busy { object: format!("dataset {one}"), why: "it is held".into() }),
+            Some(one) => Err(HostError::Busy {
+                object: format!("dataset {one}"),
+                why: "it is held".into(),
+            }),
         }
     }
 
     fn create(&mut self, new: &NewDataset, reach: Reach) -> HostResult<Outcome> {
         let name = &new.name;
         self.can_look(&format!("dataset {name}"))?;
-        if new.mark.node != self.node || new.mark.made_as != *name || new.mark.condemned_by.is_some() || name.is_grave() {
-            return refuse(Code::NotOurs, format!("{name} was to be made with a mark that does not fit it"));
+        if new.mark.node != self.node
+            || new.mark.made_as != *name
+            || new.mark.condemned_by.is_some()
+            || name.is_grave()
+        {
+            return refuse(
+                Code::NotOurs,
+                format!("{name} was to be made with a mark that does not fit it"),
+            );
         }
         let staged = name.as_str().replace('/', "+");
         if let Some(there) = self.datasets.get(name) {
@@ -60,18 +90,31 @@ impl World {
                     self.staging.remove(&staged);
                     Ok(Outcome::Unchanged)
                 }
-                MarkSeen::Unreadable(why) => Err(LookFailed::new(format!("the mark of {name}"), why).into()),
-                _ => refuse(Code::DatasetExists, format!("there is something else under the name {name}")),
+                MarkSeen::Unreadable(why) => {
+                    Err(LookFailed::new(format!("the mark of {name}"), why).into())
+                }
+                _ => refuse(
+                    Code::DatasetExists,
+                    format!("there is something else under the name {name}"),
+                ),
             };
         }
         if self.free() == Bytes(0) {
             return refuse(Code::PoolFull, format!("no room for dataset {name}"));
         }
-        if let Some((parent, _)) = name.as_str().rsplit_once('/').filter(|(parent, _)| *parent != "templates") {
-            let parent = PoolPath::from_pool(parent).ok_or_else(|| HostError::failed(format!("making {name}"), "bad name"))?;
+        if let Some((parent, _)) = name
+            .as_str()
+            .rsplit_once('/')
+            .filter(|(parent, _)| *parent != "templates")
+        {
+            let parent = PoolPath::from_pool(parent)
+                .ok_or_else(|| HostError::failed(format!("making {name}"), "bad name"))?;
             let mark = self.own_mark(&parent)?;
             if mark.owner != new.mark.owner || mark.condemned_by.is_some() {
-                return refuse(Code::NotOurs, format!("dataset {parent} has another owner, or was condemned"));
+                return refuse(
+                    Code::NotOurs,
+                    format!("dataset {parent} has another owner, or was condemned"),
+                );
             }
         }
         let (tree, origin) = match &new.origin {
@@ -89,7 +132,15 @@ impl World {
         self.staging.remove(&staged);
         let uid = self.new_uid();
         let mark = MarkSeen::Local(new.mark.clone());
-        let dataset = Dataset { uid, mark, quota: new.quota, tree, origin, by_hand: false, lived_in: None };
+        let dataset = Dataset {
+            uid,
+            mark,
+            quota: new.quota,
+            tree,
+            origin,
+            by_hand: false,
+            lived_in: None,
+        };
         self.datasets.insert(name.clone(), dataset);
         Ok(Outcome::Changed)
     }
@@ -98,11 +149,16 @@ impl World {
         let name = burial.dataset();
         self.can_look(&format!("dataset {name}"))?;
         if !grave.is_grave() || name.is_grave() {
-            return refuse(Code::NotOurs, format!("{name} is not buried from its place into the graveyard"));
+            return refuse(
+                Code::NotOurs,
+                format!("{name} is not buried from its place into the graveyard"),
+            );
         }
         if !self.datasets.contains_key(name) {
             return match self.datasets.get(grave).map(|d| &d.mark) {
-                Some(MarkSeen::Local(m)) if m.made_as == *name && m.condemned_by.as_ref() == Some(burial.by()) => {
+                Some(MarkSeen::Local(m))
+                    if m.made_as == *name && m.condemned_by.as_ref() == Some(burial.by()) =>
+                {
                     Ok(Outcome::Unchanged)
                 }
                 _ => not_there(name),
@@ -113,15 +169,25 @@ impl World {
         for one in &lower {
             let below = self.own_mark(one)?;
             if below.owner != mark.owner || below.role != mark.role {
-                return refuse(Code::NotOurs, format!("dataset {one} has another owner or role than {name}"));
+                return refuse(
+                    Code::NotOurs,
+                    format!("dataset {one} has another owner or role than {name}"),
+                );
             }
         }
         self.check_held(name)?;
         if self.datasets.contains_key(grave) {
-            return refuse(Code::DatasetExists, format!("there is something under the name {grave}"));
+            return refuse(
+                Code::DatasetExists,
+                format!("there is something under the name {grave}"),
+            );
         }
         for one in lower.iter().chain([name]) {
-            if let Some(Dataset { mark: MarkSeen::Local(mark), .. }) = self.datasets.get_mut(one) {
+            if let Some(Dataset {
+                mark: MarkSeen::Local(mark),
+                ..
+            }) = self.datasets.get_mut(one)
+            {
                 mark.condemned_by = Some(burial.by().clone());
             }
         }
@@ -130,7 +196,10 @@ impl World {
         }
         for one in lower.iter().chain([name]) {
             self.note_if_in_use(one, "moved to the graveyard");
-            let (Some(to), Some(dataset)) = (one.moved(name, grave), self.datasets.remove(one)) else { continue };
+            let (Some(to), Some(dataset)) = (one.moved(name, grave), self.datasets.remove(one))
+            else {
+                continue;
+            };
             if mark.role == Role::Persistent {
                 self.given_up.push(one.clone());
                 self.ledger.remove(&dataset.uid);
@@ -143,7 +212,8 @@ impl World {
     fn note_if_in_use(&mut self, name: &PoolPath, what: &str) {
         let user = self.datasets.get(name).and_then(|d| self.in_use(d.uid));
         if let Some(user) = user {
-            self.catastrophes.push(format!("dataset {name} was {what} while {user}"));
+            self.catastrophes
+                .push(format!("dataset {name} was {what} while {user}"));
         }
     }
 
@@ -156,7 +226,10 @@ impl World {
         all.push(grave.clone());
         for one in &all {
             if self.own_mark(one)?.condemned_by.is_none() || !one.is_grave() {
-                return refuse(Code::NotOurs, format!("no operation condemned dataset {one}"));
+                return refuse(
+                    Code::NotOurs,
+                    format!("no operation condemned dataset {one}"),
+                );
             }
         }
         self.check_held(grave)?;
@@ -181,10 +254,18 @@ impl World {
     fn check_zfs_lets_go(&self, names: &[PoolPath]) -> HostResult<()> {
         for name in names {
             let uid = self.datasets[name].uid;
-            let clone = self.datasets.iter().find(|(other, d)| d.origin == Some(uid) && !names.contains(*other));
-            let why = self.in_use(uid).or_else(|| clone.map(|(other, _)| format!("{other} was cloned from it")));
+            let clone = self
+                .datasets
+                .iter()
+                .find(|(other, d)| d.origin == Some(uid) && !names.contains(*other));
+            let why = self
+                .in_use(uid)
+                .or_else(|| clone.map(|(other, _)| format!("{other} was cloned from it")));
             if let Some(why) = why {
-                return Err(HostError::Busy { object: format!("dataset {name}"), why });
+                return Err(HostError::Busy {
+                    object: format!("dataset {name}"),
+                    why,
+                });
             }
         }
         Ok(())
@@ -193,9 +274,14 @@ impl World {
     fn prepare(&mut self, name: &PoolPath, plan: &TreePlan, reach: Reach) -> HostResult<Outcome> {
         self.own_mark(name)?;
         if self.free() == Bytes(0) {
-            return refuse(Code::PoolFull, format!("no room for files in dataset {name}"));
+            return refuse(
+                Code::PoolFull,
+                format!("no room for files in dataset {name}"),
+            );
         }
-        let Some(dataset) = self.datasets.get_mut(name) else { return not_there(name) };
+        let Some(dataset) = self.datasets.get_mut(name) else {
+            return not_there(name);
+        };
         let before = dataset.tree.clone();
         let tree = &mut dataset.tree;
         for path in &plan.directories {
@@ -209,7 +295,9 @@ impl World {
         if reach == Reach::Whole {
             for (path, to) in &plan.links {
                 real_directory(name, tree, parent(path))?;
-                tree.0.entry(path.to_string()).or_insert_with(|| Node::Link(to.clone()));
+                tree.0
+                    .entry(path.to_string())
+                    .or_insert_with(|| Node::Link(to.clone()));
             }
             for (path, text) in &plan.files {
                 real_directory(name, tree, parent(path))?;
@@ -219,11 +307,24 @@ impl World {
                 tree.0.insert(path.to_string(), Node::file(text));
             }
         }
-        Ok(if dataset.tree == before { Outcome::Unchanged } else { Outcome::Changed })
+        Ok(if dataset.tree == before {
+            Outcome::Unchanged
+        } else {
+            Outcome::Changed
+        })
     }
 
-    pub(super) fn view(&self, root: Option<&PoolPath>, mounts: &[(PoolPath, GuestPath, bool)]) -> Result<View, PoolPath> {
-        let uid = |name: &PoolPath| self.datasets.get(name).map(|d| d.uid).ok_or_else(|| name.clone());
+    pub(super) fn view(
+        &self,
+        root: Option<&PoolPath>,
+        mounts: &[(PoolPath, GuestPath, bool)],
+    ) -> Result<View, PoolPath> {
+        let uid = |name: &PoolPath| {
+            self.datasets
+                .get(name)
+                .map(|d| d.uid)
+                .ok_or_else(|| name.clone())
+        };
         let root = root.map(uid).transpose()?;
         let mounts = mounts
             .iter()
@@ -241,7 +342,10 @@ fn parent(path: &GuestPath) -> &str {
 }
 
 fn in_the_way<T>(name: &PoolPath, path: &str) -> HostResult<T> {
-    refuse(Code::MountPointRefused, format!("in dataset {name} something else is at {path}"))
+    refuse(
+        Code::MountPointRefused,
+        format!("in dataset {name} something else is at {path}"),
+    )
 }
 
 /// Every part of the way must be a directory, and no link to one.
@@ -252,7 +356,12 @@ fn real_directory(name: &PoolPath, tree: &Tree, path: &str) -> HostResult<()> {
         match tree.get(&at) {
             Some(Node::Directory) => {}
             Some(_) => return in_the_way(name, &at),
-            None => return Err(HostError::failed(format!("putting files into {name}"), format!("{at} is not there"))),
+            None => {
+                return Err(HostError::failed(
+                    format!("putting files into {name}"),
+                    format!("{at} is not there"),
+                ));
+            }
         }
     }
     Ok(())
@@ -261,40 +370,61 @@ fn real_directory(name: &PoolPath, tree: &Tree, path: &str) -> HostResult<()> {
 impl Storage for FakeHost {
     fn observe(&self) -> Result<PoolSeen, LookFailed> {
         self.look_at("the pool".into(), |world| PoolSeen {
-            datasets: world.datasets.iter().map(|(name, d)| (name.clone(), seen(d))).collect(),
+            datasets: world
+                .datasets
+                .iter()
+                .map(|(name, d)| (name.clone(), seen(d)))
+                .collect(),
             capacity: world.capacity,
             free: world.free(),
         })
     }
 
     fn look(&self, name: &PoolPath) -> Result<Option<DatasetSeen>, LookFailed> {
-        self.look_at(format!("dataset {name}"), |world| world.datasets.get(name).map(seen))
+        self.look_at(format!("dataset {name}"), |world| {
+            world.datasets.get(name).map(seen)
+        })
     }
 
     fn create_dataset(&self, new: &NewDataset) -> HostResult<Outcome> {
-        self.mutate(format!("create dataset {}", new.name), |world, reach| world.create(new, reach))
+        self.mutate(format!("create dataset {}", new.name), |world, reach| {
+            world.create(new, reach)
+        })
     }
 
     fn set_quota(&self, name: &PoolPath, quota: Bytes) -> HostResult<Outcome> {
         self.mutate(format!("set the quota of {name}"), |world, _| {
             world.own_mark(name)?;
-            let Some(dataset) = world.datasets.get_mut(name) else { return not_there(name) };
+            let Some(dataset) = world.datasets.get_mut(name) else {
+                return not_there(name);
+            };
             let used = dataset.tree.used();
             if used > quota {
-                return refuse(Code::QuotaBelowUse, format!("dataset {name} holds {used}, more than {quota}"));
+                return refuse(
+                    Code::QuotaBelowUse,
+                    format!("dataset {name} holds {used}, more than {quota}"),
+                );
             }
             let had = dataset.quota.replace(quota);
-            Ok(if had == Some(quota) { Outcome::Unchanged } else { Outcome::Changed })
+            Ok(if had == Some(quota) {
+                Outcome::Unchanged
+            } else {
+                Outcome::Changed
+            })
         })
     }
 
     fn bury(&self, burial: &Burial, grave: &PoolPath) -> HostResult<Outcome> {
-        self.mutate(format!("bury {}", burial.dataset()), |world, reach| world.bury(burial, grave, reach))
+        self.mutate(format!("bury {}", burial.dataset()), |world, reach| {
+            world.bury(burial, grave, reach)
+        })
     }
 
     fn reap(&self, condemned: &Condemned) -> HostResult<Outcome> {
         let grave = condemned.dataset();
-        self.mutate(format!("reap {grave}"), |world, reach| world.reap(grave, reach))
+        self.mutate(format!("reap {grave}"), |world, reach| {
+            world.reap(grave, reach)
+        })
     }
 
     fn clear_staging(&self) -> HostResult<Vec<String>> {
@@ -305,18 +435,28 @@ impl Storage for FakeHost {
                 first &= !goes;
                 !goes
             });
-            Ok(world.staging.keys().map(|name| format!("staging/{name}: no record speaks of it; left alone")).collect())
+            Ok(world
+                .staging
+                .keys()
+                .map(|name| format!("staging/{name}: no record speaks of it; left alone"))
+                .collect())
         })
     }
 
     fn prepare_tree(&self, name: &PoolPath, tree: &TreePlan) -> HostResult<Outcome> {
-        self.mutate(format!("prepare the tree of {name}"), |world, reach| world.prepare(name, tree, reach))
+        self.mutate(format!("prepare the tree of {name}"), |world, reach| {
+            world.prepare(name, tree, reach)
+        })
     }
 
     fn probe_init(&self, assembly: &Assembly, init: &GuestPath) -> Result<InitSeen, LookFailed> {
         let what = "the init of an assembled root";
         self.look_at(what.into(), |world| {
-            let mounts: Vec<_> = assembly.mounts.iter().map(|(name, at)| (name.clone(), at.clone(), true)).collect();
+            let mounts: Vec<_> = assembly
+                .mounts
+                .iter()
+                .map(|(name, at)| (name.clone(), at.clone(), true))
+                .collect();
             let view = world
                 .view(assembly.root.as_ref(), &mounts)
                 .map_err(|name| LookFailed::new(what, format!("there is no dataset {name}")))?;
@@ -325,7 +465,9 @@ impl Storage for FakeHost {
     }
 
     fn mount_source(&self, name: &PoolPath) -> MountSource {
-        MountSource::Directory { path: format!("{POOL}/{}/private", name.as_str()) }
+        MountSource::Directory {
+            path: format!("{POOL}/{}/private", name.as_str()),
+        }
     }
 
     fn detach(&self) -> Vec<String> {

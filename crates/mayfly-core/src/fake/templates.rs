@@ -59,7 +59,11 @@ impl FakeRecipe {
             ("/var/log/", ""),
         ];
         Self {
-            built: BuiltTemplate { digest: Digest::from_random([0xde; 32]), size_bytes: Bytes::mib(216), manifest },
+            built: BuiltTemplate {
+                digest: Digest::from_random([0xde; 32]),
+                size_bytes: Bytes::mib(216),
+                manifest,
+            },
             parts: vec![(TemplatePart::Base, files)],
         }
     }
@@ -80,7 +84,10 @@ impl FakeRecipe {
     pub fn nixos_shaped() -> Self {
         let nix = "nix".parse().expect("a constant name is valid");
         let layout = Layout {
-            datasets: vec![LayoutDataset { name: nix, quota: Quota::Fixed(Bytes::gib(20)) }],
+            datasets: vec![LayoutDataset {
+                name: nix,
+                quota: Quota::Fixed(Bytes::gib(20)),
+            }],
             mounts: vec![mount("nix", "/nix"), mount("", "/persistent")],
             impermanence: true,
             storage: Some("/persistent".parse().expect("a constant path is valid")),
@@ -90,15 +97,23 @@ impl FakeRecipe {
             ("/var/nix/profiles/system", "-> system-1-link"),
             ("/var/nix/profiles/system-1-link", "-> /nix/store/system"),
         ];
-        let etc = vec![("/etc/nixos/configuration.nix", "{ }"), ("/etc/nixos/flake.nix", "{ }")];
-        let part = |name: &str| TemplatePart::Dataset(name.parse().expect("a constant name is valid"));
+        let etc = vec![
+            ("/etc/nixos/configuration.nix", "{ }"),
+            ("/etc/nixos/flake.nix", "{ }"),
+        ];
+        let part =
+            |name: &str| TemplatePart::Dataset(name.parse().expect("a constant name is valid"));
         Self {
             built: BuiltTemplate {
                 digest: Digest::from_random([0x25; 32]),
                 size_bytes: Bytes::mib(400),
                 manifest: manifest("nixos", "25.11", RootKind::Empty, layout),
             },
-            parts: vec![(TemplatePart::Base, Vec::new()), (part("nix"), store), (part(""), etc)],
+            parts: vec![
+                (TemplatePart::Base, Vec::new()),
+                (part("nix"), store),
+                (part(""), etc),
+            ],
         }
     }
 
@@ -106,7 +121,10 @@ impl FakeRecipe {
     pub fn built_in() -> BTreeMap<String, Self> {
         BTreeMap::from([
             ("debian-12".to_owned(), Self::debian()),
-            ("debian-12-impermanence".to_owned(), Self::debian_impermanence()),
+            (
+                "debian-12-impermanence".to_owned(),
+                Self::debian_impermanence(),
+            ),
             ("nixos-shaped".to_owned(), Self::nixos_shaped()),
         ])
     }
@@ -155,7 +173,15 @@ impl World {
             };
             let (uid, mark) = (self.new_uid(), MarkSeen::Local(mark));
             let tree = tree_of(files);
-            let dataset = Dataset { uid, mark, quota: None, tree, origin: None, by_hand: false, lived_in: None };
+            let dataset = Dataset {
+                uid,
+                mark,
+                quota: None,
+                tree,
+                origin: None,
+                by_hand: false,
+                lived_in: None,
+            };
             self.datasets.insert(name, dataset);
         }
     }
@@ -173,9 +199,17 @@ impl FakeHost {
     /// When the recipe is not known, or its name is not one of a template.
     pub fn add_template(&self, recipe: &str) -> TemplateDoc {
         let mut world = self.world();
-        let known = world.recipes.get(recipe).cloned().expect("the recipe is known");
+        let known = world
+            .recipes
+            .get(recipe)
+            .cloned()
+            .expect("the recipe is known");
         world.put_template(&known);
-        known.document(&recipe.parse().expect("the recipe's name is one of a template"))
+        known.document(
+            &recipe
+                .parse()
+                .expect("the recipe's name is one of a template"),
+        )
     }
 }
 
@@ -191,10 +225,20 @@ impl Templates for FakeHost {
         let built = self.mutate(format!("build {recipe}"), |world, reach| {
             let Some(known) = world.recipes.get(recipe).cloned() else {
                 let message = format!("there is no recipe {recipe}");
-                return Err(Refusal::new(Code::TemplateBuildFailed, message, "see `mayfly template recipes`").into());
+                return Err(Refusal::new(
+                    Code::TemplateBuildFailed,
+                    message,
+                    "see `mayfly template recipes`",
+                )
+                .into());
             };
             if world.free() == Bytes(0) {
-                return Err(Refusal::new(Code::PoolFull, "no room for a template", "enlarge the pool").into());
+                return Err(Refusal::new(
+                    Code::PoolFull,
+                    "no room for a template",
+                    "enlarge the pool",
+                )
+                .into());
             }
             if reach == Reach::HalfWay {
                 world.staging.insert(format!("template+{recipe}"), true);

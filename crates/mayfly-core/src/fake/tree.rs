@@ -24,11 +24,21 @@ pub(super) enum Node {
 
 impl Node {
     pub(super) fn file(text: &str) -> Self {
-        Self::File { text: text.to_owned(), size: Bytes(text.len() as u64), executable: false, own: true }
+        Self::File {
+            text: text.to_owned(),
+            size: Bytes(text.len() as u64),
+            executable: false,
+            own: true,
+        }
     }
 
     pub(super) fn program() -> Self {
-        Self::File { text: "#!".to_owned(), size: Bytes(2), executable: true, own: true }
+        Self::File {
+            text: "#!".to_owned(),
+            size: Bytes(2),
+            executable: true,
+            own: true,
+        }
     }
 }
 
@@ -38,7 +48,11 @@ pub(super) struct Tree(pub(super) BTreeMap<String, Node>);
 
 impl Tree {
     pub(super) fn get(&self, path: &str) -> Option<&Node> {
-        if path == "/" { Some(&Node::Directory) } else { self.0.get(path) }
+        if path == "/" {
+            Some(&Node::Directory)
+        } else {
+            self.0.get(path)
+        }
     }
 
     /// Puts something there, with the directories above it.
@@ -55,7 +69,9 @@ impl Tree {
     /// Bytes that are charged to the dataset.
     pub(super) fn used(&self) -> Bytes {
         self.0.values().fold(Bytes(0), |sum, node| match node {
-            Node::File { size, own: true, .. } => sum.saturating_add(*size),
+            Node::File {
+                size, own: true, ..
+            } => sum.saturating_add(*size),
             _ => sum,
         })
     }
@@ -84,20 +100,42 @@ impl View {
     /// The dataset that shows at an absolute path that has no links in it, the path inside it, and whether it is
     /// read-only.
     pub(super) fn place(&self, path: &str) -> (Option<u64>, String, bool) {
-        let under = |at: &str| path == at || path.strip_prefix(at).is_some_and(|r| r.starts_with('/'));
-        let deepest = self.mounts.iter().filter(|(at, ..)| under(at.as_str())).max_by_key(|(at, ..)| at.as_str().len());
+        let under =
+            |at: &str| path == at || path.strip_prefix(at).is_some_and(|r| r.starts_with('/'));
+        let deepest = self
+            .mounts
+            .iter()
+            .filter(|(at, ..)| under(at.as_str()))
+            .max_by_key(|(at, ..)| at.as_str().len());
         match deepest {
             None => (self.root, path.to_owned(), false),
             Some((at, uid, read_only)) => {
                 let inside = &path[at.as_str().len()..];
-                (Some(*uid), if inside.is_empty() { "/".into() } else { inside.to_owned() }, *read_only)
+                (
+                    Some(*uid),
+                    if inside.is_empty() {
+                        "/".into()
+                    } else {
+                        inside.to_owned()
+                    },
+                    *read_only,
+                )
             }
         }
     }
 
     /// Follows a path as the kernel does. The error is the first path that is not there.
-    pub(super) fn resolve(&self, path: &str, node: impl Fn(Option<u64>, &str) -> Option<Node>) -> Result<String, String> {
-        let mut todo: Vec<String> = path.split('/').filter(|p| !p.is_empty()).rev().map(str::to_owned).collect();
+    pub(super) fn resolve(
+        &self,
+        path: &str,
+        node: impl Fn(Option<u64>, &str) -> Option<Node>,
+    ) -> Result<String, String> {
+        let mut todo: Vec<String> = path
+            .split('/')
+            .filter(|p| !p.is_empty())
+            .rev()
+            .map(str::to_owned)
+            .collect();
         let mut at = String::new();
         let mut links = 0;
         while let Some(part) = todo.pop() {
@@ -118,7 +156,12 @@ impl View {
                     if to.starts_with('/') {
                         at.clear();
                     }
-                    todo.extend(to.split('/').filter(|p| !p.is_empty()).rev().map(str::to_owned));
+                    todo.extend(
+                        to.split('/')
+                            .filter(|p| !p.is_empty())
+                            .rev()
+                            .map(str::to_owned),
+                    );
                 }
                 Some(Node::File { .. }) if !todo.is_empty() => return Err(next),
                 Some(_) => at = next,
@@ -127,15 +170,25 @@ impl View {
         Ok(if at.is_empty() { "/".into() } else { at })
     }
 
-    pub(super) fn init(&self, init: &GuestPath, node: impl Fn(Option<u64>, &str) -> Option<Node>) -> InitSeen {
+    pub(super) fn init(
+        &self,
+        init: &GuestPath,
+        node: impl Fn(Option<u64>, &str) -> Option<Node>,
+    ) -> InitSeen {
         match self.resolve(init.as_str(), &node) {
             Err(path) => InitSeen::Missing { path },
             Ok(path) => {
                 let (uid, inside, _) = self.place(&path);
                 match node(uid, &inside) {
-                    Some(Node::File { executable: true, .. }) => InitSeen::Found,
-                    Some(Node::File { .. }) => InitSeen::NotExecutable { what: "a file that is not executable".into() },
-                    _ => InitSeen::NotExecutable { what: "a directory".into() },
+                    Some(Node::File {
+                        executable: true, ..
+                    }) => InitSeen::Found,
+                    Some(Node::File { .. }) => InitSeen::NotExecutable {
+                        what: "a file that is not executable".into(),
+                    },
+                    _ => InitSeen::NotExecutable {
+                        what: "a directory".into(),
+                    },
                 }
             }
         }
@@ -145,9 +198,14 @@ impl View {
 /// What an empty root has, whatever was mounted.
 pub(super) fn skeleton() -> Tree {
     let mut tree = Tree::default();
-    for directory in ["/boot", "/dev", "/etc", "/proc", "/run", "/sbin", "/sys", "/var"] {
+    for directory in [
+        "/boot", "/dev", "/etc", "/proc", "/run", "/sbin", "/sys", "/var",
+    ] {
         tree.put(directory, Node::Directory);
     }
-    tree.put("/sbin/init", Node::Link("/nix/var/nix/profiles/system/init".into()));
+    tree.put(
+        "/sbin/init",
+        Node::Link("/nix/var/nix/profiles/system/init".into()),
+    );
     tree
 }

@@ -157,7 +157,10 @@ impl World {
     }
 
     pub(super) fn name_of(&self, uid: u64) -> Option<&PoolPath> {
-        self.datasets.iter().find(|(_, d)| d.uid == uid).map(|(name, _)| name)
+        self.datasets
+            .iter()
+            .find(|(_, d)| d.uid == uid)
+            .map(|(name, _)| name)
     }
 
     pub(super) fn by_uid(&self, uid: u64) -> Option<&Dataset> {
@@ -177,21 +180,39 @@ impl World {
     }
 
     pub(super) fn used(&self) -> Bytes {
-        let held = self.datasets.values().fold(Bytes(0), |sum, d| sum.saturating_add(d.tree.used()));
-        self.late.iter().fold(held, |sum, (_, bytes)| sum.saturating_add(*bytes))
+        let held = self
+            .datasets
+            .values()
+            .fold(Bytes(0), |sum, d| sum.saturating_add(d.tree.used()));
+        self.late
+            .iter()
+            .fold(held, |sum, (_, bytes)| sum.saturating_add(*bytes))
     }
 
     pub(super) fn free(&self) -> Bytes {
-        if self.full { Bytes(0) } else { self.capacity.saturating_sub(self.used()) }
+        if self.full {
+            Bytes(0)
+        } else {
+            self.capacity.saturating_sub(self.used())
+        }
     }
 
     /// Whether a living guest or supervisor, or a stray process, has the dataset mounted.
     pub(super) fn in_use(&self, uid: u64) -> Option<String> {
-        let mounted = |view: &View| view.root == Some(uid) || view.mounts.iter().any(|(_, one, _)| *one == uid);
-        let run = self.runs.values().find(|r| r.is_alive() && mounted(&r.view));
+        let mounted = |view: &View| {
+            view.root == Some(uid) || view.mounts.iter().any(|(_, one, _)| *one == uid)
+        };
+        let run = self
+            .runs
+            .values()
+            .find(|r| r.is_alive() && mounted(&r.view));
         match run {
             Some(run) => Some(format!("run {} of {} has it mounted", run.run, run.vps)),
-            None => self.strays.iter().find(|(_, one)| *one == uid).map(|_| "a stray process has it mounted".into()),
+            None => self
+                .strays
+                .iter()
+                .find(|(_, one)| *one == uid)
+                .map(|_| "a stray process has it mounted".into()),
         }
     }
 
@@ -203,12 +224,19 @@ impl World {
     }
 
     pub(super) fn deposit(&mut self, uid: u64, path: &str, text: Option<&str>) {
-        let Some(name) = self.name_of(uid).cloned() else { return };
-        let Some(dataset) = self.by_uid(uid) else { return };
+        let Some(name) = self.name_of(uid).cloned() else {
+            return;
+        };
+        let Some(dataset) = self.by_uid(uid) else {
+            return;
+        };
         if matches!(&dataset.mark, MarkSeen::Local(m) if m.role != Role::Persistent) {
             return;
         }
-        let entry = self.ledger.entry(uid).or_insert_with(|| Deposit { name, files: BTreeMap::new() });
+        let entry = self.ledger.entry(uid).or_insert_with(|| Deposit {
+            name,
+            files: BTreeMap::new(),
+        });
         match text {
             Some(text) => drop(entry.files.insert(path.to_owned(), text.to_owned())),
             None => drop(entry.files.remove(path)),
@@ -228,8 +256,20 @@ impl World {
         let uid = self.new_uid();
         let mut tree = Tree::default();
         tree.put("/by-hand", Node::file("precious"));
-        let mark = if inherits { MarkSeen::NotLocal } else { MarkSeen::Unset };
-        let dataset = Dataset { uid, mark, quota: None, tree, origin: None, by_hand: true, lived_in: None };
+        let mark = if inherits {
+            MarkSeen::NotLocal
+        } else {
+            MarkSeen::Unset
+        };
+        let dataset = Dataset {
+            uid,
+            mark,
+            quota: None,
+            tree,
+            origin: None,
+            by_hand: true,
+            lived_in: None,
+        };
         self.datasets.insert(name.clone(), dataset);
         self.deposit(uid, "/by-hand", Some("precious"));
     }
@@ -237,13 +277,18 @@ impl World {
     pub(super) fn evidence(&self, vps: VpsId) -> Vec<Evidence> {
         let mut signs = Vec::new();
         let kernel_name = |uid: u64| {
-            let name = self.name_of(uid).map_or_else(|| "deleted".to_owned(), ToString::to_string);
+            let name = self
+                .name_of(uid)
+                .map_or_else(|| "deleted".to_owned(), ToString::to_string);
             format!("/{name}/private")
         };
         for run in self.runs.values().filter(|r| r.vps == vps) {
             let cgroup = format!("mayfly-{}/{}.{}", self.node, run.vps, run.run);
             if run.supervisor {
-                signs.push(Evidence::Supervisor { pid: run.pid, run: run.run.clone() });
+                signs.push(Evidence::Supervisor {
+                    pid: run.pid,
+                    run: run.run.clone(),
+                });
             }
             if run.guest {
                 signs.push(Evidence::Processes { cgroup, count: 3 });
@@ -252,19 +297,31 @@ impl World {
             }
             if run.is_alive() {
                 let pid = if run.guest { run.pid + 2 } else { run.pid };
-                let shown = run.view.root.into_iter().chain(run.view.mounts.iter().map(|(_, uid, _)| *uid));
-                signs.extend(shown.map(|uid| Evidence::Mounted { pid, dataset: kernel_name(uid) }));
+                let shown = run
+                    .view
+                    .root
+                    .into_iter()
+                    .chain(run.view.mounts.iter().map(|(_, uid, _)| *uid));
+                signs.extend(shown.map(|uid| Evidence::Mounted {
+                    pid,
+                    dataset: kernel_name(uid),
+                }));
             }
         }
         let strays = self.strays.iter().filter(|(of, _)| *of == vps);
-        signs.extend(strays.map(|(_, uid)| Evidence::Mounted { pid: 999, dataset: kernel_name(*uid) }));
+        signs.extend(strays.map(|(_, uid)| Evidence::Mounted {
+            pid: 999,
+            dataset: kernel_name(*uid),
+        }));
         signs
     }
 
     /// The guest is over. A living supervisor sweeps, writes the end down and ends as well; without one, the processes
     /// are gone and the rest lies about.
     pub(super) fn end(&mut self, key: &(VpsId, RunId), end: RunEnd) {
-        let Some(run) = self.runs.get_mut(key) else { return };
+        let Some(run) = self.runs.get_mut(key) else {
+            return;
+        };
         let supervised = run.supervisor;
         run.guest = false;
         run.supervisor = false;

@@ -7,7 +7,8 @@ use super::start::{check_boots, start_steps};
 use super::{Plan, PlanContext, PlannedStep, Step};
 use crate::bytes::Bytes;
 use crate::documents::{
-    Base, Dataset, Desired, Impermanence, Lifecycle, Mount, NewVps, OnCrash, SCHEMA, TemplateDoc, VpsDoc,
+    Base, Dataset, Desired, Impermanence, Lifecycle, Mount, NewVps, OnCrash, SCHEMA, TemplateDoc,
+    VpsDoc,
 };
 use crate::error::{Code, Refusal};
 use crate::ids::{Incarnation, NodeId, RunId, VpsId};
@@ -56,9 +57,14 @@ pub fn free_range(taken: &[IdRange]) -> Option<IdRange> {
     let mut first = NewVpsDefaults::FIRST_HOST_ID;
     loop {
         let end = first.checked_add(IdRange::SIZE)?;
-        let clash = taken.iter().any(|t| t.first < end && u64::from(first) < u64::from(t.first) + u64::from(t.count));
+        let clash = taken
+            .iter()
+            .any(|t| t.first < end && u64::from(first) < u64::from(t.first) + u64::from(t.count));
         if !clash {
-            return Some(IdRange { first, count: IdRange::SIZE });
+            return Some(IdRange {
+                first,
+                count: IdRange::SIZE,
+            });
         }
         first = end;
     }
@@ -76,7 +82,9 @@ pub fn resolve_new_vps(
     let id = choose_id(input.id, others)?;
     let hostname = match &input.hostname {
         Some(name) => name.clone(),
-        None => format!("vps{id}").parse().expect("vps and a number are a host name"),
+        None => format!("vps{id}")
+            .parse()
+            .expect("vps and a number are a host name"),
     };
     if let Some(other) = others.iter().find(|o| o.hostname == hostname) {
         return Err(Refusal::new(
@@ -88,7 +96,11 @@ pub fn resolve_new_vps(
     let mut taken: Vec<IdRange> = others.iter().map(|o| o.ids).collect();
     taken.extend_from_slice(reserved);
     let ids = free_range(&taken).ok_or_else(|| {
-        Refusal::new(Code::HostUnsuitable, "no range of 262144 host ids is free", "destroy a VPS that is not needed")
+        Refusal::new(
+            Code::HostUnsuitable,
+            "no range of 262144 host ids is free",
+            "destroy a VPS that is not needed",
+        )
     })?;
     let manifest = &template.manifest;
     let layout = &manifest.layout;
@@ -104,7 +116,9 @@ pub fn resolve_new_vps(
         incarnation,
         node: node.clone(),
         template: template.name.clone(),
-        base: Base { template: template.digest.clone() },
+        base: Base {
+            template: template.digest.clone(),
+        },
         manifest: manifest.clone(),
         storage: layout.storage.clone(),
         disk_bytes,
@@ -141,26 +155,42 @@ fn lay_out(doc: &mut VpsDoc) -> Result<(), Refusal> {
     let subdatasets: Vec<Dataset> = layout
         .datasets
         .iter()
-        .map(|d| Dataset { name: d.name.clone(), quota_bytes: d.quota.of(doc.disk_bytes) })
+        .map(|d| Dataset {
+            name: d.name.clone(),
+            quota_bytes: d.quota.of(doc.disk_bytes),
+        })
         .collect();
     let taken = space::total(&subdatasets);
     let left = doc.disk_bytes.saturating_sub(taken);
     let least = |quota: Bytes| check_quota(quota).is_ok();
-    if doc.disk_bytes < Bytes::mib(64) || !least(left) || !subdatasets.iter().all(|d| least(d.quota_bytes)) {
+    if doc.disk_bytes < Bytes::mib(64)
+        || !least(left)
+        || !subdatasets.iter().all(|d| least(d.quota_bytes))
+    {
         return Err(Refusal::new(
             Code::DiskSpace,
             format!(
                 "disk space of {} is too little: the template's datasets take {taken}, and the root dataset needs some",
                 doc.disk_bytes
             ),
-            format!("ask for more: --disk {}", taken.saturating_add(Bytes::gib(10))),
+            format!(
+                "ask for more: --disk {}",
+                taken.saturating_add(Bytes::gib(10))
+            ),
         ));
     }
-    let root = Dataset { name: DatasetName::root(), quota_bytes: left };
+    let root = Dataset {
+        name: DatasetName::root(),
+        quota_bytes: left,
+    };
     doc.datasets.push(root);
     doc.datasets.extend(subdatasets);
     for mount in &layout.mounts {
-        let mount = Mount { dataset: mount.dataset.clone(), path: mount.path.clone(), read_only: mount.read_only };
+        let mount = Mount {
+            dataset: mount.dataset.clone(),
+            path: mount.path.clone(),
+            read_only: mount.read_only,
+        };
         super::mounts::check_mount(doc, &mount)?;
         doc.mounts.push(mount);
     }
@@ -182,17 +212,26 @@ fn choose_id(wanted: Option<VpsId>, others: &[VpsDoc]) -> Result<VpsId, Refusal>
         None => (VpsId::FIRST..=VpsId::LAST)
             .filter_map(|n| VpsId::try_from(n).ok())
             .find(|id| taken(*id).is_none())
-            .ok_or_else(|| Refusal::new(Code::VpsIdTaken, "every id is taken", "destroy a VPS that is not needed")),
+            .ok_or_else(|| {
+                Refusal::new(
+                    Code::VpsIdTaken,
+                    "every id is taken",
+                    "destroy a VPS that is not needed",
+                )
+            }),
     }
 }
 
 /// The quotas of all persistent datasets that the pool has promised.
 pub(super) fn promised(pool: &PoolSeen) -> Bytes {
-    let persistent = |d: &DatasetSeen| matches!(&d.mark, MarkSeen::Local(m) if m.role == Role::Persistent);
+    let persistent =
+        |d: &DatasetSeen| matches!(&d.mark, MarkSeen::Local(m) if m.role == Role::Persistent);
     pool.datasets
         .iter()
         .filter(|(name, d)| !name.is_grave() && persistent(d))
-        .fold(Bytes(0), |sum, (_, d)| sum.saturating_add(d.quota.unwrap_or_default()))
+        .fold(Bytes(0), |sum, (_, d)| {
+            sum.saturating_add(d.quota.unwrap_or_default())
+        })
 }
 
 /// Makes the datasets, and starts it where that was asked for.
@@ -216,25 +255,50 @@ pub fn plan_create(
     }
     let mut after = seen.clone();
     for dataset in &doc.datasets {
-        let seen = DatasetSeen { mark: MarkSeen::Unset, quota: None, used: None };
-        after.pool.datasets.insert(doc.pool_path(&dataset.name), seen);
+        let seen = DatasetSeen {
+            mark: MarkSeen::Unset,
+            quota: None,
+            used: None,
+        };
+        after
+            .pool
+            .datasets
+            .insert(doc.pool_path(&dataset.name), seen);
     }
     // What an empty root finds in /nix is the template's; the boot itself will tell.
     after.init = Some(crate::observed::InitSeen::Found);
     if let Some(on) = &doc.impermanence {
         check_boots(doc, on, &after)?;
     }
-    let insert = Step::Record { vps: doc.id, what: "it is being made".into(), doc: Some(Box::new(doc.clone())) };
-    let remove = Step::Record { vps: doc.id, what: "it is not made".into(), doc: None };
+    let insert = Step::Record {
+        vps: doc.id,
+        what: "it is being made".into(),
+        doc: Some(Box::new(doc.clone())),
+    };
+    let remove = Step::Record {
+        vps: doc.id,
+        what: "it is not made".into(),
+        doc: None,
+    };
     let mut steps = vec![insert.undone_by(remove)];
     for dataset in &doc.datasets {
-        steps.push(create_dataset(doc, dataset, origin(new, &dataset.name, seen)?, ctx));
+        steps.push(create_dataset(
+            doc,
+            dataset,
+            origin(new, &dataset.name, seen)?,
+            ctx,
+        ));
     }
     if doc.impermanence.is_none() {
-        let tree = TreePlan { files: platform_files(doc), ..TreePlan::default() };
+        let tree = TreePlan {
+            files: platform_files(doc),
+            ..TreePlan::default()
+        };
         if !tree.files.is_empty() {
             let dataset = doc.pool_path(&DatasetName::root());
-            steps.push(Step::PrepareTree { dataset, tree }.final_because("it goes with the dataset"));
+            steps.push(
+                Step::PrepareTree { dataset, tree }.final_because("it goes with the dataset"),
+            );
         }
     }
     let mut ready = doc.clone();
@@ -262,14 +326,25 @@ fn origin(new: &NewVps, name: &DatasetName, seen: &Observed) -> Result<Origin, R
         (false, TemplatePart::Dataset(_)) => Ok(Origin::Empty),
         (false, TemplatePart::Base) => Err(Refusal::new(
             Code::TemplateNotFound,
-            format!("template {} is recorded, and its dataset {from} is not in the pool", doc.template),
-            format!("build it again: mayfly template remove {0} && mayfly template build {0}", doc.template),
+            format!(
+                "template {} is recorded, and its dataset {from} is not in the pool",
+                doc.template
+            ),
+            format!(
+                "build it again: mayfly template remove {0} && mayfly template build {0}",
+                doc.template
+            ),
         )),
     }
 }
 
 /// Makes one persistent dataset; the undo condemns and buries it.
-pub(super) fn create_dataset(doc: &VpsDoc, dataset: &Dataset, origin: Origin, ctx: &PlanContext) -> PlannedStep {
+pub(super) fn create_dataset(
+    doc: &VpsDoc,
+    dataset: &Dataset,
+    origin: Origin,
+    ctx: &PlanContext,
+) -> PlannedStep {
     let name = doc.pool_path(&dataset.name);
     let mark = Mark {
         node: ctx.node.clone(),
@@ -280,7 +355,15 @@ pub(super) fn create_dataset(doc: &VpsDoc, dataset: &Dataset, origin: Origin, ct
         condemned_by: None,
     };
     let undo = bury_data(doc, &name, ctx);
-    Step::CreateDataset { new: NewDataset { name, mark, quota: Some(dataset.quota_bytes), origin } }.undone_by(undo)
+    Step::CreateDataset {
+        new: NewDataset {
+            name,
+            mark,
+            quota: Some(dataset.quota_bytes),
+            origin,
+        },
+    }
+    .undone_by(undo)
 }
 
 /// Condemns a persistent dataset and moves it to the graveyard.
@@ -289,6 +372,10 @@ pub(super) fn bury_data(doc: &VpsDoc, name: &PoolPath, ctx: &PlanContext) -> Ste
         vps: doc.id,
         incarnation: doc.incarnation.clone(),
         dataset: name.clone(),
-        grave: PoolPath::grave(&format!("{}.{}", name.as_str().replace('/', "+"), ctx.operation)),
+        grave: PoolPath::grave(&format!(
+            "{}.{}",
+            name.as_str().replace('/', "+"),
+            ctx.operation
+        )),
     }
 }

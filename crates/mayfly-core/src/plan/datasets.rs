@@ -23,12 +23,18 @@ pub fn plan_dataset_create(
     if name.is_root() || doc.dataset(name).is_some() {
         return Err(Refusal::new(
             Code::DatasetExists,
-            format!("VPS {} has a dataset {} already", doc.title(), shown(doc, name)),
+            format!(
+                "VPS {} has a dataset {} already",
+                doc.title(),
+                shown(doc, name)
+            ),
             format!("see `mayfly dataset list {}`", doc.id),
         ));
     }
     match name.parent() {
-        Some(parent) if doc.dataset(&parent).is_none() => return Err(no_such_dataset(doc, &parent)),
+        Some(parent) if doc.dataset(&parent).is_none() => {
+            return Err(no_such_dataset(doc, &parent));
+        }
         _ => {}
     }
     check_quota(quota)?;
@@ -37,16 +43,27 @@ pub fn plan_dataset_create(
     if seen.pool.datasets.contains_key(&doc.pool_path(name)) {
         return Err(Refusal::new(
             Code::NotOurs,
-            format!("dataset {} is in the pool already, and VPS {} does not know it", doc.pool_path(name), doc.title()),
+            format!(
+                "dataset {} is in the pool already, and VPS {} does not know it",
+                doc.pool_path(name),
+                doc.title()
+            ),
             "choose another name, or move that dataset out of the pool",
         ));
     }
-    let dataset = Dataset { name: name.clone(), quota_bytes: quota };
+    let dataset = Dataset {
+        name: name.clone(),
+        quota_bytes: quota,
+    };
     let mut new = doc.clone();
     new.datasets.push(dataset.clone());
     let mut what = format!("dataset {} with quota {quota}", shown(doc, name));
     if let Some(path) = mount {
-        let mount = Mount { dataset: name.clone(), path: path.clone(), read_only: false };
+        let mount = Mount {
+            dataset: name.clone(),
+            path: path.clone(),
+            read_only: false,
+        };
         check_mount(&new, &mount)?;
         refuse_running(doc, seen, "adding a mount")?;
         new.mounts.push(mount);
@@ -55,7 +72,9 @@ pub fn plan_dataset_create(
     }
     // Recorded first: a dataset that could not be made needs no burial, which a VPS that runs could not prove.
     let make = create_dataset(doc, &dataset, Origin::Empty, ctx);
-    Ok(Plan { steps: vec![record(doc, new, what), make] })
+    Ok(Plan {
+        steps: vec![record(doc, new, what), make],
+    })
 }
 
 /// Changes a quota, also while the VPS runs. The host refuses one below what is used.
@@ -75,23 +94,45 @@ pub fn plan_dataset_set(
         space::check_pool(seen.pool.capacity, promised(&seen.pool), more)?;
     }
     let dataset = doc.pool_path(name);
-    let used = seen.pool.datasets.get(&dataset).and_then(|d| d.used).unwrap_or_default();
+    let used = seen
+        .pool
+        .datasets
+        .get(&dataset)
+        .and_then(|d| d.used)
+        .unwrap_or_default();
     if used > quota {
         return Err(Refusal::new(
             Code::QuotaBelowUse,
-            format!("dataset {} holds {used}, more than a quota of {quota}", shown(doc, name)),
-            format!("delete data in it, or ask for {}M at least", used.0.div_ceil(1 << 20)),
+            format!(
+                "dataset {} holds {used}, more than a quota of {quota}",
+                shown(doc, name)
+            ),
+            format!(
+                "delete data in it, or ask for {}M at least",
+                used.0.div_ceil(1 << 20)
+            ),
         ));
     }
     let mut new = doc.clone();
     for d in new.datasets.iter_mut().filter(|d| d.name == *name) {
         d.quota_bytes = quota;
     }
-    let undo = Step::SetQuota { dataset: dataset.clone(), quota_bytes: had.quota_bytes };
+    let undo = Step::SetQuota {
+        dataset: dataset.clone(),
+        quota_bytes: had.quota_bytes,
+    };
     Ok(Plan {
         steps: vec![
-            Step::SetQuota { dataset, quota_bytes: quota }.undone_by(undo),
-            record(doc, new, format!("dataset {} has quota {quota}", shown(doc, name))),
+            Step::SetQuota {
+                dataset,
+                quota_bytes: quota,
+            }
+            .undone_by(undo),
+            record(
+                doc,
+                new,
+                format!("dataset {} has quota {quota}", shown(doc, name)),
+            ),
         ],
     })
 }
@@ -107,7 +148,11 @@ pub fn plan_dataset_destroy(
     if name.is_root() {
         return Err(Refusal::new(
             Code::DatasetInUse,
-            format!("{} is the root dataset of VPS {}", shown(doc, name), doc.title()),
+            format!(
+                "{} is the root dataset of VPS {}",
+                shown(doc, name),
+                doc.title()
+            ),
             format!("to destroy the whole VPS: mayfly destroy {}", doc.id),
         ));
     }
@@ -117,15 +162,26 @@ pub fn plan_dataset_destroy(
     if let Some(below) = doc.datasets.iter().find(|d| d.name.is_below(name)) {
         return Err(Refusal::new(
             Code::DatasetInUse,
-            format!("dataset {} holds dataset {}", shown(doc, name), shown(doc, &below.name)),
-            format!("destroy that first: mayfly dataset destroy {}", shown(doc, &below.name)),
+            format!(
+                "dataset {} holds dataset {}",
+                shown(doc, name),
+                shown(doc, &below.name)
+            ),
+            format!(
+                "destroy that first: mayfly dataset destroy {}",
+                shown(doc, &below.name)
+            ),
         ));
     }
     let dataset = doc.pool_path(name);
     if let Some(below) = seen.pool.datasets.keys().find(|one| one.is_below(&dataset)) {
         return Err(Refusal::new(
             Code::NotOurs,
-            format!("dataset {} holds dataset {below}, which VPS {} does not know", shown(doc, name), doc.title()),
+            format!(
+                "dataset {} holds dataset {below}, which VPS {} does not know",
+                shown(doc, name),
+                doc.title()
+            ),
             "move that dataset out of the VPS's, then try again",
         ));
     }
@@ -146,7 +202,11 @@ pub fn plan_dataset_destroy(
     let bury = bury_data(doc, &dataset, ctx);
     Ok(Plan {
         steps: vec![
-            record(doc, new, format!("dataset {} is destroyed", shown(doc, name))),
+            record(
+                doc,
+                new,
+                format!("dataset {} is destroyed", shown(doc, name)),
+            ),
             bury.final_because("it was confirmed"),
         ],
     })
@@ -156,5 +216,9 @@ pub(super) fn check_quota(quota: Bytes) -> Result<(), Refusal> {
     if quota >= Bytes::mib(16) {
         return Ok(());
     }
-    Err(Refusal::new(Code::Invalid, format!("a quota of {quota} is too small"), "ask for 16M at least"))
+    Err(Refusal::new(
+        Code::Invalid,
+        format!("a quota of {quota} is too small"),
+        "ask for 16M at least",
+    ))
 }

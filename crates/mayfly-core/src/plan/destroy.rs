@@ -11,11 +11,18 @@ use crate::observed::{MarkSeen, Observed, Role};
 const NO_WAY_BACK: &str = "a destroy goes on until it is done";
 
 /// Destroys the VPS. Refused while anything lies below its datasets that this incarnation did not make.
-pub fn plan_destroy(doc: &VpsDoc, seen: &Observed, now: bool, ctx: &PlanContext) -> Result<Plan, Refusal> {
+pub fn plan_destroy(
+    doc: &VpsDoc,
+    seen: &Observed,
+    now: bool,
+    ctx: &PlanContext,
+) -> Result<Plan, Refusal> {
     let root = doc.pool_path(&DatasetName::root());
     for (name, dataset) in &seen.pool.datasets {
         let within = *name == root || name.is_below(&root);
-        let named_root = name.named_temporary_root().is_some_and(|(id, _)| id == doc.id);
+        let named_root = name
+            .named_temporary_root()
+            .is_some_and(|(id, _)| id == doc.id);
         if let (true, MarkSeen::Unreadable(why)) = (within || named_root, &dataset.mark) {
             // Once the record is gone, nobody could prove any more whose it is.
             return Err(LookFailed::new(format!("the mark of {name}"), why).into());
@@ -35,7 +42,10 @@ pub fn plan_destroy(doc: &VpsDoc, seen: &Observed, now: bool, ctx: &PlanContext)
         if !ours {
             return Err(Refusal::new(
                 Code::NotOurs,
-                format!("VPS {} is not destroyed: dataset {name} bears no mark of it", doc.title()),
+                format!(
+                    "VPS {} is not destroyed: dataset {name} bears no mark of it",
+                    doc.title()
+                ),
                 "move that dataset out of the VPS's, then destroy again",
             ));
         }
@@ -44,11 +54,21 @@ pub fn plan_destroy(doc: &VpsDoc, seen: &Observed, now: bool, ctx: &PlanContext)
     going.lifecycle = Lifecycle::Destroying;
     going.desired = Desired::Stopped;
     let record = |what: &str, doc: Option<Box<VpsDoc>>, vps| {
-        Step::Record { vps, what: what.into(), doc }.final_because(NO_WAY_BACK)
+        Step::Record {
+            vps,
+            what: what.into(),
+            doc,
+        }
+        .final_because(NO_WAY_BACK)
     };
     let mut steps = vec![
         record("it is being destroyed", Some(Box::new(going)), doc.id),
-        Step::EndRun { vps: doc.id, run: None, halt_ms: None }.final_because(NO_WAY_BACK),
+        Step::EndRun {
+            vps: doc.id,
+            run: None,
+            halt_ms: None,
+        }
+        .final_because(NO_WAY_BACK),
     ];
     let mut graves = Vec::new();
     // No dataset of the pool has the empty name, so none is spared.
@@ -63,7 +83,14 @@ pub fn plan_destroy(doc: &VpsDoc, seen: &Observed, now: bool, ctx: &PlanContext)
         }
         steps.push(step.final_because(NO_WAY_BACK));
     }
-    steps.push(Step::ForgetRuns { vps: doc.id, keep: None, console: true }.final_because(NO_WAY_BACK));
+    steps.push(
+        Step::ForgetRuns {
+            vps: doc.id,
+            keep: None,
+            console: true,
+        }
+        .final_because(NO_WAY_BACK),
+    );
     steps.push(record("it is gone", None, doc.id));
     if now && !graves.is_empty() {
         steps.push(Step::Reap { graves }.final_because(NO_WAY_BACK));

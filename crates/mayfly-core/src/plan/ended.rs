@@ -16,8 +16,9 @@ pub const CRASH_WINDOW_MS: u64 = 5 * 60 * 1000;
 pub fn plan_run_ended(doc: &VpsDoc, run: &RunId, end: &RunEnd, boot_ms: u64) -> Plan {
     let current = doc.run.as_ref().is_some_and(|r| r.run == *run);
     // A start that failed has put its record back; it counts where the VPS ought to run and would be started again.
-    let failed_start =
-        doc.run.is_none() && doc.desired == Desired::Running && matches!(end, RunEnd::FailedToStart { .. });
+    let failed_start = doc.run.is_none()
+        && doc.desired == Desired::Running
+        && matches!(end, RunEnd::FailedToStart { .. });
     if !current && !failed_start {
         return Plan::default();
     }
@@ -34,7 +35,9 @@ pub fn plan_run_ended(doc: &VpsDoc, run: &RunId, end: &RunEnd, boot_ms: u64) -> 
             "it was killed on request"
         }
         RunEnd::Crashed { .. } | RunEnd::FailedToStart { .. } => {
-            after.crashes_boot_ms.retain(|at| *at <= boot_ms && boot_ms - at < CRASH_WINDOW_MS);
+            after
+                .crashes_boot_ms
+                .retain(|at| *at <= boot_ms && boot_ms - at < CRASH_WINDOW_MS);
             after.crashes_boot_ms.push(boot_ms);
             if doc.on_crash == OnCrash::Stop || after.crashes_boot_ms.len() > MAX_CRASHES {
                 after.desired = Desired::Stopped;
@@ -42,10 +45,21 @@ pub fn plan_run_ended(doc: &VpsDoc, run: &RunId, end: &RunEnd, boot_ms: u64) -> 
             "it has crashed"
         }
     };
-    let sweep = Step::EndRun { vps: doc.id, run: None, halt_ms: None }.final_because("the run is over");
-    let record = Step::Record { vps: doc.id, what: what.into(), doc: Some(Box::new(after)) }
-        .final_because("the run is over, whatever comes next");
-    Plan { steps: vec![sweep, record] }
+    let sweep = Step::EndRun {
+        vps: doc.id,
+        run: None,
+        halt_ms: None,
+    }
+    .final_because("the run is over");
+    let record = Step::Record {
+        vps: doc.id,
+        what: what.into(),
+        doc: Some(Box::new(after)),
+    }
+    .final_because("the run is over, whatever comes next");
+    Plan {
+        steps: vec![sweep, record],
+    }
 }
 
 /// Whether the lasting goal calls for a start.

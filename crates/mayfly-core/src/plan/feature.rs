@@ -28,7 +28,10 @@ pub fn plan_set_impermanence(
         Some(on) => {
             check_boots(doc, on, seen).map_err(|mut refusal| {
                 if refusal.code == Code::VpsWouldNotBoot {
-                    refusal.hint = format!("convert it first, by hand as the guide says: {}", refusal.hint);
+                    refusal.hint = format!(
+                        "convert it first, by hand as the guide says: {}",
+                        refusal.hint
+                    );
                 }
                 refusal
             })?;
@@ -41,16 +44,30 @@ pub fn plan_set_impermanence(
     }
     let mut new = record_ended(doc);
     new.impermanence = want.cloned();
-    let what = if want.is_some() { "impermanence is on" } else { "impermanence is off" };
+    let what = if want.is_some() {
+        "impermanence is on"
+    } else {
+        "impermanence is off"
+    };
     if !running(doc, seen) {
         new.run = doc.run.clone();
         new.last_root = doc.last_root.clone();
-        return Ok(Plan { steps: vec![record(doc, new, what)] });
+        return Ok(Plan {
+            steps: vec![record(doc, new, what)],
+        });
     }
     let stopped = record_ended(doc);
-    let over = Step::Record { vps: doc.id, what: "the run is over".into(), doc: Some(Box::new(stopped.clone())) }
-        .final_because("the run is over, whatever comes next");
-    let mut steps = vec![end_run(doc, HALT_MS, false), over, record(&stopped, new.clone(), what)];
+    let over = Step::Record {
+        vps: doc.id,
+        what: "the run is over".into(),
+        doc: Some(Box::new(stopped.clone())),
+    }
+    .final_because("the run is over, whatever comes next");
+    let mut steps = vec![
+        end_run(doc, HALT_MS, false),
+        over,
+        record(&stopped, new.clone(), what),
+    ];
     steps.extend(start_steps(&new, seen, run, ctx)?);
     Ok(Plan { steps })
 }
@@ -60,11 +77,18 @@ fn check_persistent_boots(doc: &VpsDoc, seen: &Observed) -> Result<(), Refusal> 
         Some(InitSeen::Found) => return Ok(()),
         Some(InitSeen::Missing { path }) => format!("{path} is not there"),
         Some(InitSeen::NotExecutable { what }) => format!("{} is {what}", doc.manifest.init),
-        None => return Err(LookFailed::new("the init of the root dataset", "it was not looked for").into()),
+        None => {
+            return Err(
+                LookFailed::new("the init of the root dataset", "it was not looked for").into(),
+            );
+        }
     };
     Err(Refusal::new(
         Code::VpsWouldNotBoot,
-        format!("VPS {} would not boot from its root dataset: {why}", doc.title()),
+        format!(
+            "VPS {} would not boot from its root dataset: {why}",
+            doc.title()
+        ),
         "the root dataset holds data, not a system; going back to a persistent root is called revert and is not built yet",
     ))
 }

@@ -35,13 +35,22 @@ pub fn sort_leftovers(
             continue;
         }
         match &dataset.mark {
-            MarkSeen::Unset => out.reports.push(format!("{name}: it has no mark; left alone")),
-            MarkSeen::NotLocal => out.reports.push(format!("{name}: its mark came with the data; left alone")),
+            MarkSeen::Unset => out
+                .reports
+                .push(format!("{name}: it has no mark; left alone")),
+            MarkSeen::NotLocal => out
+                .reports
+                .push(format!("{name}: its mark came with the data; left alone")),
             MarkSeen::Unreadable(why) => {
-                out.reports.push(format!("{name}: its mark cannot be read ({why}); left alone"));
+                out.reports.push(format!(
+                    "{name}: its mark cannot be read ({why}); left alone"
+                ));
             }
             MarkSeen::Local(mark) if mark.node != *node => {
-                out.reports.push(format!("{name}: its mark names node {}; left alone", mark.node));
+                out.reports.push(format!(
+                    "{name}: its mark names node {}; left alone",
+                    mark.node
+                ));
             }
             MarkSeen::Local(mark) => ours(name, mark, vpses, templates, busy, operation, &mut out),
         }
@@ -71,7 +80,10 @@ fn ours(
 ) {
     let grave = |what: &str| PoolPath::grave(&format!("{}.{operation}", what.replace('/', "+")));
     if mark.made_as != *name {
-        out.reports.push(format!("{name}: its mark was made for {}; left alone", mark.made_as));
+        out.reports.push(format!(
+            "{name}: its mark was made for {}; left alone",
+            mark.made_as
+        ));
         return;
     }
     match (&mark.role, &mark.owner) {
@@ -86,35 +98,48 @@ fn ours(
             });
             // A template in the making is recorded by its own operation; only whole ones at the top are buried.
             if !known && !used && name.as_str().matches('/').count() == 1 {
-                out.burials.push(Step::BuryTemplate { dataset: name.clone(), grave: grave(name.as_str()) });
+                out.burials.push(Step::BuryTemplate {
+                    dataset: name.clone(),
+                    grave: grave(name.as_str()),
+                });
             }
         }
         (Role::Temporary, Some(_)) if mark.run.is_none() => {
-            out.reports.push(format!("{name}: its mark names no run; left alone"));
+            out.reports
+                .push(format!("{name}: its mark names no run; left alone"));
         }
-        (Role::Temporary, Some((id, life))) => match vpses.iter().find(|v| v.id == *id && v.incarnation == *life) {
-            None => out.reports.push(format!("{name}: VPS {id} of incarnation {life} is not known here; left alone")),
-            Some(_) if busy.contains(id) => {}
-            Some(doc) => {
-                let current = doc.run.as_ref().is_some_and(|r| r.root == *name);
-                if !current && doc.last_root.as_ref() != Some(name) {
-                    out.burials.push(Step::BuryRoot {
-                        vps: *id,
-                        incarnation: life.clone(),
-                        root: name.clone(),
-                        grave: grave(name.as_str()),
-                    });
+        (Role::Temporary, Some((id, life))) => {
+            match vpses.iter().find(|v| v.id == *id && v.incarnation == *life) {
+                None => out.reports.push(format!(
+                    "{name}: VPS {id} of incarnation {life} is not known here; left alone"
+                )),
+                Some(_) if busy.contains(id) => {}
+                Some(doc) => {
+                    let current = doc.run.as_ref().is_some_and(|r| r.root == *name);
+                    if !current && doc.last_root.as_ref() != Some(name) {
+                        out.burials.push(Step::BuryRoot {
+                            vps: *id,
+                            incarnation: life.clone(),
+                            root: name.clone(),
+                            grave: grave(name.as_str()),
+                        });
+                    }
                 }
             }
-        },
-        (Role::Temporary, None) => out.reports.push(format!("{name}: its mark names no VPS; left alone")),
+        }
+        (Role::Temporary, None) => out
+            .reports
+            .push(format!("{name}: its mark names no VPS; left alone")),
         (Role::Persistent, owner) => {
             let known = vpses.iter().any(|v| {
-                *owner == Some((v.id, v.incarnation.clone())) && v.datasets.iter().any(|d| v.pool_path(&d.name) == *name)
+                *owner == Some((v.id, v.incarnation.clone()))
+                    && v.datasets.iter().any(|d| v.pool_path(&d.name) == *name)
             });
             let working = owner.as_ref().is_some_and(|(id, _)| busy.contains(id));
             if !known && !working {
-                out.reports.push(format!("{name}: persistent data that no VPS of this node has; left alone"));
+                out.reports.push(format!(
+                    "{name}: persistent data that no VPS of this node has; left alone"
+                ));
             }
         }
     }

@@ -28,7 +28,7 @@ use serde::{Deserialize, Serialize};
 pub use self::create::{CreateInput, NewVpsDefaults, free_range, plan_create, resolve_new_vps};
 pub use self::datasets::{plan_dataset_create, plan_dataset_destroy, plan_dataset_set};
 pub use self::destroy::plan_destroy;
-pub use self::ended::{MAX_CRASHES, CRASH_WINDOW_MS, plan_run_ended, should_start};
+pub use self::ended::{CRASH_WINDOW_MS, MAX_CRASHES, plan_run_ended, should_start};
 pub use self::feature::plan_set_impermanence;
 pub use self::leftovers::{Leftovers, sort_leftovers};
 pub use self::mounts::{mount_order, plan_mount_add, plan_mount_remove};
@@ -73,23 +73,46 @@ pub struct PlanContext {
 }
 
 /// Decides what a request to a VPS calls for. Requests to templates have planners of their own.
-pub fn plan_vps(request: &Request, doc: &VpsDoc, seen: &Observed, ctx: &PlanContext) -> Result<Plan, Refusal> {
+pub fn plan_vps(
+    request: &Request,
+    doc: &VpsDoc,
+    seen: &Observed,
+    ctx: &PlanContext,
+) -> Result<Plan, Refusal> {
     check_lifecycle(request, doc)?;
     match request {
         Request::Create { new, start } => plan_create(new, start.as_ref(), seen, ctx),
         Request::Start { run } => plan_start(doc, seen, run, ctx),
-        Request::Stop { timeout_ms, force, discard } => plan_stop(doc, seen, *timeout_ms, *force, *discard, ctx),
-        Request::Restart { run, timeout_ms, force } => plan_restart(doc, seen, run, *timeout_ms, *force, ctx),
+        Request::Stop {
+            timeout_ms,
+            force,
+            discard,
+        } => plan_stop(doc, seen, *timeout_ms, *force, *discard, ctx),
+        Request::Restart {
+            run,
+            timeout_ms,
+            force,
+        } => plan_restart(doc, seen, run, *timeout_ms, *force, ctx),
         Request::Destroy { now } => plan_destroy(doc, seen, *now, ctx),
-        Request::RunEnded { run, end, boot_ms, .. } => Ok(plan_run_ended(doc, run, end, *boot_ms)),
-        Request::DatasetCreate { name, quota_bytes, mount } => {
-            plan_dataset_create(doc, seen, name, *quota_bytes, mount.as_ref(), ctx)
+        Request::RunEnded {
+            run, end, boot_ms, ..
+        } => Ok(plan_run_ended(doc, run, end, *boot_ms)),
+        Request::DatasetCreate {
+            name,
+            quota_bytes,
+            mount,
+        } => plan_dataset_create(doc, seen, name, *quota_bytes, mount.as_ref(), ctx),
+        Request::DatasetSet { name, quota_bytes } => {
+            plan_dataset_set(doc, seen, name, *quota_bytes)
         }
-        Request::DatasetSet { name, quota_bytes } => plan_dataset_set(doc, seen, name, *quota_bytes),
-        Request::DatasetDestroy { name, force } => plan_dataset_destroy(doc, seen, name, *force, ctx),
+        Request::DatasetDestroy { name, force } => {
+            plan_dataset_destroy(doc, seen, name, *force, ctx)
+        }
         Request::MountAdd { mount } => plan_mount_add(doc, seen, mount),
         Request::MountRemove { path } => plan_mount_remove(doc, seen, path),
-        Request::SetImpermanence { want, run } => plan_set_impermanence(doc, seen, want.as_ref(), run, ctx),
+        Request::SetImpermanence { want, run } => {
+            plan_set_impermanence(doc, seen, want.as_ref(), run, ctx)
+        }
         Request::TemplateBuild { .. } | Request::TemplateRemove { .. } => Err(Refusal::new(
             Code::Internal,
             format!("`{}` is no request to a VPS", request.verb()),
@@ -133,9 +156,14 @@ pub fn needed_probe(request: &Request, doc: &VpsDoc) -> Option<(Assembly, GuestP
     let root = match (impermanence, request) {
         (Some(on), _) if on.root_kind == RootKind::Empty => None,
         (Some(_), _) => return None,
-        (None, Request::SetImpermanence { .. }) => Some(doc.pool_path(&crate::names::DatasetName::root())),
+        (None, Request::SetImpermanence { .. }) => {
+            Some(doc.pool_path(&crate::names::DatasetName::root()))
+        }
         (None, _) => return None,
     };
-    let mounts = mount_order(&doc.mounts).into_iter().map(|m| (doc.pool_path(&m.dataset), m.path)).collect();
+    let mounts = mount_order(&doc.mounts)
+        .into_iter()
+        .map(|m| (doc.pool_path(&m.dataset), m.path))
+        .collect();
     Some((Assembly { root, mounts }, doc.manifest.init.clone()))
 }

@@ -28,7 +28,10 @@ pub(super) fn mount_points(doc: &VpsDoc, root: &PoolPath) -> BTreeMap<PoolPath, 
             .filter(|m| m.path != mount.path && mount.path.below(&m.path).is_some())
             .max_by_key(|m| m.path.as_str().len());
         let (tree, inside) = match above {
-            Some(m) => (doc.pool_path(&m.dataset), mount.path.below(&m.path).unwrap_or_default()),
+            Some(m) => (
+                doc.pool_path(&m.dataset),
+                mount.path.below(&m.path).unwrap_or_default(),
+            ),
             None => (root.clone(), mount.path.relative()),
         };
         let plan = trees.entry(tree).or_default();
@@ -52,7 +55,11 @@ pub(super) fn check_mount(doc: &VpsDoc, mount: &Mount) -> Result<(), Refusal> {
     if doc.mounts.iter().any(|m| m.path == mount.path) {
         return Err(Refusal::new(
             Code::MountExists,
-            format!("VPS {}: something is mounted at {} already", doc.title(), mount.path),
+            format!(
+                "VPS {}: something is mounted at {} already",
+                doc.title(),
+                mount.path
+            ),
             format!("see `mayfly mount list {}`", doc.id),
         ));
     }
@@ -62,17 +69,30 @@ pub(super) fn check_mount(doc: &VpsDoc, mount: &Mount) -> Result<(), Refusal> {
         if mount.path.is_top() || mount.path.below(&taken).is_some() {
             return Err(Refusal::new(
                 Code::MountPointRefused,
-                format!("VPS {}: nothing can be mounted at {}", doc.title(), mount.path),
+                format!(
+                    "VPS {}: nothing can be mounted at {}",
+                    doc.title(),
+                    mount.path
+                ),
                 "choose another path; /, /dev, /proc, /sys and /run belong to the system",
             ));
         }
     }
     // A mount point is a directory; where the platform puts a file, the next start would fail.
-    let files = super::platform::platform_files(doc).into_iter().map(|(path, _)| path);
-    if let Some(file) = files.chain([doc.manifest.init.clone()]).find(|file| mount.path.below(file).is_some()) {
+    let files = super::platform::platform_files(doc)
+        .into_iter()
+        .map(|(path, _)| path);
+    if let Some(file) = files
+        .chain([doc.manifest.init.clone()])
+        .find(|file| mount.path.below(file).is_some())
+    {
         return Err(Refusal::new(
             Code::MountPointRefused,
-            format!("VPS {}: nothing can be mounted at {}, {file} is a file", doc.title(), mount.path),
+            format!(
+                "VPS {}: nothing can be mounted at {}, {file} is a file",
+                doc.title(),
+                mount.path
+            ),
             "choose another path",
         ));
     }
@@ -93,7 +113,10 @@ pub(super) fn refuse_running(doc: &VpsDoc, seen: &Observed, what: &str) -> Resul
     }
     Err(Refusal::new(
         Code::VpsRunning,
-        format!("VPS {} is running, and {what} of a running VPS is not built yet", doc.title()),
+        format!(
+            "VPS {} is running, and {what} of a running VPS is not built yet",
+            doc.title()
+        ),
         format!("stop it first: mayfly stop {}", doc.id),
     ))
 }
@@ -105,8 +128,14 @@ pub fn plan_mount_add(doc: &VpsDoc, seen: &Observed, mount: &Mount) -> Result<Pl
     let mut new = doc.clone();
     new.mounts.push(mount.clone());
     new.mounts = mount_order(&new.mounts);
-    let what = format!("{} is mounted at {}", shown(doc, &mount.dataset), mount.path);
-    Ok(Plan { steps: vec![record(doc, new, what)] })
+    let what = format!(
+        "{} is mounted at {}",
+        shown(doc, &mount.dataset),
+        mount.path
+    );
+    Ok(Plan {
+        steps: vec![record(doc, new, what)],
+    })
 }
 
 /// Shows it there no more from the next start on.
@@ -121,12 +150,23 @@ pub fn plan_mount_remove(doc: &VpsDoc, seen: &Observed, path: &GuestPath) -> Res
     refuse_running(doc, seen, "removing a mount")?;
     let mut new = doc.clone();
     new.mounts.retain(|m| m.path != *path);
-    Ok(Plan { steps: vec![record(doc, new, format!("nothing is mounted at {path}"))] })
+    Ok(Plan {
+        steps: vec![record(doc, new, format!("nothing is mounted at {path}"))],
+    })
 }
 
 /// Writes `new`; the undo writes `old` back.
 pub(super) fn record(old: &VpsDoc, new: VpsDoc, what: impl Into<String>) -> super::PlannedStep {
     let what = what.into();
-    let undo = Step::Record { vps: old.id, what: format!("as it was before: {what}"), doc: Some(Box::new(old.clone())) };
-    Step::Record { vps: new.id, what, doc: Some(Box::new(new)) }.undone_by(undo)
+    let undo = Step::Record {
+        vps: old.id,
+        what: format!("as it was before: {what}"),
+        doc: Some(Box::new(old.clone())),
+    };
+    Step::Record {
+        vps: new.id,
+        what,
+        doc: Some(Box::new(new)),
+    }
+    .undone_by(undo)
 }

@@ -12,7 +12,9 @@ pub(super) fn platform_files(doc: &VpsDoc) -> Vec<(GuestPath, String)> {
         return Vec::new();
     }
     let name = &doc.hostname;
-    let hosts = format!("127.0.0.1\tlocalhost\n127.0.1.1\t{name}\n::1\tlocalhost ip6-localhost ip6-loopback\n");
+    let hosts = format!(
+        "127.0.0.1\tlocalhost\n127.0.1.1\t{name}\n::1\tlocalhost ip6-localhost ip6-loopback\n"
+    );
     vec![
         (path("/etc/hostname"), format!("{name}\n")),
         (path("/etc/hosts"), hosts),
@@ -22,7 +24,11 @@ pub(super) fn platform_files(doc: &VpsDoc) -> Vec<(GuestPath, String)> {
 
 /// The directories of an empty root, and nothing else.
 pub(super) fn skeleton() -> Vec<GuestPath> {
-    ["/boot", "/dev", "/etc", "/proc", "/run", "/sbin", "/sys", "/var"].map(path).to_vec()
+    [
+        "/boot", "/dev", "/etc", "/proc", "/run", "/sbin", "/sys", "/var",
+    ]
+    .map(path)
+    .to_vec()
 }
 
 /// The link that makes an empty root boot the system in `/nix`.

@@ -20,7 +20,12 @@ pub const AWAIT_INIT_MS: u64 = 30_000;
 /// What must be done to start `doc` as `run`.
 ///
 /// The root of the last run is given up only when the new init lives: a start that fails leaves it where it was.
-pub fn plan_start(doc: &VpsDoc, seen: &Observed, run: &RunId, ctx: &PlanContext) -> Result<Plan, Refusal> {
+pub fn plan_start(
+    doc: &VpsDoc,
+    seen: &Observed,
+    run: &RunId,
+    ctx: &PlanContext,
+) -> Result<Plan, Refusal> {
     if running(doc, seen) {
         return Err(Refusal::new(
             Code::VpsRunning,
@@ -57,13 +62,21 @@ pub fn plan_restart(
 }
 
 fn end_remains(doc: &VpsDoc) -> PlannedStep {
-    Step::EndRun { vps: doc.id, run: None, halt_ms: None }
-        .final_because("what was left of a run that is over is of no use")
+    Step::EndRun {
+        vps: doc.id,
+        run: None,
+        halt_ms: None,
+    }
+    .final_because("what was left of a run that is over is of no use")
 }
 
 fn record_over(stopped: &VpsDoc) -> PlannedStep {
-    Step::Record { vps: stopped.id, what: "the run is over".into(), doc: Some(Box::new(stopped.clone())) }
-        .final_because("the run is over, whatever comes next")
+    Step::Record {
+        vps: stopped.id,
+        what: "the run is over".into(),
+        doc: Some(Box::new(stopped.clone())),
+    }
+    .final_because("the run is over, whatever comes next")
 }
 
 /// The steps from "nothing of it is alive" to "its init lives". `doc` has no run.
@@ -112,30 +125,55 @@ pub(super) fn start_steps(
         boot_id: ctx.boot_id.clone(),
         started_unix_ms: ctx.now_unix_ms,
     });
-    steps.push(record(doc, begun.clone(), format!("run {run} with {root} at /")));
+    steps.push(record(
+        doc,
+        begun.clone(),
+        format!("run {run} with {root} at /"),
+    ));
 
     let launch = launch_plan(doc, &root, run, ctx);
-    steps.push(Step::Launch { launch: Box::new(launch) }.undone_by(Step::EndRun {
-        vps: doc.id,
-        run: None,
-        halt_ms: None,
-    }));
     steps.push(
-        Step::AwaitInit { vps: doc.id, run: run.clone(), deadline_ms: AWAIT_INIT_MS }
-            .final_because("waiting changes nothing"),
+        Step::Launch {
+            launch: Box::new(launch),
+        }
+        .undone_by(Step::EndRun {
+            vps: doc.id,
+            run: None,
+            halt_ms: None,
+        }),
+    );
+    steps.push(
+        Step::AwaitInit {
+            vps: doc.id,
+            run: run.clone(),
+            deadline_ms: AWAIT_INIT_MS,
+        }
+        .final_because("waiting changes nothing"),
     );
     if begun.last_root.is_some() {
         let mut settled = begun.clone();
         settled.last_root = None;
         steps.push(
-            Step::Record { vps: doc.id, what: "the last root is given up".into(), doc: Some(Box::new(settled)) }
-                .final_because("the new root lives"),
+            Step::Record {
+                vps: doc.id,
+                what: "the last root is given up".into(),
+                doc: Some(Box::new(settled)),
+            }
+            .final_because("the new root lives"),
         );
     }
-    steps.extend(old_roots(doc, seen, &root, ctx).into_iter().map(|s| s.final_because("the new root lives")));
+    steps.extend(
+        old_roots(doc, seen, &root, ctx)
+            .into_iter()
+            .map(|s| s.final_because("the new root lives")),
+    );
     steps.push(
-        Step::ForgetRuns { vps: doc.id, keep: Some(run.clone()), console: false }
-            .final_because("records of ended runs are of no use"),
+        Step::ForgetRuns {
+            vps: doc.id,
+            keep: Some(run.clone()),
+            console: false,
+        }
+        .final_because("records of ended runs are of no use"),
     );
     Ok(steps)
 }
@@ -159,7 +197,12 @@ fn create_root(
         made_as: root.clone(),
         condemned_by: None,
     };
-    let new = NewDataset { name: root.clone(), mark, quota: Some(on.root_quota_bytes), origin };
+    let new = NewDataset {
+        name: root.clone(),
+        mark,
+        quota: Some(on.root_quota_bytes),
+        origin,
+    };
     Step::CreateDataset { new }.undone_by(bury_root(doc, root, ctx))
 }
 
@@ -180,7 +223,12 @@ pub(super) fn bury_root(doc: &VpsDoc, root: &PoolPath, ctx: &PlanContext) -> Ste
 
 /// Temporary roots that this incarnation no longer needs, judged by their marks as seen; the executor proves each
 /// again at the time of the burial.
-pub(super) fn old_roots(doc: &VpsDoc, seen: &Observed, but: &PoolPath, ctx: &PlanContext) -> Vec<Step> {
+pub(super) fn old_roots(
+    doc: &VpsDoc,
+    seen: &Observed,
+    but: &PoolPath,
+    ctx: &PlanContext,
+) -> Vec<Step> {
     use crate::observed::MarkSeen;
     seen.pool
         .datasets
@@ -208,7 +256,11 @@ fn tree_steps(doc: &VpsDoc, root: &PoolPath) -> Vec<PlannedStep> {
         match on.root_kind {
             RootKind::Empty => {
                 let mut directories = skeleton();
-                directories.extend(tree.directories.drain(..).filter(|d| !skeleton().contains(d)));
+                directories.extend(
+                    tree.directories
+                        .drain(..)
+                        .filter(|d| !skeleton().contains(d)),
+                );
                 tree.directories = directories;
                 tree.links.push(init_link());
             }
@@ -250,7 +302,10 @@ fn launch_plan(doc: &VpsDoc, root: &PoolPath, run: &RunId, ctx: &PlanContext) ->
         run: run.clone(),
         hostname: doc.hostname.clone(),
         root: root.clone(),
-        mounts: mounts.into_iter().map(|m| (doc.pool_path(&m.dataset), m.path, m.read_only)).collect(),
+        mounts: mounts
+            .into_iter()
+            .map(|m| (doc.pool_path(&m.dataset), m.path, m.read_only))
+            .collect(),
         ids: doc.ids,
         limits: doc.limits.clone(),
         init: doc.manifest.init.clone(),
@@ -269,17 +324,26 @@ pub(super) fn check_boots(doc: &VpsDoc, on: &Impermanence, seen: &Observed) -> R
         return Err(Refusal::new(
             Code::TemplateNotFound,
             format!("VPS {}: its base {base} is not in the pool", doc.title()),
-            format!("build the template again: mayfly template build {}", doc.template),
+            format!(
+                "build the template again: mayfly template build {}",
+                doc.template
+            ),
         ));
     }
     let refuse = |why: String, hint: String| {
-        let message = format!("VPS {} would not boot from an empty root: {why}", doc.title());
+        let message = format!(
+            "VPS {} would not boot from an empty root: {why}",
+            doc.title()
+        );
         Err(Refusal::new(Code::VpsWouldNotBoot, message, hint))
     };
     if !doc.mounts.iter().any(|m| m.path == path("/nix")) {
         return refuse(
             "nothing is mounted at /nix".into(),
-            format!("mayfly dataset create {}/nix --quota 20G --mount /nix, and move the store there", doc.id),
+            format!(
+                "mayfly dataset create {}/nix --quota 20G --mount /nix, and move the store there",
+                doc.id
+            ),
         );
     }
     let cure = format!(
@@ -288,10 +352,13 @@ pub(super) fn check_boots(doc: &VpsDoc, on: &Impermanence, seen: &Observed) -> R
     );
     match &seen.init {
         Some(InitSeen::Found) => Ok(()),
-        Some(InitSeen::Missing { path }) => {
-            refuse(format!("{PROFILE_INIT} leads to {path}, which is not there"), cure)
-        }
+        Some(InitSeen::Missing { path }) => refuse(
+            format!("{PROFILE_INIT} leads to {path}, which is not there"),
+            cure,
+        ),
         Some(InitSeen::NotExecutable { what }) => refuse(format!("{PROFILE_INIT} is {what}"), cure),
-        None => Err(crate::error::LookFailed::new("the system profile", "it was not looked for").into()),
+        None => {
+            Err(crate::error::LookFailed::new("the system profile", "it was not looked for").into())
+        }
     }
 }

@@ -43,7 +43,11 @@ pub struct LaunchPlan {
 impl LaunchPlan {
     /// The supervisor's instruction. `source` says where a dataset's contents are; places that belong to the node
     /// (helper, console, mount points to let go of) are filled in by the runtime.
-    pub fn to_run_spec(&self, source: impl Fn(&PoolPath) -> MountSource, detach: Vec<String>) -> RunSpec {
+    pub fn to_run_spec(
+        &self,
+        source: impl Fn(&PoolPath) -> MountSource,
+        detach: Vec<String>,
+    ) -> RunSpec {
         RunSpec {
             protocol: PROTOCOL,
             node: self.node.clone(),
@@ -273,12 +277,20 @@ impl Step {
 
     /// This step with its undo.
     pub fn undone_by(self, undo: Step) -> PlannedStep {
-        PlannedStep { step: self, undo: Undo::Step(Box::new(undo)) }
+        PlannedStep {
+            step: self,
+            undo: Undo::Step(Box::new(undo)),
+        }
     }
 
     /// This step without an undo, and why.
     pub fn final_because(self, why: &str) -> PlannedStep {
-        PlannedStep { step: self, undo: Undo::None { why: why.to_owned() } }
+        PlannedStep {
+            step: self,
+            undo: Undo::None {
+                why: why.to_owned(),
+            },
+        }
     }
 }
 
@@ -307,10 +319,21 @@ pub struct PlannedStep {
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::EndRun { vps, run: Some(run), halt_ms: Some(ms) } => {
-                write!(f, "halt run {run} of {vps}, kill it after {} s, prove that it is over", ms / 1000)
+            Self::EndRun {
+                vps,
+                run: Some(run),
+                halt_ms: Some(ms),
+            } => {
+                write!(
+                    f,
+                    "halt run {run} of {vps}, kill it after {} s, prove that it is over",
+                    ms / 1000
+                )
             }
-            Self::EndRun { vps, .. } => write!(f, "end whatever of {vps} is alive and prove that it is over"),
+            Self::EndRun { vps, .. } => write!(
+                f,
+                "end whatever of {vps} is alive and prove that it is over"
+            ),
             Self::CreateDataset { new } => {
                 write!(f, "make dataset {}", new.name)?;
                 if let crate::ports::Origin::Clone(from) = &new.origin {
@@ -321,27 +344,56 @@ impl fmt::Display for Step {
                 }
                 Ok(())
             }
-            Self::SetQuota { dataset, quota_bytes } => write!(f, "set the quota of {dataset} to {quota_bytes}"),
+            Self::SetQuota {
+                dataset,
+                quota_bytes,
+            } => write!(f, "set the quota of {dataset} to {quota_bytes}"),
             Self::PrepareTree { dataset, tree } => write_tree(f, dataset, tree),
             Self::Record { vps, what, .. } => write!(f, "record of {vps}: {what}"),
             Self::Launch { launch } => {
-                write!(f, "start the supervisor of run {} of {} with {} at /", launch.run, launch.vps, launch.root)?;
+                write!(
+                    f,
+                    "start the supervisor of run {} of {} with {} at /",
+                    launch.run, launch.vps, launch.root
+                )?;
                 for (dataset, path, read_only) in &launch.mounts {
-                    write!(f, ", {dataset} at {path}{}", if *read_only { " (read-only)" } else { "" })?;
+                    write!(
+                        f,
+                        ", {dataset} at {path}{}",
+                        if *read_only { " (read-only)" } else { "" }
+                    )?;
                 }
                 Ok(())
             }
-            Self::AwaitInit { vps, run, deadline_ms } => {
-                write!(f, "wait {} s at most for the init of run {run} of {vps}", deadline_ms / 1000)
+            Self::AwaitInit {
+                vps,
+                run,
+                deadline_ms,
+            } => {
+                write!(
+                    f,
+                    "wait {} s at most for the init of run {run} of {vps}",
+                    deadline_ms / 1000
+                )
             }
-            Self::BuryRoot { root, grave, .. } => write!(f, "move temporary root {root} to {grave}"),
-            Self::BuryData { dataset, grave, .. } => write!(f, "move dataset {dataset} to {grave}, to be destroyed"),
-            Self::BuryTemplate { dataset, grave } => write!(f, "move template {dataset} to {grave}"),
+            Self::BuryRoot { root, grave, .. } => {
+                write!(f, "move temporary root {root} to {grave}")
+            }
+            Self::BuryData { dataset, grave, .. } => {
+                write!(f, "move dataset {dataset} to {grave}, to be destroyed")
+            }
+            Self::BuryTemplate { dataset, grave } => {
+                write!(f, "move template {dataset} to {grave}")
+            }
             Self::ForgetRuns { vps, .. } => write!(f, "remove the records of ended runs of {vps}"),
             Self::Reap { graves } => write!(f, "destroy what lies in {} graves", graves.len()),
-            Self::BuildTemplate { recipe, name, .. } => write!(f, "build template {name} from recipe {recipe}"),
+            Self::BuildTemplate { recipe, name, .. } => {
+                write!(f, "build template {name} from recipe {recipe}")
+            }
             Self::RecordTemplate { name, doc: Some(_) } => write!(f, "record template {name}"),
-            Self::RecordTemplate { name, doc: None } => write!(f, "remove the record of template {name}"),
+            Self::RecordTemplate { name, doc: None } => {
+                write!(f, "remove the record of template {name}")
+            }
         }
     }
 }

@@ -25,8 +25,14 @@ pub(super) fn record_ended(doc: &VpsDoc) -> VpsDoc {
 /// Ends the run, politely unless forced.
 pub(super) fn end_run(doc: &VpsDoc, timeout_ms: u64, force: bool) -> PlannedStep {
     let run = doc.run.as_ref().map(|r| r.run.clone());
-    Step::EndRun { vps: doc.id, run, halt_ms: (!force).then_some(timeout_ms) }
-        .final_because("a guest that was halted cannot be resumed; where it ought to run it is started again")
+    Step::EndRun {
+        vps: doc.id,
+        run,
+        halt_ms: (!force).then_some(timeout_ms),
+    }
+    .final_because(
+        "a guest that was halted cannot be resumed; where it ought to run it is started again",
+    )
 }
 
 /// Stops it. A VPS that is stopped is refused unless there is something to do: remains, or a last root to discard.
@@ -55,8 +61,12 @@ pub fn plan_stop(
     }
     if stopped != *doc {
         steps.push(
-            Step::Record { vps: doc.id, what: "it is stopped".into(), doc: Some(Box::new(stopped)) }
-                .final_because("the run is over, whatever comes next"),
+            Step::Record {
+                vps: doc.id,
+                what: "it is stopped".into(),
+                doc: Some(Box::new(stopped)),
+            }
+            .final_because("the run is over, whatever comes next"),
         );
     }
     if let Some(root) = last.filter(|root| seen.pool.datasets.contains_key(root)) {

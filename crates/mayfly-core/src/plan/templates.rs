@@ -24,7 +24,12 @@ pub fn plan_template_build(
         name: name.clone(),
         mirror: mirror.map(str::to_owned),
     };
-    Ok(Plan { steps: vec![step.undone_by(Step::RecordTemplate { name: name.clone(), doc: None })] })
+    Ok(Plan {
+        steps: vec![step.undone_by(Step::RecordTemplate {
+            name: name.clone(),
+            doc: None,
+        })],
+    })
 }
 
 /// Removes a template. Its contents go only when no other name has them and no VPS is based on them.
@@ -41,8 +46,14 @@ pub fn plan_template_remove(
             "see `mayfly template list`",
         ));
     };
-    let shared = templates.iter().any(|t| t.name != *name && t.digest == doc.digest);
-    let users: Vec<String> = vpses.iter().filter(|v| v.base.template == doc.digest).map(VpsDoc::title).collect();
+    let shared = templates
+        .iter()
+        .any(|t| t.name != *name && t.digest == doc.digest);
+    let users: Vec<String> = vpses
+        .iter()
+        .filter(|v| v.base.template == doc.digest)
+        .map(VpsDoc::title)
+        .collect();
     if !shared && !users.is_empty() {
         return Err(Refusal::new(
             Code::TemplateInUse,
@@ -50,12 +61,22 @@ pub fn plan_template_remove(
             "a base stays as long as a VPS needs it",
         ));
     }
-    let remove = Step::RecordTemplate { name: name.clone(), doc: None };
-    let restore = Step::RecordTemplate { name: name.clone(), doc: Some(Box::new(doc.clone())) };
+    let remove = Step::RecordTemplate {
+        name: name.clone(),
+        doc: None,
+    };
+    let restore = Step::RecordTemplate {
+        name: name.clone(),
+        doc: Some(Box::new(doc.clone())),
+    };
     let mut steps = vec![remove.undone_by(restore)];
     if !shared {
         let dataset = PoolPath::template(&doc.digest, &TemplatePart::Base);
-        let grave = PoolPath::grave(&format!("template-{}.{}", doc.digest.short(), ctx.operation));
+        let grave = PoolPath::grave(&format!(
+            "template-{}.{}",
+            doc.digest.short(),
+            ctx.operation
+        ));
         steps.push(Step::BuryTemplate { dataset, grave }.final_because("it was asked for"));
     }
     Ok(Plan { steps })

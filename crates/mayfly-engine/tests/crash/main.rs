@@ -9,6 +9,7 @@ mod world;
 
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use mayfly_core::bytes::Bytes;
@@ -279,13 +280,22 @@ fn cut_everywhere(scenario: &Scenario, passed: &Arc<Mutex<BTreeSet<String>>>) {
 #[test]
 fn every_operation_survives_a_crash_at_every_point() {
     let passed = Arc::default();
+    let next = AtomicUsize::new(0);
+    let failed = Mutex::new(Vec::new());
     // Every scenario is gone through, so that one failure does not hide another.
-    let failed: Vec<_> = SCENARIOS
-        .iter()
-        .filter(|scenario| catch_unwind(AssertUnwindSafe(|| cut_everywhere(scenario, &passed))).is_err())
-        .map(|scenario| scenario.name)
-        .collect();
-    assert_eq!(failed, [] as [&str; 0]);
+    let work = || {
+        while let Some(scenario) = SCENARIOS.get(next.fetch_add(1, Ordering::Relaxed)) {
+            if catch_unwind(AssertUnwindSafe(|| cut_everywhere(scenario, &passed))).is_err() {
+                failed.lock().unwrap().push(scenario.name);
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(2, usize::from) {
+            scope.spawn(work);
+        }
+    });
+    assert_eq!(*failed.lock().unwrap(), [] as [&str; 0]);
     // No kind of step is left out: each was cut before it and after it.
     let passed = passed.lock().unwrap();
     for kind in StepKind::ALL {

@@ -4,6 +4,7 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -11,6 +12,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use mayfly_core::run::{RunPhase, RunSpec, RunState};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 pub use super::state::{FileError, read_state};
 pub use super::sweep::{Node, SweepReport, SweepTrouble};
@@ -18,6 +20,7 @@ pub use super::sweep::{Node, SweepReport, SweepTrouble};
 use super::paths::RunDir;
 use super::protocol::{Answer, LINE_LIMIT, Request, reached};
 use super::state::replace;
+use crate::sys::process::wait_readable;
 
 /// How long a supervisor may take to answer what it can answer at once.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
@@ -98,9 +101,25 @@ pub fn wait_started(dir: &RunDir, within: Duration) -> Result<RunState, CallErro
     wait_for(dir, RunPhase::Running, within)
 }
 
-/// Waits until the run has ended and everything of it is gone.
+/// Waits until the run has ended and everything of it is gone, its supervisor and that one's namespaces included.
 pub fn wait_ended(dir: &RunDir, within: Duration) -> Result<RunState, CallError> {
-    wait_for(dir, RunPhase::Ended, within)
+    let state = wait_for(dir, RunPhase::Ended, within)?;
+    // It has nothing left to do but to exit.
+    if wait_gone(&state, ANSWER_DEADLINE) { Ok(state) } else { Err(CallError::Late(dir.path().to_owned())) }
+}
+
+/// Waits until the supervisor that a state names has exited.
+fn wait_gone(state: &RunState, within: Duration) -> bool {
+    let Some(Ok(pidfd)) = Pid::from_raw(state.supervisor_pid).map(|pid| pidfd_open(pid, PidfdFlags::empty())) else {
+        return true;
+    };
+    // Looked at after the descriptor was taken: the id may belong to another process by now.
+    match super::state::start_ticks(state.supervisor_pid) {
+        Ok(Some(ticks)) if ticks == state.supervisor_start_ticks => {
+            wait_readable(pidfd.as_fd(), within).unwrap_or(false)
+        }
+        _ => true,
+    }
 }
 
 /// Asks for the end of the run: the halt signal, and SIGKILL after `timeout`; SIGKILL at once with `force`. Returns

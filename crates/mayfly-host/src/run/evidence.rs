@@ -114,8 +114,8 @@ impl std::fmt::Display for Evidence {
     }
 }
 
-/// Everything that is alive of one VPS. Empty means: proven to be over. `own_namespace` says whether mounts in the
-/// caller's own mount namespace count.
+/// Everything that is alive of one VPS. Empty means: proven to be over. Mounts in the caller's own
+/// mount namespace do not count: it knows them.
 pub fn observe_evidence(
     node: &NodeId,
     vps: VpsId,
@@ -151,6 +151,7 @@ pub(crate) fn observe_supervisors(runs: &Path, vps: VpsId) -> Result<Vec<(RunId,
 /// The mount namespaces, other than the caller's own, that show a dataset of the VPS.
 fn observe_mounts(vps: VpsId, pool: &PoolPlace) -> Result<Vec<Evidence>, LookError> {
     let own = fs::read_link("/proc/self/ns/mnt").map_err(|e| LookError::at(Path::new("/proc/self/ns/mnt"), &e))?;
+    let own_first = first_mount_id(&LookError::read("/proc/self/mountinfo")?).map(str::to_owned);
     // One process of each namespace. It may end between the two looks, so all of them are kept.
     let mut namespaces: BTreeMap<PathBuf, Vec<i32>> = BTreeMap::new();
     for name in LookError::list(Path::new("/proc"))? {
@@ -160,6 +161,8 @@ fn observe_mounts(vps: VpsId, pool: &PoolPlace) -> Result<Vec<Evidence>, LookErr
             Ok(namespace) if namespace != own => namespaces.entry(namespace).or_default().push(pid),
             Ok(_) => {}
             Err(e) if process_gone(&e) => {}
+            // A process with more capabilities than this one hides the link, but not its mounts.
+            Err(e) if e.kind() == io::ErrorKind::PermissionDenied => namespaces.entry(link).or_default().push(pid),
             Err(e) => return Err(LookError::at(&link, &e)),
         }
     }
@@ -172,6 +175,10 @@ fn observe_mounts(vps: VpsId, pool: &PoolPlace) -> Result<Vec<Evidence>, LookErr
                 Ok(text) if text.is_empty() => {}
                 Ok(text) => {
                     let text = String::from_utf8_lossy(&text);
+                    // Mount ids are unique on the host: the same first mount is the same namespace.
+                    if first_mount_id(&text) == own_first.as_deref() {
+                        break;
+                    }
                     let shown = parse_mounts(&text, vps, pool);
                     found.extend(shown.map(|(at, root)| Evidence::Mount { pid, at, root }));
                     break;
@@ -182,6 +189,10 @@ fn observe_mounts(vps: VpsId, pool: &PoolPlace) -> Result<Vec<Evidence>, LookErr
         }
     }
     Ok(found)
+}
+
+fn first_mount_id(mountinfo: &str) -> Option<&str> {
+    mountinfo.split(' ').next().filter(|id| !id.is_empty())
 }
 
 /// A process that ended, or is a zombie: what it had is gone.

@@ -14,21 +14,21 @@ use mayfly_host::run::client::{self, Node};
 use mayfly_host::run::evidence::PoolPlace;
 use mayfly_host::run::paths::RunDir;
 
-pub const WITHIN: Duration = Duration::from_secs(20);
+pub(crate) const WITHIN: Duration = Duration::from_secs(20);
 
 /// An init that runs until it is told to power off.
 const INIT: &str = "#!/bin/sh\nexport PATH=/bin\necho hello from init\ntrap 'poweroff -f' USR1\n\
                     while :; do sleep 1 & wait $!; done\n";
 
-pub struct Bench {
+pub(crate) struct Bench {
     dir: tempfile::TempDir,
-    pub node: Node,
-    pub vps: VpsId,
+    pub(crate) node: Node,
+    pub(crate) vps: VpsId,
     runs: std::cell::Cell<u32>,
 }
 
 /// Why nothing can be tried here, if so.
-pub fn unable() -> Option<String> {
+pub(crate) fn unable() -> Option<String> {
     if !rustix::process::geteuid().is_root() {
         return Some("these tests need root".into());
     }
@@ -68,11 +68,11 @@ fn programs() -> &'static (PathBuf, PathBuf) {
     })
 }
 
-pub fn sh(script: &str) -> Output {
+pub(crate) fn sh(script: &str) -> Output {
     Command::new("/bin/sh").args(["-euc", script]).stdin(Stdio::null()).output().unwrap()
 }
 
-pub fn must(script: &str) -> String {
+pub(crate) fn must(script: &str) -> String {
     let done = sh(script);
     assert!(done.status.success(), "{script}: {}", String::from_utf8_lossy(&done.stderr));
     String::from_utf8(done.stdout).unwrap()
@@ -80,7 +80,7 @@ pub fn must(script: &str) -> String {
 
 impl Bench {
     /// Each test takes a number of its own, because containers and ids are the host's.
-    pub fn new(vps: u32) -> Self {
+    pub(crate) fn new(vps: u32) -> Self {
         let dir = tempfile::Builder::new().prefix("mayfly-run").tempdir().unwrap();
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o711)).unwrap();
         let at = dir.path().display();
@@ -99,12 +99,12 @@ impl Bench {
         Self { dir, node, vps: vps.try_into().unwrap(), runs: 0.into() }
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
     /// A spec with a fresh root, whose `private` the caller may change before the start.
-    pub fn spec(&self, mounts: &[(&str, bool)]) -> RunSpec {
+    pub(crate) fn spec(&self, mounts: &[(&str, bool)]) -> RunSpec {
         let number = self.runs.get() + 1;
         self.runs.set(number);
         let run: RunId = format!("{number:06x}").parse().unwrap();
@@ -158,18 +158,18 @@ impl Bench {
     }
 
     /// Every guest file is owned by root outside too: roots are mapped when they are mounted.
-    pub fn script(&self, at: &Path, text: &str) {
+    pub(crate) fn script(&self, at: &Path, text: &str) {
         fs::write(at, text).unwrap();
         fs::set_permissions(at, fs::Permissions::from_mode(0o755)).unwrap();
     }
 
-    pub fn root(spec: &RunSpec) -> PathBuf {
+    pub(crate) fn root(spec: &RunSpec) -> PathBuf {
         let MountSource::Directory { path } = &spec.root;
         path.into()
     }
 
     /// Starts a run and waits until its init runs, or it failed.
-    pub fn start(&self, spec: &RunSpec) -> (RunDir, RunState) {
+    pub(crate) fn start(&self, spec: &RunSpec) -> (RunDir, RunState) {
         let dir = self.node.run_dir(spec.vps, &spec.run);
         client::create_run(&dir, spec).unwrap();
         client::spawn_supervisor(&supervisor(), &dir).unwrap();
@@ -178,21 +178,21 @@ impl Bench {
     }
 
     /// A program inside the VPS.
-    pub fn command(&self, argv: &[&str]) -> Command {
+    pub(crate) fn command(&self, argv: &[&str]) -> Command {
         let attach = attach_command(&self.node.node, self.vps, &["PATH=/bin"], argv).unwrap();
         let mut command = Command::new(attach.program);
         command.args(attach.args).env_clear().stdin(Stdio::null());
         command
     }
 
-    pub fn exec(&self, argv: &[&str]) -> (bool, String) {
+    pub(crate) fn exec(&self, argv: &[&str]) -> (bool, String) {
         let done = self.command(argv).output().unwrap();
         let text = [done.stdout, done.stderr].concat();
         (done.status.success(), String::from_utf8_lossy(&text).into_owned())
     }
 
     /// Nothing of the VPS is anywhere: processes, mounts, cgroups, sockets.
-    pub fn assert_nothing_left(&self) {
+    pub(crate) fn assert_nothing_left(&self) {
         let evidence = self.node.observe_evidence(self.vps).unwrap();
         assert!(evidence.is_empty(), "{evidence:?}");
         let name = format!("mayfly-{}", self.node.node);
@@ -223,7 +223,7 @@ impl Drop for Bench {
 }
 
 /// Repeats a look until it is true.
-pub fn until(what: &str, mut look: impl FnMut() -> bool) {
+pub(crate) fn until(what: &str, mut look: impl FnMut() -> bool) {
     let end = Instant::now() + WITHIN;
     while !look() {
         assert!(Instant::now() < end, "still not: {what}");

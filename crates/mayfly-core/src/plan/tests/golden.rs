@@ -19,18 +19,29 @@ fn render(plan: &Plan) -> String {
             Undo::None { why } => format!("    no undo: {why}\n"),
         };
     }
-    if text.is_empty() { "nothing to do\n".to_owned() } else { text }
+    if text.is_empty() {
+        "nothing to do\n".to_owned()
+    } else {
+        text
+    }
 }
 
 #[track_caller]
 fn golden(file: &str, plan: &Plan) {
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/plans").join(format!("{file}.txt"));
+    let file = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("testdata/plans")
+        .join(format!("{file}.txt"));
     let got = render(plan);
     if std::env::var_os("MAYFLY_BLESS").is_some() {
         std::fs::write(&file, &got).unwrap();
     }
     let want = std::fs::read_to_string(&file).unwrap_or_default();
-    assert_eq!(got, want, "{} differs; look, then MAYFLY_BLESS=1", file.display());
+    assert_eq!(
+        got,
+        want,
+        "{} differs; look, then MAYFLY_BLESS=1",
+        file.display()
+    );
 }
 
 /// A host with one VPS, 11327, of that template; it runs as run 1.
@@ -55,27 +66,45 @@ fn check(file: &str, hands: &mut Hands, request: &Request) {
 
 #[test]
 fn create_debian_persistent() {
-    golden("create-debian", &Hands::new().create(id(11327), "debian-12", None));
+    golden(
+        "create-debian",
+        &Hands::new().create(id(11327), "debian-12", None),
+    );
 }
 
 #[test]
 fn create_debian_impermanent_and_start_it() {
     let mut hands = Hands::new();
-    golden("create-debian-impermanence-start", &hands.create(id(11327), "debian-12-impermanence", Some(run(1))));
+    golden(
+        "create-debian-impermanence-start",
+        &hands.create(id(11327), "debian-12-impermanence", Some(run(1))),
+    );
     hands.assert_sound();
 }
 
 #[test]
 fn create_nixos_takes_the_store_out_of_the_disk_space() {
     let mut hands = Hands::new();
-    golden("create-nixos", &hands.create(id(11327), "nixos-shaped", None));
-    let quotas: Vec<_> = hands.doc(id(11327)).datasets.iter().map(|d| (d.name.as_str(), d.quota_bytes)).collect();
+    golden(
+        "create-nixos",
+        &hands.create(id(11327), "nixos-shaped", None),
+    );
+    let quotas: Vec<_> = hands
+        .doc(id(11327))
+        .datasets
+        .iter()
+        .map(|d| (d.name.as_str(), d.quota_bytes))
+        .collect();
     assert_eq!(quotas, [("", Bytes::gib(100)), ("nix", Bytes::gib(20))]);
 }
 
 #[test]
 fn start_gives_up_the_last_root_when_the_new_init_lives() {
-    check("start-debian-impermanence", &mut stopped("debian-12-impermanence"), &start(2));
+    check(
+        "start-debian-impermanence",
+        &mut stopped("debian-12-impermanence"),
+        &start(2),
+    );
     check("start-nixos", &mut stopped("nixos-shaped"), &start(2));
 }
 
@@ -93,15 +122,32 @@ fn start_with_mounts_in_mounts() {
         dataset("srv/data", 5, Some("/srv/data/one")),
         dataset("deep", 5, Some("/srv/data/one/a/b")),
         dataset("kept", 5, Some("/persistent/kept")),
-        Request::MountAdd { mount: mount("kept", "/var/lib/kept") },
+        Request::MountAdd {
+            mount: mount("kept", "/var/lib/kept"),
+        },
     ] {
         // The root dataset has all of the disk space that is left.
-        let less = hands.doc(vps).datasets[0].quota_bytes.saturating_sub(Bytes::gib(5));
-        hands.ask(vps, &Request::DatasetSet { name: name(""), quota_bytes: less }).unwrap();
+        let less = hands.doc(vps).datasets[0]
+            .quota_bytes
+            .saturating_sub(Bytes::gib(5));
+        hands
+            .ask(
+                vps,
+                &Request::DatasetSet {
+                    name: name(""),
+                    quota_bytes: less,
+                },
+            )
+            .unwrap();
         hands.ask(vps, &request).unwrap();
     }
     check("start-nested-mounts", &mut hands, &start(2));
-    assert_eq!(hands.host.guest_write(vps, "/srv/data/one/a/b/file", "deep"), Ok(()));
+    assert_eq!(
+        hands
+            .host
+            .guest_write(vps, "/srv/data/one/a/b/file", "deep"),
+        Ok(())
+    );
     let deep = hands.doc(vps).pool_path(&name("deep"));
     assert_eq!(hands.host.read(&deep, "/file").as_deref(), Some("deep"));
 }
@@ -123,16 +169,32 @@ fn start_with_an_orphan_alive() {
 
 #[test]
 fn restart_running() {
-    check("restart", &mut running("debian-12-impermanence"), &restart(2));
+    check(
+        "restart",
+        &mut running("debian-12-impermanence"),
+        &restart(2),
+    );
     check("restart-persistent", &mut running("debian-12"), &restart(2));
 }
 
 #[test]
 fn stop_in_all_ways() {
     check("stop", &mut running("debian-12-impermanence"), &stop());
-    let discard = Request::Stop { timeout_ms: 60_000, force: true, discard: true };
-    check("stop-force-discard", &mut running("debian-12-impermanence"), &discard);
-    check("stop-discard-stopped", &mut stopped("debian-12-impermanence"), &discard);
+    let discard = Request::Stop {
+        timeout_ms: 60_000,
+        force: true,
+        discard: true,
+    };
+    check(
+        "stop-force-discard",
+        &mut running("debian-12-impermanence"),
+        &discard,
+    );
+    check(
+        "stop-discard-stopped",
+        &mut stopped("debian-12-impermanence"),
+        &discard,
+    );
     let mut dead = running("debian-12-impermanence");
     dead.host.guest_crash(id(11327));
     check("stop-dead-run", &mut dead, &stop());
@@ -141,31 +203,69 @@ fn stop_in_all_ways() {
 #[test]
 fn destroy_running_and_stopped() {
     let mut hands = running("nixos-shaped");
-    check("destroy-running-now", &mut hands, &Request::Destroy { now: true });
+    check(
+        "destroy-running-now",
+        &mut hands,
+        &Request::Destroy { now: true },
+    );
     assert!(hands.vpses.is_empty());
     let mut hands = stopped("debian-12-impermanence");
-    check("destroy-with-last-root", &mut hands, &Request::Destroy { now: false });
+    check(
+        "destroy-with-last-root",
+        &mut hands,
+        &Request::Destroy { now: false },
+    );
     assert_eq!(hands.host.given_up().len(), 1);
 }
 
 #[test]
 fn datasets_and_mounts() {
     let mut hands = stopped("nixos-shaped");
-    let shrink = Request::DatasetSet { name: name(""), quota_bytes: Bytes::gib(80) };
+    let shrink = Request::DatasetSet {
+        name: name(""),
+        quota_bytes: Bytes::gib(80),
+    };
     check("dataset-set", &mut hands, &shrink);
-    check("dataset-create-mounted", &mut hands, &dataset("srv", 10, Some("/srv")));
-    check("mount-remove", &mut hands, &Request::MountRemove { path: path("/srv") });
-    check("mount-add", &mut hands, &Request::MountAdd { mount: mount("srv", "/data") });
-    check("dataset-destroy-forced", &mut hands, &Request::DatasetDestroy { name: name("srv"), force: true });
+    check(
+        "dataset-create-mounted",
+        &mut hands,
+        &dataset("srv", 10, Some("/srv")),
+    );
+    check(
+        "mount-remove",
+        &mut hands,
+        &Request::MountRemove { path: path("/srv") },
+    );
+    check(
+        "mount-add",
+        &mut hands,
+        &Request::MountAdd {
+            mount: mount("srv", "/data"),
+        },
+    );
+    check(
+        "dataset-destroy-forced",
+        &mut hands,
+        &Request::DatasetDestroy {
+            name: name("srv"),
+            force: true,
+        },
+    );
 }
 
 #[test]
 fn features_on_and_off() {
     let on = |root_kind| Request::SetImpermanence {
-        want: Some(Impermanence { root_quota_bytes: Bytes::gib(5), root_kind }),
+        want: Some(Impermanence {
+            root_quota_bytes: Bytes::gib(5),
+            root_kind,
+        }),
         run: run(2),
     };
-    let off = |n| Request::SetImpermanence { want: None, run: run(n) };
+    let off = |n| Request::SetImpermanence {
+        want: None,
+        run: run(n),
+    };
     let mut hands = running("debian-12");
     check("feature-on-running", &mut hands, &on(RootKind::Template));
     check("feature-on-again", &mut hands, &on(RootKind::Template));
@@ -175,40 +275,76 @@ fn features_on_and_off() {
     hands.ask(id(11327), &start(3)).unwrap();
     hands.ask(id(11327), &stop()).unwrap();
     check("feature-off-stopped", &mut hands, &off(4));
-    assert!(hands.doc(id(11327)).last_root.is_some(), "switching off is no start: the last root stays (R7)");
+    assert!(
+        hands.doc(id(11327)).last_root.is_some(),
+        "switching off is no start: the last root stays (R7)"
+    );
     check("start-after-feature-off", &mut hands, &start(5));
     assert_eq!(hands.doc(id(11327)).last_root, None);
 }
 
 #[test]
 fn ends_of_runs() {
-    let ended = |n: u8, end: RunEnd| Request::RunEnded { run: run(n), end, next: run(n + 1), boot_ms: 1000 * u64::from(n) };
-    let crashed = || RunEnd::Crashed { detail: "init died".into() };
+    let ended = |n: u8, end: RunEnd| Request::RunEnded {
+        run: run(n),
+        end,
+        next: run(n + 1),
+        boot_ms: 1000 * u64::from(n),
+    };
+    let crashed = || RunEnd::Crashed {
+        detail: "init died".into(),
+    };
     let mut hands = running("debian-12-impermanence");
     hands.host.guest_poweroff(id(11327));
     check("ended-poweroff", &mut hands, &ended(1, RunEnd::PowerOff));
     assert_eq!(hands.doc(id(11327)).desired, Desired::Stopped);
-    check("ended-settled-already", &mut hands, &ended(1, RunEnd::PowerOff));
+    check(
+        "ended-settled-already",
+        &mut hands,
+        &ended(1, RunEnd::PowerOff),
+    );
     let mut hands = running("debian-12-impermanence");
     hands.host.guest_reboot(id(11327));
     check("ended-reboot", &mut hands, &ended(1, RunEnd::Reboot));
     for n in 2..=5 {
         hands.ask(id(11327), &start(n)).unwrap();
         hands.host.kill_supervisor(id(11327));
-        let file = if n < 5 { "ended-crashed" } else { "ended-crashed-too-often" };
+        let file = if n < 5 {
+            "ended-crashed"
+        } else {
+            "ended-crashed-too-often"
+        };
         check(file, &mut hands, &ended(n, crashed()));
-        assert_eq!(crate::plan::should_start(hands.doc(id(11327))), n < 5, "the fourth crash is the last");
+        assert_eq!(
+            crate::plan::should_start(hands.doc(id(11327))),
+            n < 5,
+            "the fourth crash is the last"
+        );
     }
 }
 
 #[test]
 fn templates_come_and_go() {
     let mut hands = Hands::new();
-    let remove = |of: &str| Request::TemplateRemove { name: of.parse().unwrap() };
+    let remove = |of: &str| Request::TemplateRemove {
+        name: of.parse().unwrap(),
+    };
     check("template-remove-shared", &mut hands, &remove("debian-12"));
-    check("template-remove", &mut hands, &remove("debian-12-impermanence"));
-    assert_eq!(hands.host.datasets().len(), 3, "only the parts of the other template are left");
-    let build = Request::TemplateBuild { recipe: "debian-12".into(), name: "debian-12".parse().unwrap(), mirror: None };
+    check(
+        "template-remove",
+        &mut hands,
+        &remove("debian-12-impermanence"),
+    );
+    assert_eq!(
+        hands.host.datasets().len(),
+        3,
+        "only the parts of the other template are left"
+    );
+    let build = Request::TemplateBuild {
+        recipe: "debian-12".into(),
+        name: "debian-12".parse().unwrap(),
+        mirror: None,
+    };
     check("template-build", &mut hands, &build);
     assert_eq!(hands.host.datasets().len(), 4);
 }

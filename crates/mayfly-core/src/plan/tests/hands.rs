@@ -12,8 +12,8 @@ use crate::ids::{Incarnation, OperationId, RunId, VpsId};
 use crate::names::{PoolPath, TemplateName};
 use crate::observed::{InitSeen, MarkSeen, Observed};
 use crate::plan::{
-    CreateInput, Plan, PlanContext, Step, Undo, needed_probe, plan_template_build, plan_template_remove, plan_vps,
-    resolve_new_vps, sort_leftovers,
+    CreateInput, Plan, PlanContext, Step, Undo, needed_probe, plan_template_build,
+    plan_template_remove, plan_vps, resolve_new_vps, sort_leftovers,
 };
 use crate::ports::{Clock as _, Runtime as _, Storage as _, Templates as _};
 use crate::proof::{Burial, Condemned, ConfirmedDestroy, EphemeralRoot};
@@ -26,6 +26,8 @@ pub(super) struct Hands {
     operations: u32,
     /// Whether each step is done a second time at once, as after a crash before the journal was written.
     pub(super) twice: bool,
+    /// Whether the host goes down with a daemon that dies.
+    pub(super) reboots: bool,
 }
 
 impl Hands {
@@ -33,8 +35,17 @@ impl Hands {
     pub(super) fn new() -> Self {
         let host = FakeHost::new();
         let recipes = ["debian-12", "debian-12-impermanence", "nixos-shaped"];
-        let templates = recipes.map(|r| (r.parse().unwrap(), host.add_template(r))).into();
-        Self { host, vpses: BTreeMap::new(), templates, operations: 0, twice: false }
+        let templates = recipes
+            .map(|r| (r.parse().unwrap(), host.add_template(r)))
+            .into();
+        Self {
+            host,
+            vpses: BTreeMap::new(),
+            templates,
+            operations: 0,
+            twice: false,
+            reboots: false,
+        }
     }
 
     pub(super) fn context(&self) -> PlanContext {
@@ -59,7 +70,14 @@ impl Hands {
     }
 
     pub(super) fn input(vps: VpsId) -> CreateInput {
-        CreateInput { id: Some(vps), hostname: None, disk: None, memory: None, cpu_percent: None, impermanence: false }
+        CreateInput {
+            id: Some(vps),
+            hostname: None,
+            disk: None,
+            memory: None,
+            cpu_percent: None,
+            impermanence: false,
+        }
     }
 
     pub(super) fn resolve(&self, input: &CreateInput, template: &str) -> Result<NewVps, Refusal> {
@@ -74,20 +92,29 @@ impl Hands {
             None => None,
             Some((assembly, init)) => Some(self.host.probe_init(&assembly, &init)?),
         };
-        Ok(Observed { pool: self.host.observe()?, evidence: self.host.evidence(doc.id)?, init })
+        Ok(Observed {
+            pool: self.host.observe()?,
+            evidence: self.host.evidence(doc.id)?,
+            init,
+        })
     }
 
     pub(super) fn plan(&self, vps: VpsId, request: &Request) -> Result<Plan, Refusal> {
         match request {
-            Request::TemplateBuild { recipe, name, mirror } => {
-                plan_template_build(recipe, name, mirror.as_deref(), &self.template_docs())
-            }
+            Request::TemplateBuild {
+                recipe,
+                name,
+                mirror,
+            } => plan_template_build(recipe, name, mirror.as_deref(), &self.template_docs()),
             Request::TemplateRemove { name } => {
                 plan_template_remove(name, &self.template_docs(), &self.docs(), &self.context())
             }
-            Request::Create { new, .. } => {
-                plan_vps(request, &new.doc, &self.observe(request, &new.doc)?, &self.context())
-            }
+            Request::Create { new, .. } => plan_vps(
+                request,
+                &new.doc,
+                &self.observe(request, &new.doc)?,
+                &self.context(),
+            ),
             _ => {
                 let doc = self.doc(vps);
                 plan_vps(request, doc, &self.observe(request, doc)?, &self.context())
@@ -106,13 +133,24 @@ impl Hands {
     fn carry_out(&mut self, plan: &Plan) -> Result<(), Refusal> {
         for (at, planned) in plan.steps.iter().enumerate() {
             let mut done = self.perform(&planned.step);
+            if done.is_err() && self.host.crashed() {
+                // The next daemon finds this step in the journal as the first that is not done.
+                self.host = if self.reboots {
+                    self.host.reboot()
+                } else {
+                    self.host.restart_daemon()
+                };
+                self.host.clear_staging()?;
+                done = self.perform(&planned.step);
+            }
             if self.twice && done.is_ok() {
                 done = self.perform(&planned.step);
             }
             let Err(refusal) = done else { continue };
             for planned in plan.steps[..=at].iter().rev() {
                 if let Undo::Step(undo) = &planned.undo {
-                    self.perform(undo).unwrap_or_else(|why| panic!("{undo} failed: {why} (after {refusal})"));
+                    self.perform(undo)
+                        .unwrap_or_else(|why| panic!("{undo} failed: {why} (after {refusal})"));
                 }
             }
             return Err(refusal);
@@ -131,36 +169,80 @@ impl Hands {
         match step {
             Step::EndRun { vps, run, halt_ms } => {
                 if let Some(run) = run {
-                    host.stop(*vps, run, Duration::from_millis(halt_ms.unwrap_or(0)), halt_ms.is_none())?;
+                    host.stop(
+                        *vps,
+                        run,
+                        Duration::from_millis(halt_ms.unwrap_or(0)),
+                        halt_ms.is_none(),
+                    )?;
                 }
                 host.sweep(*vps)?;
             }
             Step::CreateDataset { new } => drop(host.create_dataset(new)?),
-            Step::SetQuota { dataset, quota_bytes } => drop(host.set_quota(dataset, *quota_bytes)?),
+            Step::SetQuota {
+                dataset,
+                quota_bytes,
+            } => drop(host.set_quota(dataset, *quota_bytes)?),
             Step::PrepareTree { dataset, tree } => drop(host.prepare_tree(dataset, tree)?),
-            Step::Record { vps, doc: Some(doc), .. } => drop(self.vpses.insert(*vps, (**doc).clone())),
+            Step::Record {
+                vps,
+                doc: Some(doc),
+                ..
+            } => drop(self.vpses.insert(*vps, (**doc).clone())),
             Step::Record { vps, doc: None, .. } => drop(self.vpses.remove(vps)),
-            Step::Launch { launch } => drop(host.launch(&launch.to_run_spec(|n| host.mount_source(n), host.detach()))?),
-            Step::AwaitInit { vps, run, deadline_ms } => {
+            Step::Launch { launch } => {
+                host.launch(&launch.to_run_spec(|n| host.mount_source(n), host.detach()))?;
+            }
+            Step::AwaitInit {
+                vps,
+                run,
+                deadline_ms,
+            } => {
                 host.await_init(*vps, run, Duration::from_millis(*deadline_ms))?;
             }
-            Step::BuryRoot { vps, incarnation, root, grave } => self.bury(root, grave, |mark| {
+            Step::BuryRoot {
+                vps,
+                incarnation,
+                root,
+                grave,
+            } => self.bury(root, grave, |mark| {
                 let owner = (*vps, incarnation);
                 let root = EphemeralRoot::prove(root, mark, &node, owner, &host.evidence(*vps)?)?;
-                Ok(Burial::of_root(root, condemner(mark, self.context().operation)))
+                Ok(Burial::of_root(
+                    root,
+                    condemner(mark, self.context().operation),
+                ))
             })?,
-            Step::BuryData { vps, incarnation, dataset, grave } => self.bury(dataset, grave, |mark| {
+            Step::BuryData {
+                vps,
+                incarnation,
+                dataset,
+                grave,
+            } => self.bury(dataset, grave, |mark| {
                 let owner = (*vps, incarnation);
-                let data = ConfirmedDestroy::prove(dataset, mark, &node, owner, &host.evidence(*vps)?)?;
-                Ok(Burial::of_data(data, condemner(mark, self.context().operation)))
+                let data =
+                    ConfirmedDestroy::prove(dataset, mark, &node, owner, &host.evidence(*vps)?)?;
+                Ok(Burial::of_data(
+                    data,
+                    condemner(mark, self.context().operation),
+                ))
             })?,
             Step::BuryTemplate { dataset, grave } => self.bury(dataset, grave, |mark| {
                 let template = ConfirmedDestroy::prove_template(dataset, mark, &node)?;
-                Ok(Burial::of_data(template, condemner(mark, self.context().operation)))
+                Ok(Burial::of_data(
+                    template,
+                    condemner(mark, self.context().operation),
+                ))
             })?,
-            Step::ForgetRuns { vps, keep, console } => drop(host.forget(*vps, keep.as_ref(), *console)?),
+            Step::ForgetRuns { vps, keep, console } => {
+                host.forget(*vps, keep.as_ref(), *console)?;
+            }
             Step::Reap { graves } => graves.iter().try_for_each(|grave| self.reap(grave))?,
-            Step::BuildTemplate { recipe, name, mirror } => {
+            Step::BuildTemplate {
+                recipe,
+                name,
+                mirror,
+            } => {
                 let built = host.build(recipe, mirror.as_deref(), &mut |_| {})?;
                 let doc = TemplateDoc {
                     schema: SCHEMA,
@@ -172,7 +254,10 @@ impl Hands {
                 };
                 self.templates.insert(name.clone(), doc);
             }
-            Step::RecordTemplate { name, doc: Some(doc) } => drop(self.templates.insert(name.clone(), (**doc).clone())),
+            Step::RecordTemplate {
+                name,
+                doc: Some(doc),
+            } => drop(self.templates.insert(name.clone(), (**doc).clone())),
             Step::RecordTemplate { name, doc: None } => drop(self.templates.remove(name)),
         }
         Ok(())
@@ -192,7 +277,8 @@ impl Hands {
 
     fn reap(&self, grave: &PoolPath) -> Result<(), Refusal> {
         if let Some(seen) = self.host.look(grave)? {
-            self.host.reap(&Condemned::prove(grave, &seen.mark, &self.host.node())?)?;
+            self.host
+                .reap(&Condemned::prove(grave, &seen.mark, &self.host.node())?)?;
         }
         Ok(())
     }
@@ -213,7 +299,12 @@ impl Hands {
         for step in &left.burials {
             self.perform(step).unwrap();
         }
-        for grave in self.host.datasets().iter().filter(|d| d.is_grave() && d.as_str().matches('/').count() == 1) {
+        for grave in self
+            .host
+            .datasets()
+            .iter()
+            .filter(|d| d.is_grave() && d.as_str().matches('/').count() == 1)
+        {
             self.reap(grave).unwrap();
         }
         self.operations += 1;
@@ -224,7 +315,11 @@ impl Hands {
         let mut text = String::new();
         for (name, seen) in self.host.observe().unwrap().datasets {
             let quota = seen.quota.unwrap_or(Bytes(0));
-            text += &format!("{name} {quota} {:?} {:?}\n", self.host.mark(&name), self.host.paths(&name));
+            text += &format!(
+                "{name} {quota} {:?} {:?}\n",
+                self.host.mark(&name),
+                self.host.paths(&name)
+            );
         }
         for doc in self.vpses.values() {
             text += &format!("{doc:?}\n{:?}\n", self.host.root_of(doc.id));

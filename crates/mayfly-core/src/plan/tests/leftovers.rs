@@ -15,7 +15,14 @@ use crate::plan::{Leftovers, Step, sort_leftovers};
 fn sort(hands: &Hands, pool: &PoolSeen, busy: &[u32]) -> Leftovers {
     let busy: BTreeSet<VpsId> = busy.iter().map(|n| id(*n)).collect();
     let context = hands.context();
-    sort_leftovers(pool, &hands.docs(), &hands.template_docs(), &busy, &context.node, &context.operation)
+    sort_leftovers(
+        pool,
+        &hands.docs(),
+        &hands.template_docs(),
+        &busy,
+        &context.node,
+        &context.operation,
+    )
 }
 
 fn stopped() -> Hands {
@@ -36,13 +43,24 @@ fn what_is_known_is_no_leftover() {
 #[test]
 fn a_root_that_no_document_names_is_buried_unless_its_vps_is_busy() {
     let mut hands = stopped();
-    let root = hands.vpses.get_mut(&id(100)).unwrap().last_root.take().unwrap();
+    let root = hands
+        .vpses
+        .get_mut(&id(100))
+        .unwrap()
+        .last_root
+        .take()
+        .unwrap();
     let pool = crate::ports::Storage::observe(&hands.host).unwrap();
-    assert!(matches!(&sort(&hands, &pool, &[]).burials[..], [Step::BuryRoot { root: found, .. }] if *found == root));
+    assert!(
+        matches!(&sort(&hands, &pool, &[]).burials[..], [Step::BuryRoot { root: found, .. }] if *found == root)
+    );
     assert_eq!(sort(&hands, &pool, &[100]), Leftovers::default());
     hands.vpses.clear();
     let left = sort(&hands, &pool, &[]);
-    assert!(left.burials.is_empty() && left.reports.len() == 2, "nobody is known who could give it up: {left:?}");
+    assert!(
+        left.burials.is_empty() && left.reports.len() == 2,
+        "nobody is known who could give it up: {left:?}"
+    );
 }
 
 #[test]
@@ -51,7 +69,10 @@ fn a_new_vps_of_the_number_does_not_touch_what_its_predecessor_left() {
     hands.vpses.get_mut(&id(100)).unwrap().incarnation = Incarnation::from_random([9; 16]);
     let pool = crate::ports::Storage::observe(&hands.host).unwrap();
     let left = sort(&hands, &pool, &[]);
-    assert!(left.burials.is_empty() && left.reports.len() == 2, "{left:?}");
+    assert!(
+        left.burials.is_empty() && left.reports.len() == 2,
+        "{left:?}"
+    );
 }
 
 #[test]
@@ -61,7 +82,10 @@ fn templates_that_no_record_names_are_buried_unless_a_vps_has_them_as_base() {
     let pool = crate::ports::Storage::observe(&hands.host).unwrap();
     let burials = sort(&hands, &pool, &[]).burials;
     let top = PoolPath::from_pool("templates/2525252525252525").unwrap();
-    assert!(matches!(&burials[..], [Step::BuryTemplate { dataset, .. }] if *dataset == top), "{burials:?}");
+    assert!(
+        matches!(&burials[..], [Step::BuryTemplate { dataset, .. }] if *dataset == top),
+        "{burials:?}"
+    );
 }
 
 #[test]
@@ -81,20 +105,36 @@ fn a_half_way_burial_is_finished_and_its_grave_emptied() {
 }
 
 fn marks() -> impl Strategy<Value = MarkSeen> {
-    let roles = prop_oneof![Just(Role::Persistent), Just(Role::Temporary), Just(Role::Template)];
-    let local = (roles, 0..2u8, 0..4u32, 0..2u8, any::<bool>(), any::<bool>(), 0..6usize).prop_map(
-        |(role, node, vps, life, has_run, condemned, made_as)| {
+    let roles = prop_oneof![
+        Just(Role::Persistent),
+        Just(Role::Temporary),
+        Just(Role::Template)
+    ];
+    let local = (
+        roles,
+        0..2u8,
+        0..4u32,
+        0..2u8,
+        any::<bool>(),
+        any::<bool>(),
+        0..6usize,
+    )
+        .prop_map(|(role, node, vps, life, has_run, condemned, made_as)| {
             let ours = Hands::new().host.node();
             MarkSeen::Local(Mark {
-                node: if node == 0 { ours } else { NodeId::from_random([7; 8]) },
-                owner: (vps < 3).then(|| (id(100 + vps), Incarnation::from_random([100 + life; 16]))),
+                node: if node == 0 {
+                    ours
+                } else {
+                    NodeId::from_random([7; 8])
+                },
+                owner: (vps < 3)
+                    .then(|| (id(100 + vps), Incarnation::from_random([100 + life; 16]))),
                 role,
                 run: has_run.then(|| run(1)),
                 made_as: PoolPath::from_pool(NAMES[made_as]).unwrap(),
                 condemned_by: condemned.then(|| OperationId::at(1, [0; 4])),
             })
-        },
-    );
+        });
     prop_oneof![
         1 => Just(MarkSeen::Unset),
         1 => Just(MarkSeen::NotLocal),
@@ -103,8 +143,14 @@ fn marks() -> impl Strategy<Value = MarkSeen> {
     ]
 }
 
-const NAMES: [&str; 6] =
-    ["100", "100.impermanence-c5a801", "101.impermanence-c5a801", "trash/x", "templates/0123456789abcdef", "other"];
+const NAMES: [&str; 6] = [
+    "100",
+    "100.impermanence-c5a801",
+    "101.impermanence-c5a801",
+    "trash/x",
+    "templates/0123456789abcdef",
+    "other",
+];
 
 proptest! {
     /// Nothing is given up whose mark is not exactly ours, and what a document needs is never given up.

@@ -1,5 +1,7 @@
 //! Tests of the planner: golden plans, refusals, and properties of plans that are carried out on a fake host.
 
+#![cfg(feature = "fake")]
+
 mod golden;
 mod hands;
 mod leftovers;
@@ -29,7 +31,11 @@ fn name(text: &str) -> DatasetName {
 }
 
 fn mount(dataset: &str, at: &str) -> Mount {
-    Mount { dataset: name(dataset), path: path(at), read_only: false }
+    Mount {
+        dataset: name(dataset),
+        path: path(at),
+        read_only: false,
+    }
 }
 
 fn start(n: u8) -> Request {
@@ -37,13 +43,25 @@ fn start(n: u8) -> Request {
 }
 
 fn stop() -> Request {
-    Request::Stop { timeout_ms: 60_000, force: false, discard: false }
+    Request::Stop {
+        timeout_ms: 60_000,
+        force: false,
+        discard: false,
+    }
 }
 
 fn restart(n: u8) -> Request {
-    Request::Restart { run: run(n), timeout_ms: 60_000, force: false }
+    Request::Restart {
+        run: run(n),
+        timeout_ms: 60_000,
+        force: false,
+    }
 }
 
 fn dataset(of: &str, gib: u64, at: Option<&str>) -> Request {
-    Request::DatasetCreate { name: name(of), quota_bytes: Bytes::gib(gib), mount: at.map(path) }
+    Request::DatasetCreate {
+        name: name(of),
+        quota_bytes: Bytes::gib(gib),
+        mount: at.map(path),
+    }
 }

@@ -32,23 +32,40 @@ fn refused(hands: &mut Hands, request: &Request, code: Code) -> Refusal {
     let refusal = hands.ask(id(VPS), request).unwrap_err();
     assert_eq!(refusal.code, code, "{refusal:?}");
     assert!(!refusal.hint.is_empty());
-    assert_eq!((hands.picture(), hands.host.calls().len()), (before, calls), "a refusal changed something");
+    assert_eq!(
+        (hands.picture(), hands.host.calls().len()),
+        (before, calls),
+        "a refusal changed something"
+    );
     refusal
 }
 
 fn on(root_kind: RootKind) -> Request {
-    let want = Some(Impermanence { root_quota_bytes: Bytes::gib(10), root_kind });
+    let want = Some(Impermanence {
+        root_quota_bytes: Bytes::gib(10),
+        root_kind,
+    });
     Request::SetImpermanence { want, run: run(9) }
 }
 
 #[test]
 fn an_empty_root_without_nix_is_refused_with_the_cure() {
     let mut hands = scene("nixos-shaped");
-    hands.ask(id(VPS), &Request::MountRemove { path: path("/nix") }).unwrap();
+    hands
+        .ask(id(VPS), &Request::MountRemove { path: path("/nix") })
+        .unwrap();
     for request in [start(1), restart(1)] {
         let refusal = refused(&mut hands, &request, Code::VpsWouldNotBoot);
-        assert!(refusal.message.ends_with("nothing is mounted at /nix"), "{refusal:?}");
-        assert!(refusal.hint.contains("mayfly dataset create 11327/nix --quota 20G --mount /nix"), "{refusal:?}");
+        assert!(
+            refusal.message.ends_with("nothing is mounted at /nix"),
+            "{refusal:?}"
+        );
+        assert!(
+            refusal
+                .hint
+                .contains("mayfly dataset create 11327/nix --quota 20G --mount /nix"),
+            "{refusal:?}"
+        );
     }
 }
 
@@ -56,24 +73,45 @@ fn an_empty_root_without_nix_is_refused_with_the_cure() {
 fn a_profile_that_is_missing_or_dangling_is_refused_with_the_cure() {
     let mut hands = scene("nixos-shaped");
     let nix = hands.doc(id(VPS)).pool_path(&name("nix"));
-    hands.host.plant_link(&nix, "/var/nix/profiles/system", "system-2-link");
+    hands
+        .host
+        .plant_link(&nix, "/var/nix/profiles/system", "system-2-link");
     let refusal = refused(&mut hands, &start(1), Code::VpsWouldNotBoot);
-    assert!(refusal.message.contains("leads to /nix/var/nix/profiles/system-2-link, which is not there"), "{refusal:?}");
-    hands.host.plant_link(&nix, "/var/nix/profiles/system", "/nix/store/gone");
+    assert!(
+        refusal
+            .message
+            .contains("leads to /nix/var/nix/profiles/system-2-link, which is not there"),
+        "{refusal:?}"
+    );
+    hands
+        .host
+        .plant_link(&nix, "/var/nix/profiles/system", "/nix/store/gone");
     let refusal = refused(&mut hands, &start(1), Code::VpsWouldNotBoot);
-    assert!(refusal.message.contains("leads to /nix/store/gone, which is not there"), "{refusal:?}");
-    hands.host.plant_link(&nix, "/var/nix/profiles/system", "/nix/store/plain");
+    assert!(
+        refusal
+            .message
+            .contains("leads to /nix/store/gone, which is not there"),
+        "{refusal:?}"
+    );
+    hands
+        .host
+        .plant_link(&nix, "/var/nix/profiles/system", "/nix/store/plain");
     hands.host.plant(&nix, "/store/plain/init", "no program");
     let refusal = refused(&mut hands, &start(1), Code::VpsWouldNotBoot);
     assert!(refusal.message.contains("not executable"), "{refusal:?}");
-    assert!(refusal.hint.contains("impermanence=off") && refusal.hint.contains("nixos-rebuild boot"), "{refusal:?}");
+    assert!(
+        refusal.hint.contains("impermanence=off") && refusal.hint.contains("nixos-rebuild boot"),
+        "{refusal:?}"
+    );
 }
 
 #[test]
 fn a_link_that_points_to_itself_is_no_init() {
     let mut hands = scene("nixos-shaped");
     let nix = hands.doc(id(VPS)).pool_path(&name("nix"));
-    hands.host.plant_link(&nix, "/var/nix/profiles/system", "system");
+    hands
+        .host
+        .plant_link(&nix, "/var/nix/profiles/system", "system");
     refused(&mut hands, &start(1), Code::VpsWouldNotBoot);
 }
 
@@ -83,42 +121,119 @@ fn a_feature_change_is_refused_unless_the_result_would_boot() {
     let refusal = refused(&mut hands, &on(RootKind::Empty), Code::VpsWouldNotBoot);
     assert!(refusal.hint.starts_with("convert it first"), "{refusal:?}");
     let mut hands = scene("nixos-shaped");
-    let refusal = refused(&mut hands, &Request::SetImpermanence { want: None, run: run(9) }, Code::VpsWouldNotBoot);
-    assert!(refusal.message.contains("/sbin is not there") && refusal.hint.contains("revert"), "{refusal:?}");
-    let small = Impermanence { root_quota_bytes: Bytes::mib(1), root_kind: RootKind::Empty };
-    refused(&mut hands, &Request::SetImpermanence { want: Some(small), run: run(9) }, Code::Invalid);
+    let refusal = refused(
+        &mut hands,
+        &Request::SetImpermanence {
+            want: None,
+            run: run(9),
+        },
+        Code::VpsWouldNotBoot,
+    );
+    assert!(
+        refusal.message.contains("/sbin is not there") && refusal.hint.contains("revert"),
+        "{refusal:?}"
+    );
+    let small = Impermanence {
+        root_quota_bytes: Bytes::mib(1),
+        root_kind: RootKind::Empty,
+    };
+    refused(
+        &mut hands,
+        &Request::SetImpermanence {
+            want: Some(small),
+            run: run(9),
+        },
+        Code::Invalid,
+    );
 }
 
 #[test]
 fn a_base_that_is_not_in_the_pool_is_refused_before_anything_is_done() {
     let mut hands = scene("debian-12");
-    let new = hands.resolve(&Hands::input(id(200)), "debian-12-impermanence").unwrap();
-    hands.host.destroy_by_hand(&PoolPath::from_pool("templates/dededededededede").unwrap());
+    let new = hands
+        .resolve(&Hands::input(id(200)), "debian-12-impermanence")
+        .unwrap();
+    hands
+        .host
+        .destroy_by_hand(&PoolPath::from_pool("templates/dededededededede").unwrap());
     refused(&mut hands, &on(RootKind::Template), Code::TemplateNotFound);
-    refused(&mut hands, &Request::Create { new: Box::new(new), start: None }, Code::TemplateNotFound);
+    refused(
+        &mut hands,
+        &Request::Create {
+            new: Box::new(new),
+            start: None,
+        },
+        Code::TemplateNotFound,
+    );
 }
 
 #[test]
 fn too_much_disk_space_says_how_much_is_free_and_what_to_shrink() {
     let mut hands = scene("nixos-shaped");
     let refusal = refused(&mut hands, &dataset("srv", 5, None), Code::DiskSpace);
-    assert!(refusal.message.contains("wants 5G, and 0B of its disk space of 120G are free"), "{refusal:?}");
-    assert_eq!(refusal.hint, "shrink another dataset first: mayfly dataset set 11327 quota=95G");
-    let grow = Request::DatasetSet { name: name(""), quota_bytes: Bytes::gib(110) };
+    assert!(
+        refusal
+            .message
+            .contains("wants 5G, and 0B of its disk space of 120G are free"),
+        "{refusal:?}"
+    );
+    assert_eq!(
+        refusal.hint,
+        "shrink another dataset first: mayfly dataset set 11327 quota=95G"
+    );
+    let grow = Request::DatasetSet {
+        name: name(""),
+        quota_bytes: Bytes::gib(110),
+    };
     let refusal = refused(&mut hands, &grow, Code::DiskSpace);
-    assert_eq!(refusal.hint, "shrink another dataset first: mayfly dataset set 11327/nix quota=10G");
+    assert_eq!(
+        refusal.hint,
+        "shrink another dataset first: mayfly dataset set 11327/nix quota=10G"
+    );
 }
 
 #[test]
 fn a_quota_below_use_is_refused_with_a_number_that_can_be_typed() {
     let mut hands = running("debian-12");
-    hands.host.guest_fill(id(VPS), "/var/big", Bytes((3 << 30) + 1)).unwrap();
-    let shrink = Request::DatasetSet { name: name(""), quota_bytes: Bytes::gib(2) };
+    hands
+        .host
+        .guest_fill(id(VPS), "/var/big", Bytes((3 << 30) + 1))
+        .unwrap();
+    let shrink = Request::DatasetSet {
+        name: name(""),
+        quota_bytes: Bytes::gib(2),
+    };
     let refusal = refused(&mut hands, &shrink, Code::QuotaBelowUse);
-    let typed = refusal.hint.split(' ').find_map(|word| word.parse::<Bytes>().ok()).expect("a size in the hint");
-    hands.ask(id(VPS), &Request::DatasetSet { name: name(""), quota_bytes: typed }).unwrap();
-    refused(&mut hands, &Request::DatasetSet { name: name("x"), quota_bytes: typed }, Code::DatasetNotFound);
-    refused(&mut hands, &Request::DatasetSet { name: name(""), quota_bytes: Bytes(1) }, Code::Invalid);
+    let typed = refusal
+        .hint
+        .split(' ')
+        .find_map(|word| word.parse::<Bytes>().ok())
+        .expect("a size in the hint");
+    hands
+        .ask(
+            id(VPS),
+            &Request::DatasetSet {
+                name: name(""),
+                quota_bytes: typed,
+            },
+        )
+        .unwrap();
+    refused(
+        &mut hands,
+        &Request::DatasetSet {
+            name: name("x"),
+            quota_bytes: typed,
+        },
+        Code::DatasetNotFound,
+    );
+    refused(
+        &mut hands,
+        &Request::DatasetSet {
+            name: name(""),
+            quota_bytes: Bytes(1),
+        },
+        Code::Invalid,
+    );
 }
 
 #[test]
@@ -127,12 +242,21 @@ fn the_pool_is_not_promised_more_than_twice() {
     let mut input = Hands::input(id(200));
     input.disk = Some(Bytes::gib(2048 - 120 + 1));
     let new = Box::new(hands.resolve(&input, "debian-12").unwrap());
-    let refusal = refused(&mut hands, &Request::Create { new, start: None }, Code::PoolFull);
+    let refusal = refused(
+        &mut hands,
+        &Request::Create { new, start: None },
+        Code::PoolFull,
+    );
     assert!(refusal.message.contains("200 %"), "{refusal:?}");
     input.disk = Some(Bytes::gib(2048 - 120));
     let new = Box::new(hands.resolve(&input, "debian-12").unwrap());
-    hands.ask(id(200), &Request::Create { new, start: None }).unwrap();
-    let shrink = Request::DatasetSet { name: name(""), quota_bytes: Bytes::gib(100) };
+    hands
+        .ask(id(200), &Request::Create { new, start: None })
+        .unwrap();
+    let shrink = Request::DatasetSet {
+        name: name(""),
+        quota_bytes: Bytes::gib(100),
+    };
     hands.ask(id(VPS), &shrink).unwrap();
     hands.ask(id(VPS), &dataset("srv", 20, None)).unwrap();
 }
@@ -140,21 +264,39 @@ fn the_pool_is_not_promised_more_than_twice() {
 #[test]
 fn datasets_that_cannot_be_made_or_destroyed() {
     let mut hands = scene("nixos-shaped");
-    hands.ask(id(VPS), &Request::DatasetSet { name: name(""), quota_bytes: Bytes::gib(50) }).unwrap();
+    hands
+        .ask(
+            id(VPS),
+            &Request::DatasetSet {
+                name: name(""),
+                quota_bytes: Bytes::gib(50),
+            },
+        )
+        .unwrap();
     hands.ask(id(VPS), &dataset("srv", 5, None)).unwrap();
     hands.ask(id(VPS), &dataset("srv/data", 5, None)).unwrap();
     refused(&mut hands, &dataset("srv", 5, None), Code::DatasetExists);
     refused(&mut hands, &dataset("a/b", 5, None), Code::DatasetNotFound);
-    let destroy = |of: &str, force| Request::DatasetDestroy { name: name(of), force };
+    let destroy = |of: &str, force| Request::DatasetDestroy {
+        name: name(of),
+        force,
+    };
     let refusal = refused(&mut hands, &destroy("srv", true), Code::DatasetInUse);
-    assert_eq!(refusal.hint, "destroy that first: mayfly dataset destroy 11327/srv/data");
+    assert_eq!(
+        refusal.hint,
+        "destroy that first: mayfly dataset destroy 11327/srv/data"
+    );
     let refusal = refused(&mut hands, &destroy("nix", false), Code::DatasetInUse);
     assert_eq!(refusal.hint, "mayfly mount remove 11327 /nix, or --force");
     refused(&mut hands, &destroy("", true), Code::DatasetInUse);
     refused(&mut hands, &destroy("none", true), Code::DatasetNotFound);
-    hands.host.make_by_hand(&PoolPath::from_pool("11327/hand").unwrap());
+    hands
+        .host
+        .make_by_hand(&PoolPath::from_pool("11327/hand").unwrap());
     refused(&mut hands, &dataset("hand", 5, None), Code::NotOurs);
-    hands.host.make_by_hand(&PoolPath::from_pool("11327/srv/data/hand").unwrap());
+    hands
+        .host
+        .make_by_hand(&PoolPath::from_pool("11327/srv/data/hand").unwrap());
     refused(&mut hands, &destroy("srv/data", true), Code::NotOurs);
     hands.ask(id(VPS), &start(1)).unwrap();
     refused(&mut hands, &destroy("nix", true), Code::VpsRunning);
@@ -162,31 +304,68 @@ fn datasets_that_cannot_be_made_or_destroyed() {
 
 #[test]
 fn reserved_dataset_names_cannot_be_said() {
-    for bad in ["private", "trash", "a/private", "x.impermanence-c5a8b7", "x.rescue-c5a8b7", "../11328", ""] {
+    for bad in [
+        "private",
+        "trash",
+        "a/private",
+        "x.impermanence-c5a8b7",
+        "x.rescue-c5a8b7",
+        "../11328",
+        "",
+    ] {
         let taken = bad.parse::<crate::names::DatasetName>();
         assert!(taken.is_err() || taken.unwrap().is_root(), "{bad}");
     }
-    refused(&mut scene("debian-12"), &dataset("", 5, None), Code::DatasetExists);
+    refused(
+        &mut scene("debian-12"),
+        &dataset("", 5, None),
+        Code::DatasetExists,
+    );
 }
 
 #[test]
 fn mounts_that_cannot_be() {
     let mut hands = scene("nixos-shaped");
-    let add = |of: &str, at: &str| Request::MountAdd { mount: mount(of, at) };
+    let add = |of: &str, at: &str| Request::MountAdd {
+        mount: mount(of, at),
+    };
     refused(&mut hands, &add("", "/nix"), Code::MountExists);
     refused(&mut hands, &add("none", "/x"), Code::DatasetNotFound);
-    for taken in ["/", "/dev", "/dev/shm", "/proc", "/sys/fs", "/run", "/run/mayfly", "/sbin/init"] {
+    for taken in [
+        "/",
+        "/dev",
+        "/dev/shm",
+        "/proc",
+        "/sys/fs",
+        "/run",
+        "/run/mayfly",
+        "/sbin/init",
+    ] {
         refused(&mut hands, &add("nix", taken), Code::MountPointRefused);
     }
-    refused(&mut hands, &Request::MountRemove { path: path("/x") }, Code::MountNotFound);
+    refused(
+        &mut hands,
+        &Request::MountRemove { path: path("/x") },
+        Code::MountNotFound,
+    );
     // The root dataset may be mounted while it is also `/`, and any dataset at two paths.
     let mut debian = scene("debian-12");
     debian.ask(id(VPS), &add("", "/persistent")).unwrap();
     debian.ask(id(VPS), &add("", "/devices")).unwrap();
-    refused(&mut debian, &add("", "/etc/hostname"), Code::MountPointRefused);
+    refused(
+        &mut debian,
+        &add("", "/etc/hostname"),
+        Code::MountPointRefused,
+    );
     debian.ask(id(VPS), &start(1)).unwrap();
     refused(&mut debian, &add("", "/again"), Code::VpsRunning);
-    refused(&mut debian, &Request::MountRemove { path: path("/persistent") }, Code::VpsRunning);
+    refused(
+        &mut debian,
+        &Request::MountRemove {
+            path: path("/persistent"),
+        },
+        Code::VpsRunning,
+    );
 }
 
 #[test]
@@ -201,7 +380,11 @@ fn ids_and_names_that_are_taken() {
     input.disk = Some(Bytes::mib(1));
     assert_eq!(resolve(input.clone()), Code::DiskSpace);
     input.disk = Some(Bytes(Bytes::gib(20).0 + 1));
-    assert_eq!(hands.resolve(&input, "nixos-shaped").unwrap_err().code, Code::DiskSpace, "one byte is no root dataset");
+    assert_eq!(
+        hands.resolve(&input, "nixos-shaped").unwrap_err().code,
+        Code::DiskSpace,
+        "one byte is no root dataset"
+    );
     input.id = None;
     input.disk = None;
     let new = hands.resolve(&input, "debian-12").unwrap();
@@ -211,11 +394,21 @@ fn ids_and_names_that_are_taken() {
 #[test]
 fn a_dataset_of_that_name_is_not_taken_over() {
     let hands = Hands::new();
-    hands.host.make_by_hand(&PoolPath::from_pool("11327").unwrap());
+    hands
+        .host
+        .make_by_hand(&PoolPath::from_pool("11327").unwrap());
     let new = hands.resolve(&Hands::input(id(VPS)), "debian-12").unwrap();
-    let request = Request::Create { new: Box::new(new.clone()), start: None };
+    let request = Request::Create {
+        new: Box::new(new.clone()),
+        start: None,
+    };
     let seen = hands.observe(&request, &new.doc).unwrap();
-    assert_eq!(plan_create(&new, None, &seen, &hands.context()).unwrap_err().code, Code::NotOurs);
+    assert_eq!(
+        plan_create(&new, None, &seen, &hands.context())
+            .unwrap_err()
+            .code,
+        Code::NotOurs
+    );
 }
 
 #[test]
@@ -229,13 +422,23 @@ fn a_root_of_the_same_name_is_not_used_again() {
 #[test]
 fn a_template_in_use_stays() {
     let mut hands = scene("debian-12");
-    let remove = |of: &str| Request::TemplateRemove { name: of.parse().unwrap() };
+    let remove = |of: &str| Request::TemplateRemove {
+        name: of.parse().unwrap(),
+    };
     // The other name has the same contents, so this one may go.
     hands.ask(id(VPS), &remove("debian-12")).unwrap();
-    let refusal = refused(&mut hands, &remove("debian-12-impermanence"), Code::TemplateInUse);
+    let refusal = refused(
+        &mut hands,
+        &remove("debian-12-impermanence"),
+        Code::TemplateInUse,
+    );
     assert!(refusal.message.contains("11327 (vps11327)"), "{refusal:?}");
     refused(&mut hands, &remove("none"), Code::TemplateNotFound);
-    let build = |of: &str| Request::TemplateBuild { recipe: of.into(), name: "nixos-shaped".parse().unwrap(), mirror: None };
+    let build = |of: &str| Request::TemplateBuild {
+        recipe: of.into(),
+        name: "nixos-shaped".parse().unwrap(),
+        mirror: None,
+    };
     refused(&mut hands, &build("debian-12"), Code::TemplateExists);
 }
 
@@ -243,13 +446,22 @@ fn a_template_in_use_stays() {
 fn each_lifecycle_takes_only_what_it_can() {
     let hands = running("debian-12");
     let mut doc = hands.doc(id(VPS)).clone();
-    let ended = Request::RunEnded { run: run(1), end: RunEnd::PowerOff, next: run(2), boot_ms: 0 };
+    let ended = Request::RunEnded {
+        run: run(1),
+        end: RunEnd::PowerOff,
+        next: run(2),
+        boot_ms: 0,
+    };
     let mut code = |lifecycle, request: &Request| {
         doc.lifecycle = lifecycle;
         let seen = hands.observe(request, &doc).unwrap();
-        plan_vps(request, &doc, &seen, &hands.context()).err().map(|refusal| refusal.code)
+        plan_vps(request, &doc, &seen, &hands.context())
+            .err()
+            .map(|refusal| refusal.code)
     };
-    let needs = || Lifecycle::NeedsOperator { why: "an undo failed".into() };
+    let needs = || Lifecycle::NeedsOperator {
+        why: "an undo failed".into(),
+    };
     let destroy = Request::Destroy { now: false };
     assert_eq!(code(Lifecycle::Ready, &start(2)), Some(Code::VpsRunning));
     assert_eq!(code(Lifecycle::Creating, &start(2)), Some(Code::VpsBusy));
@@ -260,7 +472,9 @@ fn each_lifecycle_takes_only_what_it_can() {
     assert_eq!(code(needs(), &restart(2)), Some(Code::VpsNeedsOperator));
     assert_eq!(code(needs(), &destroy), Some(Code::VpsNeedsOperator));
     assert_eq!(code(needs(), &ended), None);
-    let build = Request::TemplateRemove { name: "x".parse().unwrap() };
+    let build = Request::TemplateRemove {
+        name: "x".parse().unwrap(),
+    };
     assert_eq!(code(Lifecycle::Ready, &build), Some(Code::Internal));
 }
 
@@ -280,25 +494,48 @@ fn a_look_that_failed_is_not_an_absence() {
     hands.ask(id(VPS), &stop()).unwrap();
     for what in ["pool", "evidence", "init"] {
         hands.host.fail_looks(what);
-        assert_eq!(hands.ask(id(VPS), &start(2)).unwrap_err().code, Code::CouldNotLook, "{what}");
+        assert_eq!(
+            hands.ask(id(VPS), &start(2)).unwrap_err().code,
+            Code::CouldNotLook,
+            "{what}"
+        );
         hands.host.heal_looks();
     }
     let last = hands.doc(id(VPS)).last_root.clone().unwrap();
     for unreadable in [last, hands.doc(id(VPS)).pool_path(&name("nix"))] {
         let mark = hands.host.mark(&unreadable).unwrap();
-        hands.host.set_mark(&unreadable, MarkSeen::Unreadable("EIO".into()));
-        refused(&mut hands, &Request::Destroy { now: false }, Code::CouldNotLook);
+        hands
+            .host
+            .set_mark(&unreadable, MarkSeen::Unreadable("EIO".into()));
+        refused(
+            &mut hands,
+            &Request::Destroy { now: false },
+            Code::CouldNotLook,
+        );
         hands.host.set_mark(&unreadable, mark);
     }
-    hands.ask(id(VPS), &Request::Destroy { now: false }).unwrap();
+    hands
+        .ask(id(VPS), &Request::Destroy { now: false })
+        .unwrap();
 }
 
 #[test]
 fn a_dataset_that_is_gone_is_missed_before_the_start() {
     let mut hands = scene("nixos-shaped");
-    hands.ask(id(VPS), &Request::MountRemove { path: path("/persistent") }).unwrap();
-    hands.host.destroy_by_hand(&PoolPath::from_pool("11327").unwrap());
-    hands.host.make_by_hand(&PoolPath::from_pool("11327/nix").unwrap());
+    hands
+        .ask(
+            id(VPS),
+            &Request::MountRemove {
+                path: path("/persistent"),
+            },
+        )
+        .unwrap();
+    hands
+        .host
+        .destroy_by_hand(&PoolPath::from_pool("11327").unwrap());
+    hands
+        .host
+        .make_by_hand(&PoolPath::from_pool("11327/nix").unwrap());
     let request = start(1);
     let mut seen = hands.observe(&request, hands.doc(id(VPS)));
     if let Ok(seen) = &mut seen {
@@ -311,7 +548,10 @@ fn a_dataset_that_is_gone_is_missed_before_the_start() {
 #[test]
 fn host_ids_run_out_loudly() {
     let hands = Hands::new();
-    let all = [IdRange { first: 0, count: u32::MAX }];
+    let all = [IdRange {
+        first: 0,
+        count: u32::MAX,
+    }];
     let input = Hands::input(id(200));
     let template = &hands.templates[&"debian-12".parse().unwrap()];
     let life = crate::ids::Incarnation::from_random([1; 16]);

@@ -20,6 +20,8 @@ use crate::run::ring::Ring;
 
 /// Typed bytes that wait for the guest to read them.
 const INPUT_LIMIT: usize = 64 << 10;
+/// How often the pty is read for one event.
+const CONSOLE_READS: usize = 16;
 /// More viewers than this are turned away, so that descriptors remain for the run itself.
 const MOST_VIEWERS: usize = 256;
 
@@ -105,7 +107,7 @@ impl Console {
     /// Takes what the guest printed, at most so much at a time that the other sources get their turn.
     pub(super) fn on_console(&mut self) {
         let mut buffer = [0; 16 << 10];
-        for _ in 0..16 {
+        for _ in 0..CONSOLE_READS {
             match rustix::io::read(&self.master, &mut buffer) {
                 Ok(0) => self.hung_up = true,
                 Ok(n) => {
@@ -165,19 +167,20 @@ impl Console {
         !ready.contains(PollFlags::OUT) || self.feed(index)
     }
 
-    /// Sends a viewer what it has not seen yet, as much as it takes now.
+    /// Sends a viewer what it has not seen yet, as much as it takes now. More at a time than [`Self::on_console`]
+    /// takes from the guest: who reads is never overtaken.
     fn feed(&mut self, index: usize) -> bool {
         let viewer = &mut self.viewers[index];
         let mut buffer = [0; 16 << 10];
-        let Ok(n) = self.ring.read_at(viewer.position, &mut buffer) else { return false };
-        match viewer.stream.write(&buffer[..n]) {
-            Ok(0) => n == 0,
-            Ok(sent) => {
-                viewer.position += sent as u64;
-                true
+        for _ in 0..2 * CONSOLE_READS {
+            let Ok(n) = self.ring.read_at(viewer.position, &mut buffer) else { return false };
+            match viewer.stream.write(&buffer[..n]) {
+                Ok(0) => return n == 0,
+                Ok(sent) => viewer.position += sent as u64,
+                Err(e) => return transient(&e),
             }
-            Err(e) => transient(&e),
         }
+        true
     }
 
     /// Drops the viewers whose index is in `gone`, and those that the ring has overtaken.

@@ -1,0 +1,190 @@
+//! Asking for a change: its plan, or the change itself with its progress until it is over.
+
+use std::io::{self, IsTerminal as _, Write as _};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Args;
+use mayfly_api::{Change, OperationView, PlanBody};
+use mayfly_core::documents::OperationState;
+use mayfly_core::error::Code;
+
+use super::screen::escape;
+use super::{Context, Failure};
+
+/// How often someone who watches is told how it goes.
+const LOOK: Duration = Duration::from_millis(250);
+/// How long one request waits where nobody watches.
+const WAIT: Duration = Duration::from_secs(30);
+
+/// What every change takes.
+#[derive(Clone, Copy, Debug, Default, Args)]
+pub(super) struct ChangeArgs {
+    /// Tell what would be done, and do nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Do not wait until it is done
+    #[arg(long, conflicts_with = "dry_run")]
+    no_wait: bool,
+}
+
+/// What a change that destroys data takes.
+#[derive(Clone, Copy, Debug, Default, Args)]
+pub(super) struct ConfirmArgs {
+    /// Do not ask
+    #[arg(long, short = 'y')]
+    yes: bool,
+}
+
+impl ChangeArgs {
+    /// Carries it out as far as was asked for. `done` is what is said when it is done.
+    pub(super) async fn carry_out(
+        self,
+        context: &Context,
+        change: &Change,
+        done: impl FnOnce(&OperationView) -> String,
+    ) -> Result<ExitCode, Failure> {
+        if self.dry_run {
+            let plan = context.client.plan(change).await?;
+            context.screen.show(&plan, render_plan)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        let operation = context.client.submit(change).await?;
+        if self.no_wait {
+            context.screen.show(&operation, |op| {
+                format!("operation {}\n  next: mayfly operation watch {}\n", op.id, op.id)
+            })?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        let operation = watch(context, operation).await?;
+        context.screen.show(&operation, |op| format!("{}\n", escape(&done(op))))?;
+        Ok(ExitCode::SUCCESS)
+    }
+
+    /// Asks whether data may be destroyed: its name has to be typed. Nothing is asked for a plan.
+    pub(super) fn confirm(self, sure: ConfirmArgs, what: &str, name: &str) -> Result<(), Failure> {
+        if self.dry_run || sure.yes {
+            return Ok(());
+        }
+        if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
+            return Err(Failure::refused(
+                Code::Invalid,
+                format!("{what} would be destroyed, and there is no terminal to ask at"),
+                "say it with --yes",
+            ));
+        }
+        write!(io::stderr(), "{} will be destroyed. Type {} to go on: ", escape(what), escape(name))?;
+        let mut typed = String::new();
+        io::stdin().read_line(&mut typed)?;
+        if typed.trim() == name {
+            return Ok(());
+        }
+        Err(Failure::refused(Code::Invalid, format!("{what} was not destroyed: another name was typed"), "try again"))
+    }
+}
+
+/// Waits until an operation is over and tells each step. One that failed is a failure.
+pub(super) async fn watch(context: &Context, operation: OperationView) -> Result<OperationView, Failure> {
+    let mut operation = operation;
+    let mut progress = Progress::default();
+    loop {
+        for line in progress.news(&operation) {
+            context.screen.tell(&line);
+        }
+        match operation.state {
+            OperationState::Done => return Ok(operation),
+            OperationState::Failed => {
+                return Err(match operation.error {
+                    Some(info) => info.into(),
+                    None => Failure::mistake("the operation failed and did not say why"),
+                });
+            }
+            OperationState::Queued | OperationState::Running | OperationState::Undoing => {}
+        }
+        let wait = if context.screen.is_watched() { LOOK } else { WAIT };
+        operation = context.client.operation(operation.id.as_str(), wait).await?;
+    }
+}
+
+/// What was told of an operation.
+#[derive(Debug, Default)]
+struct Progress {
+    steps: usize,
+    last: String,
+}
+
+impl Progress {
+    /// Lines that were not told yet: one a step that is done, and what a long step says meanwhile.
+    fn news(&mut self, operation: &OperationView) -> Vec<String> {
+        let mut lines = Vec::new();
+        let all = operation.lines.len();
+        for (index, line) in operation.lines.iter().enumerate().take(operation.steps_done).skip(self.steps) {
+            lines.push(format!("[{}/{all}] {line}", index + 1));
+        }
+        self.steps = self.steps.max(operation.steps_done);
+        let progress = &operation.progress;
+        let is_step = operation.lines.contains(progress);
+        if !progress.is_empty() && !is_step && *progress != self.last && !operation.state.is_over() {
+            lines.push(format!("  {progress}"));
+            self.last.clone_from(progress);
+        }
+        lines
+    }
+}
+
+/// A plan to read.
+fn render_plan(body: &PlanBody) -> String {
+    let lines = &body.plan.lines;
+    if lines.is_empty() {
+        return "nothing to do\n".to_owned();
+    }
+    let width = lines.len().to_string().len();
+    lines.iter().enumerate().map(|(index, line)| format!("{:>width$}. {}\n", index + 1, escape(line))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use mayfly_api::PlanView;
+
+    use super::*;
+
+    fn operation(state: &str, done: usize, progress: &str) -> OperationView {
+        serde_json::from_value(serde_json::json!({
+            "id": "0".repeat(20), "vps": 100, "verb": "start", "by": "uid 0", "state": state,
+            "created_unix_ms": 1, "ended_unix_ms": null, "lines": ["make it", "start it"],
+            "steps_done": done, "progress": progress, "error": null
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn each_step_is_told_once_and_long_ones_speak() {
+        let mut progress = Progress::default();
+        assert_eq!(progress.news(&operation("queued", 0, "waiting for its turn")), ["  waiting for its turn"]);
+        assert_eq!(progress.news(&operation("queued", 0, "waiting for its turn")), [""; 0]);
+        assert_eq!(progress.news(&operation("running", 1, "start it")), ["[1/2] make it"]);
+        assert_eq!(progress.news(&operation("running", 1, "3 of 9 packages")), ["  3 of 9 packages"]);
+        assert_eq!(progress.news(&operation("done", 2, "done")), ["[2/2] start it"]);
+        assert_eq!(progress.news(&operation("done", 2, "done")), [""; 0]);
+    }
+
+    #[test]
+    fn a_plan_is_a_numbered_list() {
+        let plan = |lines: &[&str]| PlanBody {
+            plan: PlanView { lines: lines.iter().map(ToString::to_string).collect(), steps: vec![] },
+        };
+        assert_eq!(render_plan(&plan(&[])), "nothing to do\n");
+        assert_eq!(render_plan(&plan(&["make it", "start\x1b it"])), "1. make it\n2. start\\u{1b} it\n");
+    }
+
+    #[test]
+    fn without_a_terminal_only_yes_destroys() {
+        let args = ChangeArgs::default();
+        assert!(args.confirm(ConfirmArgs { yes: true }, "VPS 100", "web1").is_ok());
+        assert!(ChangeArgs { dry_run: true, no_wait: false }.confirm(ConfirmArgs::default(), "VPS 100", "web1").is_ok());
+        if !io::stdin().is_terminal() {
+            let refused = args.confirm(ConfirmArgs::default(), "VPS 100", "web1");
+            assert!(matches!(refused, Err(Failure::Error(info)) if info.hint == "say it with --yes"));
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! The command line: words in, requests to the daemon, text or JSON out. One file per group of verbs.
+
+mod change;
+mod console;
+mod dataset;
+mod events;
+mod exec;
+mod failure;
+mod feature;
+mod mount;
+mod node;
+mod operation;
+mod screen;
+mod table;
+mod template;
+mod terminal;
+mod vps;
+mod words;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use mayfly_api::{Client, paths};
+
+pub(crate) use self::failure::Failure;
+use self::screen::Screen;
+use crate::DEFAULT_STATE_DIR;
+use crate::init::InitArgs;
+use crate::serve::ServeArgs;
+
+/// VPSes whose root filesystem lives for one boot
+#[derive(Debug, Parser)]
+#[command(name = "mayfly", version, disable_help_subcommand = true, max_term_width = 100)]
+pub(crate) struct Cli {
+    /// Print JSON
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// The node's socket; else MAYFLY_SOCKET, else /var/lib/mayfly/api.sock
+    #[arg(long, global = true, value_name = "PATH")]
+    pub(crate) socket: Option<PathBuf>,
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Make a node: its state directory and its pool
+    Init(InitArgs),
+    /// Run a node
+    Serve(ServeArgs),
+    /// The life of one run
+    #[command(hide = true)]
+    Supervise(SuperviseArgs),
+    /// The node at a glance
+    Status,
+    /// Where the node keeps datasets
+    #[command(subcommand)]
+    Pool(node::PoolVerb),
+    /// What VPSes are made from
+    #[command(subcommand)]
+    Template(template::TemplateVerb),
+    /// Make a VPS
+    Create(vps::CreateArgs),
+    /// All VPSes
+    List,
+    /// All about one VPS
+    Show(VpsArgs),
+    /// Start a VPS: with impermanence on a new root
+    Start(vps::StartArgs),
+    /// Stop a VPS; its last root stays until the next start
+    Stop(vps::StopArgs),
+    /// Stop a VPS and start it
+    Restart(vps::RestartArgs),
+    /// Destroy a VPS with all its data
+    Destroy(vps::DestroyArgs),
+    /// Run a program in a VPS; the exit status is the program's
+    Exec(exec::ExecArgs),
+    /// The console of a VPS: from before its init, through reboots
+    Console(VpsArgs),
+    /// What the console printed
+    Logs(console::LogsArgs),
+    /// What of a VPS is kept
+    #[command(subcommand)]
+    Dataset(dataset::DatasetVerb),
+    /// Where in a VPS its datasets are
+    #[command(subcommand)]
+    Mount(mount::MountVerb),
+    /// Switches of a VPS
+    #[command(subcommand)]
+    Feature(feature::FeatureVerb),
+    /// Requested changes and how far they are
+    #[command(subcommand)]
+    Operation(operation::OperationVerb),
+    /// What changes, as it happens
+    Events(events::EventsArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SuperviseArgs {
+    /// The directory of the run
+    pub(crate) run_dir: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct VpsArgs {
+    /// Id or host name
+    #[arg(value_name = "VPS")]
+    pub(crate) vps: String,
+}
+
+/// What every verb has at hand.
+struct Context {
+    client: Client,
+    screen: Screen,
+}
+
+/// Carries out a verb that needs the daemon.
+pub(crate) fn run(verb: Verb, json: bool, socket: Option<PathBuf>) -> Result<ExitCode, Failure> {
+    let context = Context { client: Client::new(socket_path(socket)), screen: Screen { json } };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let done = runtime.block_on(dispatch(verb, &context));
+    // A thread that waits for someone to type does not hold the end.
+    runtime.shutdown_background();
+    done
+}
+
+fn socket_path(given: Option<PathBuf>) -> PathBuf {
+    let named = std::env::var_os("MAYFLY_SOCKET").filter(|name| !name.is_empty()).map(PathBuf::from);
+    given.or(named).unwrap_or_else(|| PathBuf::from(DEFAULT_STATE_DIR).join(paths::SOCKET))
+}
+
+async fn dispatch(verb: Verb, context: &Context) -> Result<ExitCode, Failure> {
+    match verb {
+        Verb::Init(_) | Verb::Serve(_) | Verb::Supervise(_) => Err(Failure::mistake("a verb without a daemon got here")),
+        Verb::Status => node::status(context).await,
+        Verb::Pool(verb) => node::pool(context, verb).await,
+        Verb::Template(verb) => template::run(context, verb).await,
+        Verb::Create(args) => vps::create(context, args).await,
+        Verb::List => vps::list(context).await,
+        Verb::Show(args) => vps::show(context, &args.vps).await,
+        Verb::Start(args) => vps::start(context, args).await,
+        Verb::Stop(args) => vps::stop(context, args).await,
+        Verb::Restart(args) => vps::restart(context, args).await,
+        Verb::Destroy(args) => vps::destroy(context, args).await,
+        Verb::Exec(args) => exec::run(context, args).await,
+        Verb::Console(args) => console::console(context, &args.vps).await,
+        Verb::Logs(args) => console::logs(context, args).await,
+        Verb::Dataset(verb) => dataset::run(context, verb).await,
+        Verb::Mount(verb) => mount::run(context, verb).await,
+        Verb::Feature(verb) => feature::run(context, verb).await,
+        Verb::Operation(verb) => operation::run(context, verb).await,
+        Verb::Events(args) => events::run(context, args).await,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,94 @@
+//! Mounts of a VPS.
+
+use std::process::ExitCode;
+
+use clap::Subcommand;
+use mayfly_api::{AddMount, Change, MountView};
+use mayfly_core::names::GuestPath;
+
+use super::change::ChangeArgs;
+use super::table::table;
+use super::words::DatasetRef;
+use super::{Context, Failure};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum MountVerb {
+    /// Show a dataset at a path of its VPS
+    Add {
+        /// VPS and name, such as 11327/nix; 11327 alone is the root dataset
+        dataset: DatasetRef,
+        /// Where
+        path: GuestPath,
+        /// Keep the guest's root from writing
+        #[arg(long)]
+        read_only: bool,
+        #[command(flatten)]
+        change: ChangeArgs,
+    },
+    /// The mounts of a VPS
+    List {
+        /// Id or host name
+        vps: String,
+    },
+    /// Show a dataset no more; its data stays
+    Remove {
+        /// Id or host name
+        vps: String,
+        /// Where
+        path: GuestPath,
+        #[command(flatten)]
+        change: ChangeArgs,
+    },
+}
+
+pub(super) async fn run(context: &Context, verb: MountVerb) -> Result<ExitCode, Failure> {
+    match verb {
+        MountVerb::Add { dataset: DatasetRef { vps, name }, path, read_only, change } => {
+            let done = format!("mount {path} is added");
+            let body = AddMount { dataset: name, path, read_only };
+            change.carry_out(context, &Change::add_mount(&vps, &body), |_| done).await
+        }
+        MountVerb::List { vps } => {
+            context.screen.show(&context.client.mounts(&vps).await?, |all| render_list(&vps, all))?;
+            Ok(ExitCode::SUCCESS)
+        }
+        MountVerb::Remove { vps, path, change } => {
+            change
+                .carry_out(context, &Change::remove_mount(&vps, &path), |_| format!("mount {path} is removed"))
+                .await
+        }
+    }
+}
+
+fn render_list(vps: &str, all: &[MountView]) -> String {
+    let rows: Vec<_> = all
+        .iter()
+        .map(|m| {
+            let dataset = if m.dataset.is_root() { vps.to_owned() } else { format!("{vps}/{}", m.dataset) };
+            vec![m.path.to_string(), dataset, if m.read_only { "read-only" } else { "read-write" }.to_owned()]
+        })
+        .collect();
+    table(&["path", "dataset", "access"], &rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mounts_are_named_as_they_are_typed() {
+        let mount = |dataset: &str, path: &str, read_only| MountView {
+            dataset: dataset.parse().unwrap(),
+            path: path.parse().unwrap(),
+            read_only,
+        };
+        assert_eq!(
+            render_list("web1", &[mount("", "/persistent", false), mount("nix", "/nix", true)]),
+            "\
+PATH         DATASET   ACCESS
+/persistent  web1      read-write
+/nix         web1/nix  read-only
+"
+        );
+    }
+}

@@ -1,0 +1,98 @@
+//! Programs in VPSes and their consoles, as the host has them.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use mayfly_core::documents::VpsDoc;
+use mayfly_core::error::{Code, Refusal};
+use mayfly_core::ids::NodeId;
+use mayfly_host::run::attach::attach_command;
+use mayfly_host::run::client;
+use mayfly_host::run::paths::RunDir;
+use mayfly_host::run::ring::read_ring;
+use mayfly_host::run::runtime::LxcRuntime;
+use mayfly_server::{AttachCommand, Consoles};
+
+/// Where programs are looked for in a VPS: NixOS first, where the others do not exist.
+const PATH: &str = "/run/current-system/sw/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Consoles of this host.
+pub struct HostConsoles {
+    node: NodeId,
+    runtime: Arc<LxcRuntime>,
+}
+
+impl HostConsoles {
+    /// The consoles of a node's runs.
+    pub fn new(node: NodeId, runtime: Arc<LxcRuntime>) -> Self {
+        Self { node, runtime }
+    }
+
+    fn run_dir(&self, doc: &VpsDoc) -> Option<RunDir> {
+        doc.run.as_ref().map(|run| self.runtime.run_dir(doc.id, &run.run))
+    }
+}
+
+impl Consoles for HostConsoles {
+    fn attach(
+        &self,
+        doc: &VpsDoc,
+        command: &[String],
+        env: &BTreeMap<String, String>,
+        _tty: bool,
+    ) -> Result<AttachCommand, Refusal> {
+        let environment = guest_environment(env);
+        let environment: Vec<&str> = environment.iter().map(String::as_str).collect();
+        let argv: Vec<&str> = command.iter().map(String::as_str).collect();
+        let attach = attach_command(&self.node, doc.id, &environment, &argv).map_err(|e| {
+            Refusal::new(Code::HostUnsuitable, format!("lxc-attach cannot be run: {e}"), "install it: apt install lxc")
+        })?;
+        Ok(AttachCommand { program: attach.program, args: attach.args, env: Vec::new() })
+    }
+
+    fn console_socket(&self, doc: &VpsDoc) -> Option<PathBuf> {
+        Some(self.run_dir(doc)?.console_socket())
+    }
+
+    fn console_log(&self, doc: &VpsDoc) -> Result<Vec<u8>, Refusal> {
+        let dir = self.runtime.console_dir(doc.id);
+        read_ring(&dir).map_err(|e| {
+            Refusal::new(
+                Code::CouldNotLook,
+                format!("the console of VPS {} cannot be read: {e}", doc.title()),
+                format!("look at {}", dir.display()),
+            )
+        })
+    }
+
+    fn resize(&self, doc: &VpsDoc, rows: u16, cols: u16) -> Result<(), Refusal> {
+        let Some(dir) = self.run_dir(doc) else { return Ok(()) };
+        match client::resize(&dir, rows, cols) {
+            Ok(_) => Ok(()),
+            Err(e) => Err(Refusal::new(
+                Code::HostFailed,
+                format!("the console of VPS {} was not resized: {e}", doc.title()),
+                "open it again",
+            )),
+        }
+    }
+}
+
+/// `NAME=value`, with what every program may count on.
+fn guest_environment(wanted: &BTreeMap<String, String>) -> Vec<String> {
+    let mut all: BTreeMap<&str, &str> = [("HOME", "/root"), ("PATH", PATH), ("USER", "root"), ("LOGNAME", "root")].into();
+    all.extend(wanted.iter().map(|(name, value)| (name.as_str(), value.as_str())));
+    all.into_iter().map(|(name, value)| format!("{name}={value}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_asked_for_beats_the_defaults() {
+        let wanted = [("PATH".to_owned(), "/bin".to_owned()), ("TERM".to_owned(), "xterm".to_owned())].into();
+        assert_eq!(guest_environment(&wanted), ["HOME=/root", "LOGNAME=root", "PATH=/bin", "TERM=xterm", "USER=root"]);
+    }
+}
