@@ -48,7 +48,7 @@ def sh(*argv, check=True, **more):
 class Node:
     """A node in a scratch directory, with its daemon."""
 
-    def __init__(self, name="e2e", size="8G"):
+    def __init__(self, name="e2e", size="32G"):
         base = pathlib.Path(os.environ.get("MAYFLY_SCRATCH", "/var/tmp"))
         self.dir = pathlib.Path(tempfile.mkdtemp(prefix=f"mayfly-{name}-", dir=base))
         self.dir.chmod(0o711)
@@ -132,6 +132,27 @@ class Node:
             assert refused.hint, f"{words}: no next step"
             return refused
         raise AssertionError(f"{words}: not refused, but {got}")
+
+    def create(self, template="debian-12-impermanence", *words, start=True, wait=True):
+        """A new VPS; answers with its id."""
+        made = self.json("create", "--template", template, "--disk", "24G" if template == "nixos-shaped" else "1G",
+                         *words, *(["--start"] if start else []))
+        if start and wait:
+            self.wait_running(made["vps"])
+        return made["vps"]
+
+    @contextlib.contextmanager
+    def vps(self, template="debian-12-impermanence", *words, start=True, wait=True):
+        """A VPS for the length of a `with`; also what was started in vain is destroyed."""
+        before = {v["id"] for v in self.json("list")}
+        try:
+            yield self.create(template, *words, start=start, wait=wait)
+        finally:
+            if self.daemon.poll() is not None:
+                self.serve()
+            if not os.environ.get("MAYFLY_KEEP"):
+                for vps in {v["id"] for v in self.json("list")} - before:
+                    self.run("destroy", vps, "--yes")
 
     def show(self, vps):
         return self.json("show", vps)

@@ -109,8 +109,7 @@ impl Engine {
         let deadline = Instant::now() + REAP_DEADLINE;
         let mut outcome = Outcome::Unchanged;
         for grave in graves {
-            loop {
-                let Some(seen) = self.deps().storage.look(grave)? else { break };
+            while let Some(seen) = self.deps().storage.look(grave)? {
                 let condemned = Condemned::prove(grave, &seen.mark, &self.node().id)?;
                 match self.deps().storage.reap(&condemned) {
                     Ok(_) => {

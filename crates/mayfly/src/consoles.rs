@@ -18,14 +18,14 @@ use mayfly_server::{AttachCommand, Consoles};
 const PATH: &str = "/run/current-system/sw/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Consoles of this host.
-pub struct HostConsoles {
+pub(crate) struct HostConsoles {
     node: NodeId,
     runtime: Arc<LxcRuntime>,
 }
 
 impl HostConsoles {
     /// The consoles of a node's runs.
-    pub fn new(node: NodeId, runtime: Arc<LxcRuntime>) -> Self {
+    pub(crate) fn new(node: NodeId, runtime: Arc<LxcRuntime>) -> Self {
         Self { node, runtime }
     }
 

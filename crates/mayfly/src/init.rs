@@ -10,17 +10,17 @@ use crate::node::{self, StateDir};
 
 /// What `mayfly init` is told.
 #[derive(Debug, clap::Args)]
-pub struct InitArgs {
+pub(crate) struct InitArgs {
     /// Where datasets are kept: loop:FILE,size=20G[,sparse] or btrfs:DIR
     #[arg(long, value_name = "POOL", value_parser = parse_pool)]
-    pub pool: PoolSpec,
+    pub(crate) pool: PoolSpec,
     /// The directory of everything that the node keeps
     #[arg(long, value_name = "DIR", default_value = crate::DEFAULT_STATE_DIR)]
-    pub state_dir: PathBuf,
+    pub(crate) state_dir: PathBuf,
 }
 
 /// Makes the node.
-pub fn run(args: InitArgs) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(args: InitArgs) -> anyhow::Result<ExitCode> {
     let state = StateDir::new(&args.state_dir)?;
     let node = node::init(&state, args.pool)?;
     println!("node {} in {}", node.id, state.path().display());
@@ -32,7 +32,7 @@ pub fn run(args: InitArgs) -> anyhow::Result<ExitCode> {
 const SMALLEST: Bytes = Bytes::mib(256);
 
 /// Parses what `--pool` takes.
-pub fn parse_pool(text: &str) -> Result<PoolSpec, String> {
+pub(crate) fn parse_pool(text: &str) -> Result<PoolSpec, String> {
     let forms = "write loop:FILE,size=20G[,sparse] or btrfs:DIR";
     match text.split_once(':') {
         Some(("loop", rest)) => parse_loop(rest),

@@ -21,14 +21,14 @@ const SERVER_THREADS: usize = 2;
 
 /// What `mayfly serve` is told.
 #[derive(Debug, clap::Args)]
-pub struct ServeArgs {
+pub(crate) struct ServeArgs {
     /// The directory of everything that the node keeps
     #[arg(long, value_name = "DIR", default_value = crate::DEFAULT_STATE_DIR)]
-    pub state_dir: PathBuf,
+    pub(crate) state_dir: PathBuf,
 }
 
 /// Serves until it is asked to end. Called before any other thread exists. VPSes go on when it ends.
-pub fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     start_log();
     let state = StateDir::new(&args.state_dir)?;
     let Daemon { engine, runtime } = node::open(&state)?;

@@ -19,7 +19,7 @@ const WAIT: Duration = Duration::from_secs(30);
 
 /// What every change takes.
 #[derive(Clone, Copy, Debug, Default, Args)]
-pub(super) struct ChangeArgs {
+pub(crate) struct ChangeArgs {
     /// Tell what would be done, and do nothing
     #[arg(long)]
     dry_run: bool,
@@ -30,7 +30,7 @@ pub(super) struct ChangeArgs {
 
 /// What a change that destroys data takes.
 #[derive(Clone, Copy, Debug, Default, Args)]
-pub(super) struct ConfirmArgs {
+pub(crate) struct ConfirmArgs {
     /// Do not ask
     #[arg(long, short = 'y')]
     yes: bool,

@@ -85,8 +85,8 @@ fn resolve_recipe(recipe: &str) -> Result<(String, Option<TemplateName>), Failur
     let file = std::path::absolute(recipe)?;
     let stem = file.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
     let name = stem.parse().ok();
-    let file = file.into_os_string().into_string().map_err(|file| {
-        Failure::refused(Code::Invalid, format!("{} is not UTF-8", file.display()), "rename the file")
+    let file = file.into_os_string().into_string().map_err(|_| {
+        Failure::refused(Code::Invalid, format!("{} is not UTF-8", recipe.escape_debug()), "rename the file")
     })?;
     Ok((file, name))
 }

@@ -40,7 +40,7 @@ pub(super) fn parse_cpus(text: &str) -> Result<u32, String> {
 
 /// A dataset as it is typed: `11327/nix`; `11327` alone is the root dataset.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct DatasetRef {
+pub(crate) struct DatasetRef {
     /// Id or host name.
     pub(super) vps: String,
     /// Its name below the VPS.

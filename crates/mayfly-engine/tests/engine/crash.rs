@@ -5,8 +5,6 @@
 //! A point after a step and before its journal entry makes the next engine do that step again, so this is also the test
 //! that every step can be done twice.
 
-mod world;
-
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -18,7 +16,7 @@ use mayfly_core::fake::StartFault;
 use mayfly_core::plan::StepKind;
 use mayfly_engine::{Engine, Intent};
 
-use self::world::{Death, World, ask, create, doc, settle, vps};
+use crate::world::{Death, World, ask, create, doc, settle, vps};
 
 struct Scenario {
     name: &'static str,

@@ -1,0 +1,7 @@
+//! The engine on the fake host.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod crash;
+mod lasting;
+mod world;
