@@ -27,8 +27,17 @@ pub struct ErrorBody {
 
 impl From<Refusal> for ErrorInfo {
     fn from(refusal: Refusal) -> Self {
-        let Refusal { code, message, hint } = refusal;
-        Self { code, message, hint, operation: None }
+        let Refusal {
+            code,
+            message,
+            hint,
+        } = refusal;
+        Self {
+            code,
+            message,
+            hint,
+            operation: None,
+        }
     }
 }
 
@@ -38,8 +47,14 @@ mod tests {
 
     #[test]
     fn errors_look_as_documented() {
-        let refusal = Refusal::new(Code::VpsNotFound, "there is no VPS web9", "see `mayfly list`");
-        let body = ErrorBody { error: refusal.into() };
+        let refusal = Refusal::new(
+            Code::VpsNotFound,
+            "there is no VPS web9",
+            "see `mayfly list`",
+        );
+        let body = ErrorBody {
+            error: refusal.into(),
+        };
         let text = serde_json::to_string(&body).unwrap();
         assert_eq!(
             text,

@@ -96,13 +96,26 @@ mod tests {
 
     #[test]
     fn frames_look_as_documented() {
-        let start: ExecStart = serde_json::from_str(r#"{"command":["id","-u"],"tty":false}"#).unwrap();
+        let start: ExecStart =
+            serde_json::from_str(r#"{"command":["id","-u"],"tty":false}"#).unwrap();
         assert_eq!(start.command, ["id", "-u"]);
         assert_eq!((start.rows, start.cols), (24, 80));
-        assert_eq!(serde_json::to_string(&ExecRequest::Eof(true)).unwrap(), r#"{"eof":true}"#);
+        assert_eq!(
+            serde_json::to_string(&ExecRequest::Eof(true)).unwrap(),
+            r#"{"eof":true}"#
+        );
         let resize = r#"{"resize":{"rows":50,"cols":132}}"#;
-        assert_eq!(serde_json::from_str::<ExecRequest>(resize).unwrap(), ExecRequest::Resize { rows: 50, cols: 132 });
-        assert_eq!(serde_json::to_string(&ExecSays::Exit(137)).unwrap(), r#"{"exit":137}"#);
+        assert_eq!(
+            serde_json::from_str::<ExecRequest>(resize).unwrap(),
+            ExecRequest::Resize {
+                rows: 50,
+                cols: 132
+            }
+        );
+        assert_eq!(
+            serde_json::to_string(&ExecSays::Exit(137)).unwrap(),
+            r#"{"exit":137}"#
+        );
         assert!(serde_json::from_str::<ExecStart>(r#"{"command":["id"],"user":"root"}"#).is_err());
     }
 }

@@ -17,11 +17,14 @@ mod vps;
 pub use self::client::{Change, Client, ClientError, Lines, Socket};
 pub use self::error::{ErrorBody, ErrorInfo};
 pub use self::event::EventView;
-pub use self::exec::{ConsoleRequest, ConsoleSays, ExecRequest, ExecSays, ExecStart, STDERR, STDOUT};
+pub use self::exec::{
+    ConsoleRequest, ConsoleSays, ExecRequest, ExecSays, ExecStart, STDERR, STDOUT,
+};
 pub use self::node::{NodeView, PoolDatasetView, PoolView, ShareView};
 pub use self::operation::{OperationView, PlanBody, PlanView};
 pub use self::template::{BuildTemplate, TemplateView};
 pub use self::vps::{
-    AddMount, BaseView, CreateDataset, CreateVps, DatasetView, FeatureState, FeatureView, ImpermanenceView, MountView,
-    RestartVps, RunView, SetDataset, SetFeatures, SetImpermanence, StopVps, VpsState, VpsView,
+    AddMount, BaseView, CreateDataset, CreateVps, DatasetView, FeatureState, FeatureView,
+    ImpermanenceView, MountView, RestartVps, RunView, SetDataset, SetFeatures, SetImpermanence,
+    StopVps, VpsState, VpsView,
 };

@@ -36,7 +36,10 @@ pub struct OperationView {
 
 impl From<OperationDoc> for OperationView {
     fn from(doc: OperationDoc) -> Self {
-        let error = doc.error.map(|refusal| ErrorInfo { operation: Some(doc.id.clone()), ..refusal.into() });
+        let error = doc.error.map(|refusal| ErrorInfo {
+            operation: Some(doc.id.clone()),
+            ..refusal.into()
+        });
         Self {
             id: doc.id,
             vps: doc.vps,
@@ -71,7 +74,16 @@ pub struct PlanBody {
 
 impl From<&Plan> for PlanBody {
     fn from(plan: &Plan) -> Self {
-        let steps = plan.steps.iter().map(|s| serde_json::to_value(s).expect("a step is plain data")).collect();
-        Self { plan: PlanView { lines: plan.lines(), steps } }
+        let steps = plan
+            .steps
+            .iter()
+            .map(|s| serde_json::to_value(s).expect("a step is plain data"))
+            .collect();
+        Self {
+            plan: PlanView {
+                lines: plan.lines(),
+                steps,
+            },
+        }
     }
 }

@@ -34,7 +34,11 @@ pub fn escape(text: &str) -> String {
         }
     }
     // A segment of dots alone would be taken for a step in the tree by proxies.
-    if !escaped.is_empty() && escaped.bytes().all(|b| b == b'.') { escaped.replace('.', "%2E") } else { escaped }
+    if !escaped.is_empty() && escaped.bytes().all(|b| b == b'.') {
+        escaped.replace('.', "%2E")
+    } else {
+        escaped
+    }
 }
 
 /// One template.
@@ -57,7 +61,11 @@ pub fn dataset(which: &str, name: &DatasetName) -> String {
     let name = if name.is_root() {
         ROOT_DATASET.to_owned()
     } else {
-        name.as_str().split('/').map(escape).collect::<Vec<_>>().join("/")
+        name.as_str()
+            .split('/')
+            .map(escape)
+            .collect::<Vec<_>>()
+            .join("/")
     };
     format!("{}/{name}", of_vps(which, "datasets"))
 }
@@ -91,13 +99,22 @@ mod tests {
 
     #[test]
     fn datasets_keep_their_slashes() {
-        assert_eq!(dataset("web1", &"srv/data".parse().unwrap()), "/v1/vps/web1/datasets/srv/data");
-        assert_eq!(dataset("web1", &DatasetName::root()), "/v1/vps/web1/datasets/-");
+        assert_eq!(
+            dataset("web1", &"srv/data".parse().unwrap()),
+            "/v1/vps/web1/datasets/srv/data"
+        );
+        assert_eq!(
+            dataset("web1", &DatasetName::root()),
+            "/v1/vps/web1/datasets/-"
+        );
     }
 
     #[test]
     fn parameters_are_escaped() {
         let path = mount("11327", &"/srv/a&b".parse().unwrap());
-        assert_eq!(with(&path, "dry_run", "true"), "/v1/vps/11327/mounts?path=%2Fsrv%2Fa%26b&dry_run=true");
+        assert_eq!(
+            with(&path, "dry_run", "true"),
+            "/v1/vps/11327/mounts?path=%2Fsrv%2Fa%26b&dry_run=true"
+        );
     }
 }

@@ -38,7 +38,20 @@ pub struct TemplateView {
 
 impl From<TemplateDoc> for TemplateView {
     fn from(doc: TemplateDoc) -> Self {
-        let TemplateDoc { schema: _, name, digest, size_bytes, created_unix_ms, manifest } = doc;
-        Self { name, digest, size_bytes, created_unix_ms, manifest }
+        let TemplateDoc {
+            schema: _,
+            name,
+            digest,
+            size_bytes,
+            created_unix_ms,
+            manifest,
+        } = doc;
+        Self {
+            name,
+            digest,
+            size_bytes,
+            created_unix_ms,
+            manifest,
+        }
     }
 }

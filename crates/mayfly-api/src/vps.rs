@@ -59,7 +59,11 @@ pub struct StopVps {
 
 impl Default for StopVps {
     fn default() -> Self {
-        Self { timeout_ms: default_timeout_ms(), force: false, discard: false }
+        Self {
+            timeout_ms: default_timeout_ms(),
+            force: false,
+            discard: false,
+        }
     }
 }
 
@@ -77,7 +81,10 @@ pub struct RestartVps {
 
 impl Default for RestartVps {
     fn default() -> Self {
-        Self { timeout_ms: default_timeout_ms(), force: false }
+        Self {
+            timeout_ms: default_timeout_ms(),
+            force: false,
+        }
     }
 }
 
@@ -139,7 +146,13 @@ pub struct SetFeatures {
 impl SetFeatures {
     /// The switches that are only on or off, with their names.
     pub fn switches(&self) -> [(&'static str, Option<bool>); 5] {
-        [("nesting", self.nesting), ("tun", self.tun), ("fuse", self.fuse), ("kvm", self.kvm), ("ppp", self.ppp)]
+        [
+            ("nesting", self.nesting),
+            ("tun", self.tun),
+            ("fuse", self.fuse),
+            ("kvm", self.kvm),
+            ("ppp", self.ppp),
+        ]
     }
 }
 
@@ -202,7 +215,9 @@ impl VpsState {
             (_, None, _) => Self::Stopped,
             (_, Some(_), None | Some(RunPhase::Starting)) => Self::Starting,
             (_, Some(_), Some(RunPhase::Ended)) => Self::Stopping,
-            (_, Some(_), Some(RunPhase::Running)) if doc.desired == Desired::Stopped => Self::Stopping,
+            (_, Some(_), Some(RunPhase::Running)) if doc.desired == Desired::Stopped => {
+                Self::Stopping
+            }
             (_, Some(_), Some(RunPhase::Running)) => Self::Running,
         }
     }
@@ -317,7 +332,10 @@ impl VpsView {
     /// The view of a document with what its supervisor said last. Nothing is known of the pool.
     pub fn new(doc: VpsDoc, run: Option<&RunState>) -> Self {
         let state = VpsState::of(&doc, run);
-        let assigned = doc.datasets.iter().fold(Bytes(0), |sum, d| sum.saturating_add(d.quota_bytes));
+        let assigned = doc
+            .datasets
+            .iter()
+            .fold(Bytes(0), |sum, d| sum.saturating_add(d.quota_bytes));
         let datasets = doc
             .datasets
             .iter()
@@ -326,7 +344,12 @@ impl VpsView {
                 dataset: doc.pool_path(&d.name),
                 quota_bytes: d.quota_bytes,
                 used_bytes: None,
-                mounted_at: doc.mounts.iter().filter(|m| m.dataset == d.name).map(|m| m.path.clone()).collect(),
+                mounted_at: doc
+                    .mounts
+                    .iter()
+                    .filter(|m| m.dataset == d.name)
+                    .map(|m| m.path.clone())
+                    .collect(),
             })
             .collect();
         let why = match doc.lifecycle {
@@ -341,10 +364,13 @@ impl VpsView {
             desired: doc.desired,
             on_crash: doc.on_crash,
             template: doc.template,
-            base: BaseView { template: doc.base.template },
-            impermanence: doc
-                .impermanence
-                .map(|i| ImpermanenceView { root_quota_bytes: i.root_quota_bytes, root_kind: i.root_kind }),
+            base: BaseView {
+                template: doc.base.template,
+            },
+            impermanence: doc.impermanence.map(|i| ImpermanenceView {
+                root_quota_bytes: i.root_quota_bytes,
+                root_kind: i.root_kind,
+            }),
             storage: doc.storage,
             disk_bytes: doc.disk_bytes,
             disk_unassigned_bytes: doc.disk_bytes.saturating_sub(assigned),
@@ -352,7 +378,11 @@ impl VpsView {
             mounts: doc
                 .mounts
                 .into_iter()
-                .map(|m| MountView { dataset: m.dataset, path: m.path, read_only: m.read_only })
+                .map(|m| MountView {
+                    dataset: m.dataset,
+                    path: m.path,
+                    read_only: m.read_only,
+                })
                 .collect(),
             limits: doc.limits,
             ids: doc.ids,
@@ -398,14 +428,22 @@ impl FeatureView {
     /// All features of a VPS.
     pub fn all(doc: &VpsDoc) -> Vec<Self> {
         let impermanence = match &doc.impermanence {
-            None => Self { name: "impermanence".into(), state: FeatureState::Off, detail: String::new() },
+            None => Self {
+                name: "impermanence".into(),
+                state: FeatureState::Off,
+                detail: String::new(),
+            },
             Some(on) => {
                 let kind = match on.root_kind {
                     RootKind::Empty => "empty",
                     RootKind::Template => "template",
                 };
                 let detail = format!("root quota {}, root kind {kind}", on.root_quota_bytes);
-                Self { name: "impermanence".into(), state: FeatureState::On, detail }
+                Self {
+                    name: "impermanence".into(),
+                    state: FeatureState::On,
+                    detail,
+                }
             }
         };
         let rest = SetFeatures::default().switches().map(|(name, _)| Self {

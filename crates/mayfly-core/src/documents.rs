@@ -133,6 +133,17 @@ pub struct CurrentRun {
     pub started_unix_ms: u64,
 }
 
+/// A run that crashed, or that was to be started and did not.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Crash {
+    /// The run; it counts once, however often it is heard of.
+    pub run: RunId,
+    /// The kernel's boot in which it crashed.
+    pub boot_id: String,
+    /// When, in milliseconds of that boot's clock.
+    pub boot_ms: u64,
+}
+
 /// A VPS.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VpsDoc {
@@ -172,8 +183,8 @@ pub struct VpsDoc {
     pub desired: Desired,
     /// What happens after a crash.
     pub on_crash: OnCrash,
-    /// When it crashed lately, in milliseconds of the host's boot clock.
-    pub crashes_boot_ms: Vec<u64>,
+    /// Its crashes of late.
+    pub crashes: Vec<Crash>,
     /// The present run.
     pub run: Option<CurrentRun>,
     /// The temporary root of the last run, kept until the next start.

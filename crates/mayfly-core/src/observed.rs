@@ -120,9 +120,11 @@ impl Evidence {
                 named.is_none_or(|other| other == *run)
             }
             Self::Mounted { dataset, .. } => {
+                // The VPS's own number names its persistent datasets, which are no part of a temporary root.
+                let number = vps.to_string();
                 let another = dataset.split('/').any(|part| {
-                    PoolPath::from_pool(part)
-                        .is_some_and(|p| p != *root && p.named_temporary_root().is_some())
+                    let other = |p: PoolPath| p != *root && p.named_temporary_root().is_some();
+                    part == number || PoolPath::from_pool(part).is_some_and(other)
                 });
                 !another
             }

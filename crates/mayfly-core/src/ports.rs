@@ -1,4 +1,4 @@
-//! The ports: what the engine asks of a host. `mayfly-host` implements them with the real thing, [`crate::fake`] with
+//! The ports: what the engine asks of a host. `mayfly-host` implements them with the real thing, `mayfly_core::fake` with
 //! a fake that has the same semantics; the contract tests run on both.
 //!
 //! Every call is idempotent: called again after it was done, or after it was cut off anywhere, it finishes and says

@@ -29,17 +29,14 @@ pub fn check_fits(doc: &VpsDoc, name: &DatasetName, want: Bytes) -> Result<(), R
         .iter()
         .filter(|d| d.name != *name)
         .max_by_key(|d| d.quota_bytes);
+    let missing = want.saturating_sub(free);
     let hint = match largest {
-        None => format!("ask for {free} at most"),
-        Some(d) => {
-            let missing = want.saturating_sub(free);
-            let left = d.quota_bytes.saturating_sub(missing);
-            format!(
-                "shrink another dataset first: mayfly dataset set {} quota={}",
-                shown(doc, &d.name),
-                floor_mib(left)
-            )
-        }
+        Some(d) if d.quota_bytes >= missing.saturating_add(Bytes::mib(64)) => format!(
+            "shrink another dataset first: mayfly dataset set {} quota={}",
+            shown(doc, &d.name),
+            typed(d.quota_bytes.saturating_sub(missing))
+        ),
+        _ => format!("ask for {} at most", typed(free)),
     };
     Err(Refusal::new(
         Code::DiskSpace,
@@ -62,8 +59,14 @@ pub fn shown(doc: &VpsDoc, name: &DatasetName) -> String {
     }
 }
 
-fn floor_mib(bytes: Bytes) -> Bytes {
-    Bytes(bytes.0 >> 20 << 20)
+/// Rounded down, as it can be typed: whole units only.
+fn typed(bytes: Bytes) -> String {
+    let mib = bytes.0 >> 20;
+    if mib % 1024 == 0 {
+        format!("{}G", mib / 1024)
+    } else {
+        format!("{mib}M")
+    }
 }
 
 /// All quotas of a pool together may be at most twice its capacity.

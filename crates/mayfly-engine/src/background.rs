@@ -19,9 +19,15 @@ impl Engine {
     pub fn start_threads(&self) -> std::io::Result<()> {
         self.start_lanes();
         let engine = self.clone();
-        std::thread::Builder::new().name("monitor".into()).stack_size(512 << 10).spawn(move || engine.monitor())?;
+        std::thread::Builder::new()
+            .name("monitor".into())
+            .stack_size(512 << 10)
+            .spawn(move || engine.monitor())?;
         let engine = self.clone();
-        std::thread::Builder::new().name("reaper".into()).stack_size(512 << 10).spawn(move || engine.reaper())?;
+        std::thread::Builder::new()
+            .name("reaper".into())
+            .stack_size(512 << 10)
+            .spawn(move || engine.reaper())?;
         Ok(())
     }
 
@@ -65,8 +71,9 @@ impl Engine {
         while !self.stopping() {
             {
                 let guard = due.lock().expect("no thread panics with it");
-                let (mut guard, _) =
-                    wake.wait_timeout_while(guard, RETRY, |due| !*due).expect("no thread panics with it");
+                let (mut guard, _) = wake
+                    .wait_timeout_while(guard, RETRY, |due| !*due)
+                    .expect("no thread panics with it");
                 *guard = false;
             }
             if self.stopping() {
@@ -86,8 +93,15 @@ impl Engine {
         let id = self.fresh_operation_id();
         let seen = self.deps().storage.observe()?;
         // In this order: a root that is in `seen` was made by a lane that is busy now, or that has recorded it.
-        let busy = self.inner.lanes.busy_vpses();
-        let leftovers = sort_leftovers(&seen, &self.vpses()?, &self.templates()?, &busy, &self.node().id, &id);
+        let busy = self.inner.lanes.busy();
+        let leftovers = sort_leftovers(
+            &seen,
+            &self.vpses()?,
+            &self.templates()?,
+            &busy,
+            &self.node().id,
+            &id,
+        );
         let mut graves = leftovers.graves;
         for step in &leftovers.burials {
             match self.bury_leftover(step, &id) {
@@ -97,7 +111,9 @@ impl Engine {
         }
         let mut waiting = Vec::new();
         for grave in graves {
-            let Some(seen) = self.deps().storage.look(&grave)? else { continue };
+            let Some(seen) = self.deps().storage.look(&grave)? else {
+                continue;
+            };
             let condemned = match Condemned::prove(&grave, &seen.mark, &self.node().id) {
                 Ok(condemned) => condemned,
                 Err(why) => {

@@ -85,20 +85,42 @@ impl Engine {
     pub fn vps(&self, which: &str) -> Result<VpsDoc, Refusal> {
         let found = match which.parse::<VpsId>() {
             Ok(id) => self.vps_by_id(id)?,
-            Err(_) => self.vpses()?.into_iter().find(|v| v.hostname.as_str() == which),
+            Err(_) => self
+                .vpses()?
+                .into_iter()
+                .find(|v| v.hostname.as_str() == which),
         };
         found.ok_or_else(|| {
-            let which: String = which.chars().take(64).flat_map(char::escape_debug).collect();
-            Refusal::new(Code::VpsNotFound, format!("there is no VPS {which}"), "see `mayfly list`")
+            let which: String = which
+                .chars()
+                .take(64)
+                .flat_map(char::escape_debug)
+                .collect();
+            Refusal::new(
+                Code::VpsNotFound,
+                format!("there is no VPS {which}"),
+                "see `mayfly list`",
+            )
         })
     }
 
     pub(crate) fn vps_by_id(&self, id: VpsId) -> Result<Option<VpsDoc>, Refusal> {
-        Ok(self.deps().store.get_doc(&keys::vps(id))?.map(|found| found.doc))
+        Ok(self
+            .deps()
+            .store
+            .get_doc(&keys::vps(id))?
+            .map(|found| found.doc))
     }
 
     fn documents<T: serde::de::DeserializeOwned>(&self, prefix: &str) -> Result<Vec<T>, Refusal> {
-        Ok(self.deps().store.list_docs(prefix)?.docs.into_iter().map(|found| found.doc).collect())
+        Ok(self
+            .deps()
+            .store
+            .list_docs(prefix)?
+            .docs
+            .into_iter()
+            .map(|found| found.doc)
+            .collect())
     }
 
     /// What the supervisor of the present run last said.
@@ -140,22 +162,38 @@ impl Engine {
 
     pub(crate) fn operation_by_id(&self, id: &OperationId) -> Result<OperationDoc, Refusal> {
         let found = self.deps().store.get_doc(&keys::operation(id))?;
-        found.map(|found| found.doc).ok_or_else(|| no_such_operation(id.as_str()))
+        found
+            .map(|found| found.doc)
+            .ok_or_else(|| no_such_operation(id.as_str()))
     }
 
     /// The pool, what waits to be destroyed, and what is left alone.
     pub fn pool(&self) -> Result<PoolReport, Refusal> {
         let seen = self.deps().storage.observe()?;
-        let busy = self.inner.lanes.busy_vpses();
-        let leftovers =
-            sort_leftovers(&seen, &self.vpses()?, &self.templates()?, &busy, &self.node().id, &self.fresh_operation_id());
-        let persistent = |m: &MarkSeen| matches!(m, MarkSeen::Local(m) if m.role == Role::Persistent);
+        let busy = self.inner.lanes.busy();
+        let leftovers = sort_leftovers(
+            &seen,
+            &self.vpses()?,
+            &self.templates()?,
+            &busy,
+            &self.node().id,
+            &self.fresh_operation_id(),
+        );
+        let persistent =
+            |m: &MarkSeen| matches!(m, MarkSeen::Local(m) if m.role == Role::Persistent);
         let promised = seen
             .datasets
             .iter()
             .filter(|(name, d)| !name.is_grave() && persistent(&d.mark))
-            .fold(Bytes(0), |sum, (_, d)| sum.saturating_add(d.quota.unwrap_or_default()));
-        Ok(PoolReport { seen, promised, reports: leftovers.reports, waiting: leftovers.graves })
+            .fold(Bytes(0), |sum, (_, d)| {
+                sum.saturating_add(d.quota.unwrap_or_default())
+            });
+        Ok(PoolReport {
+            seen,
+            promised,
+            reports: leftovers.reports,
+            waiting: leftovers.graves,
+        })
     }
 
     /// Waits until an operation is over, or for `timeout`; answers with its present state.
@@ -170,7 +208,9 @@ impl Engine {
                 return Ok(op);
             }
             let guard = count.lock().expect("no thread panics with it");
-            let _ = moved.wait_timeout_while(guard, left, |now| *now == before).expect("no thread panics with it");
+            let _ = moved
+                .wait_timeout_while(guard, left, |now| *now == before)
+                .expect("no thread panics with it");
         }
     }
 
@@ -198,7 +238,11 @@ impl Engine {
             None => None,
             Some((assembly, init)) => Some(self.deps().storage.probe_init(&assembly, &init)?),
         };
-        Ok(Observed { pool, evidence, init })
+        Ok(Observed {
+            pool,
+            evidence,
+            init,
+        })
     }
 
     pub(crate) fn context(&self, operation: &OperationId) -> PlanContext {
@@ -229,5 +273,9 @@ impl Engine {
 
 fn no_such_operation(id: &str) -> Refusal {
     let id: String = id.chars().take(40).flat_map(char::escape_debug).collect();
-    Refusal::new(Code::OperationNotFound, format!("there is no operation {id}"), "see `mayfly operation list`")
+    Refusal::new(
+        Code::OperationNotFound,
+        format!("there is no operation {id}"),
+        "see `mayfly operation list`",
+    )
 }

@@ -55,7 +55,9 @@ impl Engine {
         let mut op = self.operation_by_id(id)?;
         if op.state == OperationState::Queued {
             match self.decide(&op) {
-                Ok(plan) if plan.steps.is_empty() && matches!(op.request, Request::RunEnded { .. }) => {
+                Ok(plan)
+                    if plan.steps.is_empty() && matches!(op.request, Request::RunEnded { .. }) =>
+                {
                     // Someone else has settled it; it need not be remembered.
                     self.forget(&op)?;
                     return Ok(None);
@@ -96,7 +98,10 @@ impl Engine {
     /// A request that is refused before its first step. A create takes its reservation back with it.
     fn refused(&self, mut op: OperationDoc, refusal: Refusal) -> Result<OperationDoc, Stuck> {
         if let Request::Create { new, .. } = &op.request {
-            let txn = Txn { conditions: Vec::new(), writes: vec![Write::Delete(keys::vps(new.doc.id))] };
+            let txn = Txn {
+                conditions: Vec::new(),
+                writes: vec![Write::Delete(keys::vps(new.doc.id))],
+            };
             self.deps().store.txn(txn).map_err(Refusal::from)?;
         }
         op.error = Some(refusal);
@@ -115,6 +120,14 @@ impl Engine {
                     (self.deps().crash)(&format!("{point}.done"));
                     op.steps_done += 1;
                     op.progress = planned.step.to_string();
+                    if op.steps_done < plan.steps.len() {
+                        self.journal(op)?;
+                    }
+                }
+                Err(refusal) if planned.undo == Undo::Housekeeping => {
+                    (self.deps().crash)(&format!("{point}.failed"));
+                    tracing::warn!(operation = %op.id, step = %planned.step, why = %refusal, "left for later");
+                    op.steps_done += 1;
                     if op.steps_done < plan.steps.len() {
                         self.journal(op)?;
                     }
@@ -147,7 +160,11 @@ impl Engine {
             op.steps_done -= 1;
             self.journal(op)?;
         }
-        self.end(op, OperationState::Failed, "failed; what was done was put back")
+        self.end(
+            op,
+            OperationState::Failed,
+            "failed; what was done was put back",
+        )
     }
 
     fn undo_with_tries(&self, step: &Step, op: &OperationDoc) -> Result<(), Refusal> {
@@ -170,7 +187,10 @@ impl Engine {
     /// The undo cannot finish: the VPS refuses changes, the operation stays where it is, and the next start of the
     /// daemon goes on with it.
     fn needs_operator(&self, op: &mut OperationDoc, step: &Step, refusal: Refusal) -> Stuck {
-        let why = format!("operation {} could not be put back ({step}: {refusal})", op.id);
+        let why = format!(
+            "operation {} could not be put back ({step}: {refusal})",
+            op.id
+        );
         op.progress = why.clone();
         if let Err(Stuck(failed)) = self.journal(op) {
             return Stuck(failed);
@@ -191,13 +211,21 @@ impl Engine {
     ) -> Result<(), Refusal> {
         if let Some(mut doc) = self.vps_by_id(id)? {
             change(&mut doc);
-            let txn = Txn { conditions: Vec::new(), writes: vec![Write::put_doc(keys::vps(id), &doc)?] };
+            let txn = Txn {
+                conditions: Vec::new(),
+                writes: vec![Write::put_doc(keys::vps(id), &doc)?],
+            };
             self.deps().store.txn(txn)?;
         }
         Ok(())
     }
 
-    fn end(&self, op: &mut OperationDoc, state: OperationState, progress: &str) -> Result<(), Stuck> {
+    fn end(
+        &self,
+        op: &mut OperationDoc,
+        state: OperationState,
+        progress: &str,
+    ) -> Result<(), Stuck> {
         op.state = state;
         op.progress = progress.to_owned();
         op.ended_unix_ms = Some(self.deps().clock.unix_ms());
@@ -217,14 +245,26 @@ impl Engine {
 
     fn journal(&self, op: &OperationDoc) -> Result<(), Stuck> {
         let write = Write::put_doc(keys::operation(&op.id), op).map_err(Refusal::from)?;
-        self.deps().store.txn(Txn { conditions: Vec::new(), writes: vec![write] }).map_err(Refusal::from)?;
+        self.deps()
+            .store
+            .txn(Txn {
+                conditions: Vec::new(),
+                writes: vec![write],
+            })
+            .map_err(Refusal::from)?;
         self.tell_waiters();
         Ok(())
     }
 
     fn forget(&self, op: &OperationDoc) -> Result<(), Stuck> {
         let write = Write::Delete(keys::operation(&op.id));
-        self.deps().store.txn(Txn { conditions: Vec::new(), writes: vec![write] }).map_err(Refusal::from)?;
+        self.deps()
+            .store
+            .txn(Txn {
+                conditions: Vec::new(),
+                writes: vec![write],
+            })
+            .map_err(Refusal::from)?;
         self.tell_waiters();
         Ok(())
     }
@@ -233,17 +273,29 @@ impl Engine {
     fn after(&self, op: &OperationDoc) -> Result<(), Refusal> {
         self.wake_reaper();
         let Some(id) = op.vps else { return Ok(()) };
-        let Some(doc) = self.vps_by_id(id)? else { return Ok(()) };
+        let Some(doc) = self.vps_by_id(id)? else {
+            return Ok(());
+        };
         let by_us = op.by == "mayfly";
-        if let (true, OperationState::Failed, Request::Start { run }) = (by_us, op.state, &op.request) {
+        if let (true, OperationState::Failed, Request::Start { run }) =
+            (by_us, op.state, &op.request)
+        {
             // A start that nobody waits for counts like a crash, or it would be tried for ever.
-            let detail = op.error.as_ref().map_or_else(String::new, ToString::to_string);
+            let detail = op
+                .error
+                .as_ref()
+                .map_or_else(String::new, ToString::to_string);
             self.submit_run_ended(id, run.clone(), RunEnd::FailedToStart { detail })?;
             return Ok(());
         }
         if let Some(run) = &doc.run {
             // A failed operation may have left a document whose run is over.
-            let over = self.deps().runtime.evidence(id)?.iter().all(|sign| !sign.is_alive());
+            let over = self
+                .deps()
+                .runtime
+                .evidence(id)?
+                .iter()
+                .all(|sign| !sign.is_alive());
             if op.state == OperationState::Failed && over {
                 let detail = "it was ended by an operation that failed".to_owned();
                 self.submit_run_ended(id, run.run.clone(), RunEnd::Crashed { detail })?;

@@ -1,11 +1,12 @@
 //! Lanes: one for each VPS, one for templates. What is in one lane is carried out one after the other; all changes of
 //! a VPS go through its lane.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use mayfly_core::ids::{OperationId, VpsId};
+use mayfly_core::plan::Busy;
 
 use crate::engine::Engine;
 
@@ -32,19 +33,36 @@ pub(crate) struct Lanes {
 }
 
 impl Lanes {
-    pub(crate) fn busy_vpses(&self) -> BTreeSet<VpsId> {
+    pub(crate) fn busy(&self) -> Busy {
         let queues = self.queues.lock().expect("no thread panics with it");
-        queues.keys().filter_map(|lane| if let Lane::Vps(id) = lane { Some(*id) } else { None }).collect()
+        let vpses = queues.keys().filter_map(|lane| {
+            if let Lane::Vps(id) = lane {
+                Some(*id)
+            } else {
+                None
+            }
+        });
+        Busy {
+            vpses: vpses.collect(),
+            templates: queues.contains_key(&Lane::Templates),
+        }
     }
 
     fn front(&self, lane: Lane) -> Option<OperationId> {
-        self.queues.lock().expect("no thread panics with it").get(&lane)?.front().cloned()
+        self.queues
+            .lock()
+            .expect("no thread panics with it")
+            .get(&lane)?
+            .front()
+            .cloned()
     }
 
     /// Takes the front off; the lane goes with its last operation. True when there is another.
     fn advance(&self, lane: Lane) -> bool {
         let mut queues = self.queues.lock().expect("no thread panics with it");
-        let Some(queue) = queues.get_mut(&lane) else { return false };
+        let Some(queue) = queues.get_mut(&lane) else {
+            return false;
+        };
         queue.pop_front();
         if queue.is_empty() {
             queues.remove(&lane);
@@ -54,14 +72,24 @@ impl Lanes {
     }
 
     fn any(&self) -> Option<Lane> {
-        self.queues.lock().expect("no thread panics with it").keys().next().copied()
+        self.queues
+            .lock()
+            .expect("no thread panics with it")
+            .keys()
+            .next()
+            .copied()
     }
 }
 
 impl Engine {
     pub(crate) fn enqueue(&self, lane: Lane, id: OperationId) {
         let fresh = {
-            let mut queues = self.inner.lanes.queues.lock().expect("no thread panics with it");
+            let mut queues = self
+                .inner
+                .lanes
+                .queues
+                .lock()
+                .expect("no thread panics with it");
             let fresh = !queues.contains_key(&lane);
             queues.entry(lane).or_default().push_back(id);
             fresh
@@ -97,8 +125,15 @@ impl Engine {
     /// Lets operations be carried out in threads of their own from now on.
     pub(crate) fn start_lanes(&self) {
         self.inner.lanes.threaded.store(true, Ordering::SeqCst);
-        let lanes: Vec<Lane> =
-            self.inner.lanes.queues.lock().expect("no thread panics with it").keys().copied().collect();
+        let lanes: Vec<Lane> = self
+            .inner
+            .lanes
+            .queues
+            .lock()
+            .expect("no thread panics with it")
+            .keys()
+            .copied()
+            .collect();
         for lane in lanes {
             self.spawn_lane(lane);
         }

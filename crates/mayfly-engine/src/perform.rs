@@ -32,35 +32,61 @@ impl Engine {
                 deps.runtime.sweep(*vps)?
             }
             Step::CreateDataset { new } => deps.storage.create_dataset(new)?,
-            Step::SetQuota { dataset, quota_bytes } => deps.storage.set_quota(dataset, *quota_bytes)?,
+            Step::SetQuota {
+                dataset,
+                quota_bytes,
+            } => deps.storage.set_quota(dataset, *quota_bytes)?,
             Step::PrepareTree { dataset, tree } => deps.storage.prepare_tree(dataset, tree)?,
             Step::Record { vps, doc, .. } => match doc {
                 Some(doc) => self.record(&keys::vps(*vps), Some(&**doc))?,
                 None => self.record::<VpsDoc>(&keys::vps(*vps), None)?,
             },
             Step::Launch { launch } => {
-                let spec = launch.to_run_spec(|name| deps.storage.mount_source(name), deps.storage.detach());
+                let spec = launch.to_run_spec(
+                    |name| deps.storage.mount_source(name),
+                    deps.storage.detach(),
+                );
                 deps.runtime.launch(&spec)?
             }
-            Step::AwaitInit { vps, run, deadline_ms } => {
-                deps.runtime.await_init(*vps, run, Duration::from_millis(*deadline_ms))?
+            Step::AwaitInit {
+                vps,
+                run,
+                deadline_ms,
+            } => deps
+                .runtime
+                .await_init(*vps, run, Duration::from_millis(*deadline_ms))?,
+            Step::BuryRoot {
+                vps,
+                incarnation,
+                root,
+                grave,
+            } => self.bury(root, grave, |mark| {
+                self.prove_root((*vps, incarnation), root, mark, op)
+            })?,
+            Step::BuryData {
+                vps,
+                incarnation,
+                dataset,
+                grave,
+            } => self.bury(dataset, grave, |mark| {
+                self.prove_data((*vps, incarnation), dataset, mark, op)
+            })?,
+            Step::BuryTemplate { dataset, grave } => self.bury(dataset, grave, |mark| {
+                let proof = ConfirmedDestroy::prove_template(dataset, mark, &self.node().id)?;
+                Ok(Burial::of_data(proof, op.clone()))
+            })?,
+            Step::ForgetRuns { vps, keep, console } => {
+                deps.runtime.forget(*vps, keep.as_ref(), *console)?
             }
-            Step::BuryRoot { vps, incarnation, root, grave } => {
-                self.bury(root, grave, |mark| self.prove_root((*vps, incarnation), root, mark, op))?
-            }
-            Step::BuryData { vps, incarnation, dataset, grave } => {
-                self.bury(dataset, grave, |mark| self.prove_data((*vps, incarnation), dataset, mark, op))?
-            }
-            Step::BuryTemplate { dataset, grave } => {
-                self.bury(dataset, grave, |mark| {
-                    let proof = ConfirmedDestroy::prove_template(dataset, mark, &self.node().id)?;
-                    Ok(Burial::of_data(proof, op.clone()))
-                })?
-            }
-            Step::ForgetRuns { vps, keep, console } => deps.runtime.forget(*vps, keep.as_ref(), *console)?,
             Step::Reap { graves } => self.reap_now(graves)?,
-            Step::BuildTemplate { recipe, name, mirror } => self.build(recipe, name, mirror.as_deref(), op)?,
-            Step::RecordTemplate { name, doc } => self.record(&keys::template(name), doc.as_deref())?,
+            Step::BuildTemplate {
+                recipe,
+                name,
+                mirror,
+            } => self.build(recipe, name, mirror.as_deref(), op)?,
+            Step::RecordTemplate { name, doc } => {
+                self.record(&keys::template(name), doc.as_deref())?
+            }
         };
         Ok(done)
     }
@@ -165,7 +191,10 @@ impl Engine {
             Some(doc) => Write::put_doc(key, doc)?,
             None => Write::Delete(key.to_owned()),
         };
-        match store.txn(Txn { conditions: vec![condition], writes: vec![write] })? {
+        match store.txn(Txn {
+            conditions: vec![condition],
+            writes: vec![write],
+        })? {
             TxnOutcome::Committed(_) => Ok(Outcome::Changed),
             TxnOutcome::Conflict { key } => Err(Refusal::new(
                 Code::StateFailed,

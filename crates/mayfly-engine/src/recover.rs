@@ -34,7 +34,10 @@ pub struct Recovered {
 impl Engine {
     /// Looks at the host and puts into the lanes what has to be done. Nothing is carried out yet.
     pub fn recover(&self) -> Result<Recovered, Refusal> {
-        let mut out = Recovered { reports: self.deps().storage.clear_staging()?, ..Recovered::default() };
+        let mut out = Recovered {
+            reports: self.deps().storage.clear_staging()?,
+            ..Recovered::default()
+        };
         let mut operations = self.operations()?;
         operations.retain(|op| !op.state.is_over());
         for op in operations {
@@ -43,16 +46,18 @@ impl Engine {
         }
         self.prune_operations()?;
         let vpses = self.vpses()?;
-        let busy = self.inner.lanes.busy_vpses();
+        let busy = self.inner.lanes.busy();
         for doc in &vpses {
             // What goes on first may start the very run that looks dead now: the end is judged again in its turn.
-            if doc.run.is_some() || !busy.contains(&doc.id) {
+            if doc.run.is_some() || !busy.vpses.contains(&doc.id) {
                 self.recover_vps(doc, &mut out)?;
             }
         }
         for id in self.deps().runtime.vpses_with_evidence()? {
             if !vpses.iter().any(|v| v.id == id) {
-                out.reports.push(format!("VPS {id}: something of it is alive or lies about, and there is no record of it"));
+                out.reports.push(format!(
+                    "VPS {id}: something of it is alive or lies about, and there is no record of it"
+                ));
             }
         }
         out.reports.extend(self.pool()?.reports);
@@ -72,11 +77,17 @@ impl Engine {
             out.alive += 1;
             return Ok(());
         }
-        let written = self.deps().runtime.state(doc.id, &run.run)?.and_then(|s| s.end);
+        let written = self
+            .deps()
+            .runtime
+            .state(doc.id, &run.run)?
+            .and_then(|s| s.end);
         let end = match written {
             Some(end) => end,
             None if run.boot_id != self.deps().clock.boot_id() => RunEnd::HostDown,
-            None => RunEnd::Crashed { detail: "its supervisor was gone when the daemon started".into() },
+            None => RunEnd::Crashed {
+                detail: "its supervisor was gone when the daemon started".into(),
+            },
         };
         self.submit_run_ended(doc.id, run.run.clone(), end)?;
         out.ended += 1;
@@ -86,7 +97,10 @@ impl Engine {
     /// Whether a run has a supervisor that has not come to its end.
     pub(crate) fn is_going_on(&self, vps: VpsId, run: &RunId) -> Result<bool, Refusal> {
         let signs = self.deps().runtime.evidence(vps)?;
-        if !signs.iter().any(|sign| matches!(sign, Evidence::Supervisor { run: of, .. } if of == run)) {
+        if !signs
+            .iter()
+            .any(|sign| matches!(sign, Evidence::Supervisor { run: of, .. } if of == run))
+        {
             return Ok(false);
         }
         let state = self.deps().runtime.state(vps, run)?;
@@ -99,16 +113,25 @@ impl Engine {
         let surplus = over.len().saturating_sub(KEEP_OPERATIONS);
         for op in over.iter().take(surplus) {
             let writes = vec![Write::Delete(keys::operation(&op.id))];
-            self.deps().store.txn(Txn { conditions: Vec::new(), writes })?;
+            self.deps().store.txn(Txn {
+                conditions: Vec::new(),
+                writes,
+            })?;
         }
         Ok(())
     }
 
     /// Moves one leftover to the graveyard; answers with its grave.
-    pub(crate) fn bury_leftover(&self, step: &Step, id: &OperationId) -> Result<Option<PoolPath>, Refusal> {
+    pub(crate) fn bury_leftover(
+        &self,
+        step: &Step,
+        id: &OperationId,
+    ) -> Result<Option<PoolPath>, Refusal> {
         self.perform(step, id)?;
         match step {
-            Step::BuryRoot { grave, .. } | Step::BuryTemplate { grave, .. } => Ok(Some(grave.clone())),
+            Step::BuryRoot { grave, .. } | Step::BuryTemplate { grave, .. } => {
+                Ok(Some(grave.clone()))
+            }
             _ => Ok(None),
         }
     }

@@ -20,8 +20,17 @@ use crate::store::{Condition, Txn, TxnOutcome, TypedStore, Write};
 impl Engine {
     /// Accepts a change. What can be refused without a look at the host is refused here; the rest is refused by the
     /// operation when it has its turn, before its first step.
-    pub fn submit(&self, vps: Option<VpsId>, intent: Intent, by: &str) -> Result<OperationDoc, Refusal> {
-        let _accepting = self.inner.accepting.lock().expect("no thread panics with it");
+    pub fn submit(
+        &self,
+        vps: Option<VpsId>,
+        intent: Intent,
+        by: &str,
+    ) -> Result<OperationDoc, Refusal> {
+        let _accepting = self
+            .inner
+            .accepting
+            .lock()
+            .expect("no thread panics with it");
         let (vps, request) = self.draw(vps, intent)?;
         self.accept(vps, request, by)
     }
@@ -34,7 +43,11 @@ impl Engine {
             (_, Some(id)) => Some(self.vps_that_is_there(id)?),
             (_, None) => None,
         };
-        self.plan(&request, doc.as_ref(), &self.context(&self.fresh_operation_id()))
+        self.plan(
+            &request,
+            doc.as_ref(),
+            &self.context(&self.fresh_operation_id()),
+        )
     }
 
     pub(crate) fn plan(
@@ -44,22 +57,45 @@ impl Engine {
         ctx: &mayfly_core::plan::PlanContext,
     ) -> Result<Plan, Refusal> {
         match (request, doc) {
-            (Request::TemplateBuild { recipe, name, mirror }, _) => {
-                plan_template_build(recipe, name, mirror.as_deref(), &self.templates()?)
-            }
+            (
+                Request::TemplateBuild {
+                    recipe,
+                    name,
+                    mirror,
+                },
+                _,
+            ) => plan_template_build(recipe, name, mirror.as_deref(), &self.templates()?),
             (Request::TemplateRemove { name }, _) => {
                 plan_template_remove(name, &self.templates()?, &self.vpses()?, ctx)
             }
             (_, Some(doc)) => plan_vps(request, doc, &self.observe(request, doc)?, ctx),
-            (_, None) => Err(Refusal::new(Code::VpsNotFound, "the VPS is gone", "see `mayfly list`")),
+            (_, None) => Err(Refusal::new(
+                Code::VpsNotFound,
+                "the VPS is gone",
+                "see `mayfly list`",
+            )),
         }
     }
 
     /// Settles the end of a run. Called by the monitor, and at the start of the daemon.
-    pub(crate) fn submit_run_ended(&self, vps: VpsId, run: RunId, end: RunEnd) -> Result<OperationDoc, Refusal> {
+    pub(crate) fn submit_run_ended(
+        &self,
+        vps: VpsId,
+        run: RunId,
+        end: RunEnd,
+    ) -> Result<OperationDoc, Refusal> {
         let next = RunId::from_random(self.random());
         let boot_ms = self.deps().clock.boot_ms();
-        self.accept(Some(vps), Request::RunEnded { run, end, next, boot_ms }, "mayfly")
+        self.accept(
+            Some(vps),
+            Request::RunEnded {
+                run,
+                end,
+                next,
+                boot_ms,
+            },
+            "mayfly",
+        )
     }
 
     fn vps_that_is_there(&self, id: VpsId) -> Result<VpsDoc, Refusal> {
@@ -77,47 +113,124 @@ impl Engine {
         })
     }
 
-    fn draw(&self, vps: Option<VpsId>, intent: Intent) -> Result<(Option<VpsId>, Request), Refusal> {
+    fn draw(
+        &self,
+        vps: Option<VpsId>,
+        intent: Intent,
+    ) -> Result<(Option<VpsId>, Request), Refusal> {
         let run = || RunId::from_random(self.random());
-        if let Intent::Create { input, template, start } = intent {
+        if let Intent::Create {
+            input,
+            template,
+            start,
+        } = intent
+        {
             let template = self.template(&template)?;
             let incarnation = Incarnation::from_random(self.random());
             let node = self.node().id.clone();
-            let new =
-                resolve_new_vps(&input, &template, &self.vpses()?, &self.deps().reserved, &node, incarnation)?;
+            let new = resolve_new_vps(
+                &input,
+                &template,
+                &self.vpses()?,
+                &self.deps().reserved,
+                &node,
+                incarnation,
+            )?;
             let id = new.doc.id;
-            return Ok((Some(id), Request::Create { new: Box::new(new), start: start.then(run) }));
+            return Ok((
+                Some(id),
+                Request::Create {
+                    new: Box::new(new),
+                    start: start.then(run),
+                },
+            ));
         }
-        if let Intent::TemplateBuild { recipe, name, mirror } = intent {
-            return Ok((None, Request::TemplateBuild { recipe, name, mirror }));
+        if let Intent::TemplateBuild {
+            recipe,
+            name,
+            mirror,
+        } = intent
+        {
+            return Ok((
+                None,
+                Request::TemplateBuild {
+                    recipe,
+                    name,
+                    mirror,
+                },
+            ));
         }
         if let Intent::TemplateRemove { name } = intent {
             return Ok((None, Request::TemplateRemove { name }));
         }
         let Some(id) = vps else {
-            return Err(Refusal::new(Code::Invalid, "this change needs a VPS", "name one by id or host name"));
+            return Err(Refusal::new(
+                Code::Invalid,
+                "this change needs a VPS",
+                "name one by id or host name",
+            ));
         };
         let doc = self.vps_that_is_there(id)?;
         let request = match intent {
             Intent::Start => Request::Start { run: run() },
-            Intent::Stop { timeout_ms, force, discard } => Request::Stop { timeout_ms, force, discard },
-            Intent::Restart { timeout_ms, force } => Request::Restart { run: run(), timeout_ms, force },
+            Intent::Stop {
+                timeout_ms,
+                force,
+                discard,
+            } => Request::Stop {
+                timeout_ms,
+                force,
+                discard,
+            },
+            Intent::Restart { timeout_ms, force } => Request::Restart {
+                run: run(),
+                timeout_ms,
+                force,
+            },
             Intent::Destroy { now } => Request::Destroy { now },
-            Intent::DatasetCreate { name, quota, mount } => Request::DatasetCreate { name, quota_bytes: quota, mount },
-            Intent::DatasetSet { name, quota } => Request::DatasetSet { name, quota_bytes: quota },
+            Intent::DatasetCreate { name, quota, mount } => Request::DatasetCreate {
+                name,
+                quota_bytes: quota,
+                mount,
+            },
+            Intent::DatasetSet { name, quota } => Request::DatasetSet {
+                name,
+                quota_bytes: quota,
+            },
             Intent::DatasetDestroy { name, force } => Request::DatasetDestroy { name, force },
             Intent::MountAdd { mount } => Request::MountAdd { mount },
             Intent::MountRemove { path } => Request::MountRemove { path },
-            Intent::ImpermanenceOn { root_quota, root_kind } => {
+            Intent::ImpermanenceOn {
+                root_quota,
+                root_kind,
+            } => {
                 let had = doc.impermanence.as_ref();
-                let root_quota_bytes =
-                    root_quota.or(had.map(|h| h.root_quota_bytes)).unwrap_or(NewVpsDefaults::ROOT_QUOTA);
-                let root_kind = root_kind.or(had.map(|h| h.root_kind)).unwrap_or(doc.manifest.root_kind);
-                Request::SetImpermanence { want: Some(Impermanence { root_quota_bytes, root_kind }), run: run() }
+                let root_quota_bytes = root_quota
+                    .or(had.map(|h| h.root_quota_bytes))
+                    .unwrap_or(NewVpsDefaults::ROOT_QUOTA);
+                let root_kind = root_kind
+                    .or(had.map(|h| h.root_kind))
+                    .unwrap_or(doc.manifest.root_kind);
+                Request::SetImpermanence {
+                    want: Some(Impermanence {
+                        root_quota_bytes,
+                        root_kind,
+                    }),
+                    run: run(),
+                }
             }
-            Intent::ImpermanenceOff => Request::SetImpermanence { want: None, run: run() },
-            Intent::Create { .. } | Intent::TemplateBuild { .. } | Intent::TemplateRemove { .. } => {
-                return Err(Refusal::new(Code::Internal, "taken care of above", "please report it"));
+            Intent::ImpermanenceOff => Request::SetImpermanence {
+                want: None,
+                run: run(),
+            },
+            Intent::Create { .. }
+            | Intent::TemplateBuild { .. }
+            | Intent::TemplateRemove { .. } => {
+                return Err(Refusal::new(
+                    Code::Internal,
+                    "taken care of above",
+                    "please report it",
+                ));
             }
         };
         Ok((Some(id), request))
@@ -149,8 +262,10 @@ impl Engine {
         };
         if let Request::Create { new, .. } = &op.request {
             // From here on the number, the name and the host ids are taken.
-            txn.conditions.push(Condition::Absent(keys::vps(new.doc.id)));
-            txn.writes.push(Write::put_doc(keys::vps(new.doc.id), &new.doc)?);
+            txn.conditions
+                .push(Condition::Absent(keys::vps(new.doc.id)));
+            txn.writes
+                .push(Write::put_doc(keys::vps(new.doc.id), &new.doc)?);
         }
         match self.deps().store.txn(txn)? {
             TxnOutcome::Committed(_) => {}

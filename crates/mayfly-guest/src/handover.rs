@@ -23,7 +23,10 @@ impl Host {
     /// Opens the FIFO. A host that does not listen is no reason not to boot.
     pub(crate) fn open() -> Self {
         let path = Path::new(HANDOVER).join("report");
-        let fifo = OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW).open(path);
+        let fifo = OpenOptions::new()
+            .write(true)
+            .custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW)
+            .open(path);
         Self { fifo: fifo.ok() }
     }
 
@@ -53,7 +56,9 @@ pub(crate) fn place_boot_report() -> Result<(), String> {
     let from = Path::new(HANDOVER).join("boot.json");
     let mut report = Vec::new();
     let file = File::open(&from).map_err(|e| format!("cannot open {}: {e}", from.display()))?;
-    file.take(REPORT_LIMIT).read_to_end(&mut report).map_err(|e| format!("cannot read {}: {e}", from.display()))?;
+    file.take(REPORT_LIMIT)
+        .read_to_end(&mut report)
+        .map_err(|e| format!("cannot read {}: {e}", from.display()))?;
     let directory = Path::new("/run/mayfly");
     match fs::DirBuilder::new().mode(0o755).create(directory) {
         Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {

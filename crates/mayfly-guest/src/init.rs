@@ -13,6 +13,8 @@ use crate::sys;
 /// Becomes `command[0]` with the rest as its arguments; comes back only when that is impossible.
 pub(crate) fn run(command: &[OsString]) -> ExitCode {
     let mut host = Host::open();
+    // From here on the console is LXC's final one; the host may set its modes.
+    host.tell("begin", "");
     if let Err(trouble) = handover::place_boot_report() {
         eprintln!("mayfly: {trouble}");
     }
@@ -39,7 +41,11 @@ fn become_init(command: &[OsString], host: &mut Host) -> String {
     }
     host.tell("exec", &asked.to_string_lossy());
     let error = sys::exec(&arguments[0].clone(), &arguments);
-    format!("cannot execute {}: {error}{}", asked.display(), exec_hint(&error))
+    format!(
+        "cannot execute {}: {error}{}",
+        asked.display(),
+        exec_hint(&error)
+    )
 }
 
 /// Whether `path`, with every link followed inside the VPS, is a regular file that may be executed.
@@ -50,10 +56,14 @@ fn check_program(path: &Path) -> Result<(), String> {
     }
     match fs::metadata(path) {
         Ok(seen) if !seen.is_file() => Err(format!("{shown} is not a regular file")),
-        Ok(seen) if seen.permissions().mode() & 0o111 == 0 => Err(format!("{shown} is not executable")),
+        Ok(seen) if seen.permissions().mode() & 0o111 == 0 => {
+            Err(format!("{shown} is not executable"))
+        }
         Ok(_) => Ok(()),
         Err(e) => Err(match dangling(path) {
-            Some((link, target)) => format!("{shown} leads through {link} to {target}, which cannot be reached: {e}"),
+            Some((link, target)) => {
+                format!("{shown} leads through {link} to {target}, which cannot be reached: {e}")
+            }
             None => format!("{shown} cannot be reached: {e}"),
         }),
     }
@@ -65,7 +75,9 @@ fn dangling(path: &Path) -> Option<(String, String)> {
     let mut last = None;
     // As many links as the kernel follows.
     for _ in 0..40 {
-        let Ok(target) = fs::read_link(&at) else { break };
+        let Ok(target) = fs::read_link(&at) else {
+            break;
+        };
         last = Some((at.display().to_string(), target.display().to_string()));
         at = at.parent()?.join(target);
     }
@@ -102,7 +114,11 @@ mod tests {
         assert!(why.contains("/nowhere/init"), "{why}");
         symlink("loop", dir.join("loop")).unwrap();
         assert!(check_program(&dir.join("loop")).is_err());
-        assert!(check_program(&dir).unwrap_err().contains("not a regular file"));
+        assert!(
+            check_program(&dir)
+                .unwrap_err()
+                .contains("not a regular file")
+        );
         assert!(check_program(Path::new("init")).is_err());
         fs::remove_dir_all(&dir).unwrap();
     }

@@ -1,5 +1,8 @@
 //! The only unsafe code of this crate.
-#![allow(unsafe_code, reason = "execve with the process's own environment has no safe form in rustix")]
+#![allow(
+    unsafe_code,
+    reason = "execve with the process's own environment has no safe form in rustix"
+)]
 
 use std::ffi::CString;
 use std::io;

@@ -38,7 +38,11 @@ pub fn ensure_budgets(vpses: u64) -> io::Result<Vec<Raised>> {
         if from < want {
             std::fs::write(&file, want.to_string())
                 .map_err(|error| io::Error::new(error.kind(), format!("{file}: {error}")))?;
-            raised.push(Raised { name, from, to: want });
+            raised.push(Raised {
+                name,
+                from,
+                to: want,
+            });
         }
     }
     Ok(raised)

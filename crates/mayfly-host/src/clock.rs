@@ -14,14 +14,18 @@ pub struct HostClock {
 impl HostClock {
     /// Reads the id of this boot, once.
     pub fn new() -> std::io::Result<Self> {
-        let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned();
+        let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?
+            .trim()
+            .to_owned();
         Ok(Self { boot_id })
     }
 }
 
 impl Clock for HostClock {
     fn unix_ms(&self) -> u64 {
-        SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
+        SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |d| d.as_millis() as u64)
     }
 
     fn boot_ms(&self) -> u64 {
@@ -36,7 +40,10 @@ impl Clock for HostClock {
     fn random(&self, into: &mut [u8]) {
         let mut filled = 0;
         while filled < into.len() {
-            match rustix::rand::getrandom(&mut into[filled..], rustix::rand::GetRandomFlags::empty()) {
+            match rustix::rand::getrandom(
+                &mut into[filled..],
+                rustix::rand::GetRandomFlags::empty(),
+            ) {
                 Ok(n) => filled += n,
                 Err(rustix::io::Errno::INTR) => {}
                 Err(error) => panic!("the kernel gives no random numbers: {error}"),

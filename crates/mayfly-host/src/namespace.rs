@@ -9,6 +9,9 @@ use rustix::mount::{MountPropagationFlags, mount_change};
 /// it is. Call it while the process has one thread.
 pub fn enter_private() -> io::Result<()> {
     crate::sys::ns::unshare_mounts()?;
-    mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)?;
+    mount_change(
+        "/",
+        MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC,
+    )?;
     Ok(())
 }

@@ -38,7 +38,16 @@ mod tests {
     #[test]
     fn ranges_of_other_users_are_read_and_broken_lines_are_not() {
         let text = "root:1000000:1000000000\nann:100000:65536\n\nbad\nbob:x:1\n1001:165536:65536\n";
-        let want = [IdRange { first: 100_000, count: 65_536 }, IdRange { first: 165_536, count: 65_536 }];
+        let want = [
+            IdRange {
+                first: 100_000,
+                count: 65_536,
+            },
+            IdRange {
+                first: 165_536,
+                count: 65_536,
+            },
+        ];
         assert_eq!(parse_subids(text), want);
     }
 }

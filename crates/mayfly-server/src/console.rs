@@ -7,7 +7,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use axum::body::Bytes;
-use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade, rejection::WebSocketUpgradeRejection};
+use axum::extract::ws::{
+    Message, WebSocket, WebSocketUpgrade, rejection::WebSocketUpgradeRejection,
+};
 use axum::extract::{Path, State};
 use axum::response::Response;
 use futures_util::{SinkExt as _, StreamExt as _};
@@ -63,7 +65,9 @@ pub(crate) async fn open(
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, ApiError> {
     let upgrade = upgraded(upgrade)?;
-    let id = state.blocking(move |state| Ok(state.engine().vps(&vps)?.id)).await?;
+    let id = state
+        .blocking(move |state| Ok(state.engine().vps(&vps)?.id))
+        .await?;
     Ok(upgrade.on_upgrade(move |socket| session(state, id, socket)))
 }
 
@@ -71,8 +75,12 @@ pub(crate) async fn open(
 pub(crate) fn upgraded(
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<WebSocketUpgrade, ApiError> {
-    let upgrade = upgrade.map_err(|e| ApiError::invalid(format!("this is a websocket: {e}"), "use the command line"))?;
-    Ok(upgrade.max_message_size(FRAME_LIMIT).max_frame_size(FRAME_LIMIT))
+    let upgrade = upgrade.map_err(|e| {
+        ApiError::invalid(format!("this is a websocket: {e}"), "use the command line")
+    })?;
+    Ok(upgrade
+        .max_message_size(FRAME_LIMIT)
+        .max_frame_size(FRAME_LIMIT))
 }
 
 async fn session(state: AppState, id: VpsId, socket: WebSocket) {
@@ -120,12 +128,24 @@ async fn session(state: AppState, id: VpsId, socket: WebSocket) {
 
 /// A text frame.
 pub(crate) fn text(says: &impl serde::Serialize) -> Message {
-    Message::Text(serde_json::to_string(says).expect("a frame is plain data").into())
+    Message::Text(
+        serde_json::to_string(says)
+            .expect("a frame is plain data")
+            .into(),
+    )
 }
 
 /// Shows a console to one viewer until it goes, or the VPS does.
-pub(crate) async fn show(state: AppState, id: VpsId, said: mpsc::Sender<Said>, mut typed: mpsc::Receiver<Typed>) {
-    let mut view = View { shown: None, told_stopped: false };
+pub(crate) async fn show(
+    state: AppState,
+    id: VpsId,
+    said: mpsc::Sender<Said>,
+    mut typed: mpsc::Receiver<Typed>,
+) {
+    let mut view = View {
+        shown: None,
+        told_stopped: false,
+    };
     loop {
         let found = state.blocking(move |state| {
             let doc = state.engine().vps(&id.to_string())?;
@@ -133,7 +153,10 @@ pub(crate) async fn show(state: AppState, id: VpsId, said: mpsc::Sender<Said>, m
             Ok((doc, socket))
         });
         let went_on = match found.await {
-            Err(e) => said.send(Said::Error(e)).await.and(Err(mpsc::error::SendError(Said::Beat))),
+            Err(e) => said
+                .send(Said::Error(e))
+                .await
+                .and(Err(mpsc::error::SendError(Said::Beat))),
             Ok((doc, socket)) => match connect(socket).await {
                 Some(stream) => view.follow(&state, doc, stream, &said, &mut typed).await,
                 None => view.wait(&state, doc, &said, &mut typed).await,
@@ -184,7 +207,10 @@ impl View {
                 self.say(said, Bytes::from(ring).slice(from..)).await?;
             }
             self.shown.get_or_insert_default();
-            said.send(Said::Note(format!("VPS {title} does not run; this goes on with its next start"))).await?;
+            said.send(Said::Note(format!(
+                "VPS {title} does not run; this goes on with its next start"
+            )))
+            .await?;
             self.told_stopped = true;
         }
         tokio::select! {
@@ -268,7 +294,10 @@ impl View {
 
 async fn ring(state: &AppState, doc: &VpsDoc) -> Vec<u8> {
     let doc = doc.clone();
-    state.blocking(move |state| state.consoles().console_log(&doc)).await.unwrap_or_default()
+    state
+        .blocking(move |state| state.consoles().console_log(&doc))
+        .await
+        .unwrap_or_default()
 }
 
 /// Where in `ring` what follows the last occurrence of `mark` begins; 0 where it does not occur.
@@ -276,7 +305,9 @@ fn place_after(ring: &[u8], mark: &[u8]) -> usize {
     if mark.is_empty() {
         return 0;
     }
-    ring.windows(mark.len()).rposition(|window| window == mark).map_or(0, |at| at + mark.len())
+    ring.windows(mark.len())
+        .rposition(|window| window == mark)
+        .map_or(0, |at| at + mark.len())
 }
 
 #[cfg(test)]

@@ -13,12 +13,18 @@ use crate::error::ApiError;
 use crate::extract::{Body, Caller, Dry, Params};
 use crate::router::Answer;
 
-pub(crate) async fn list(State(state): State<AppState>, Path(vps): Path<String>) -> Answer<Vec<DatasetView>> {
+pub(crate) async fn list(
+    State(state): State<AppState>,
+    Path(vps): Path<String>,
+) -> Answer<Vec<DatasetView>> {
     let all = state.blocking(move |state| {
         let mut datasets = VpsView::new(state.engine().vps(&vps)?, None).datasets;
         let seen = state.engine().pool()?.seen;
         for dataset in &mut datasets {
-            dataset.used_bytes = seen.datasets.get(&dataset.dataset).and_then(|seen| seen.used);
+            dataset.used_bytes = seen
+                .datasets
+                .get(&dataset.dataset)
+                .and_then(|seen| seen.used);
         }
         Ok(datasets)
     });
@@ -30,9 +36,24 @@ pub(crate) async fn create(
     caller: Caller,
     Path(vps): Path<String>,
     Params(dry): Params<Dry>,
-    Body(CreateDataset { name, quota_bytes, mount }): Body<CreateDataset>,
+    Body(CreateDataset {
+        name,
+        quota_bytes,
+        mount,
+    }): Body<CreateDataset>,
 ) -> Result<Response, ApiError> {
-    state.change(caller, &dry, Some(vps), Intent::DatasetCreate { name, quota: quota_bytes, mount }).await
+    state
+        .change(
+            caller,
+            &dry,
+            Some(vps),
+            Intent::DatasetCreate {
+                name,
+                quota: quota_bytes,
+                mount,
+            },
+        )
+        .await
 }
 
 pub(crate) async fn set(
@@ -43,7 +64,17 @@ pub(crate) async fn set(
     Body(SetDataset { quota_bytes }): Body<SetDataset>,
 ) -> Result<Response, ApiError> {
     let name = parse_name(&name)?;
-    state.change(caller, &dry, Some(vps), Intent::DatasetSet { name, quota: quota_bytes }).await
+    state
+        .change(
+            caller,
+            &dry,
+            Some(vps),
+            Intent::DatasetSet {
+                name,
+                quota: quota_bytes,
+            },
+        )
+        .await
 }
 
 #[derive(Debug, Deserialize)]
@@ -62,12 +93,20 @@ pub(crate) async fn destroy(
     Params(DestroyParams { force, dry_run }): Params<DestroyParams>,
 ) -> Result<Response, ApiError> {
     let name = parse_name(&name)?;
-    state.change(caller, &Dry { dry_run }, Some(vps), Intent::DatasetDestroy { name, force }).await
+    state
+        .change(
+            caller,
+            &Dry { dry_run },
+            Some(vps),
+            Intent::DatasetDestroy { name, force },
+        )
+        .await
 }
 
 fn parse_name(text: &str) -> Result<DatasetName, ApiError> {
     if text == paths::ROOT_DATASET {
         return Ok(DatasetName::root());
     }
-    text.parse().map_err(|e| ApiError::invalid(format!("{e}"), "see `mayfly dataset list`"))
+    text.parse()
+        .map_err(|e| ApiError::invalid(format!("{e}"), "see `mayfly dataset list`"))
 }

@@ -19,7 +19,12 @@ impl ApiError {
     /// A mistake of this program.
     pub(crate) fn internal(what: impl std::fmt::Display) -> Self {
         tracing::error!("internal: {what}");
-        Refusal::new(Code::Internal, "the node made a mistake", "see the log of `mayfly serve`, and report it").into()
+        Refusal::new(
+            Code::Internal,
+            "the node made a mistake",
+            "see the log of `mayfly serve`, and report it",
+        )
+        .into()
     }
 }
 
@@ -31,7 +36,8 @@ impl From<Refusal> for ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let status = StatusCode::from_u16(self.0.code.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let status = StatusCode::from_u16(self.0.code.http_status())
+            .unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         (status, Json(ErrorBody { error: self.0 })).into_response()
     }
 }

@@ -1,7 +1,6 @@
 //! Changes as they happen: one JSON document per line, an empty line now and then.
 
 use std::convert::Infallible;
-use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::extract::State;
@@ -18,9 +17,7 @@ use tokio::sync::mpsc;
 use crate::AppState;
 use crate::error::ApiError;
 use crate::extract::Params;
-
-/// After so long without a change an empty line is sent: a listener that is gone is noticed by it.
-const HEARTBEAT: Duration = Duration::from_secs(10);
+use crate::state::SLICE;
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -53,12 +50,19 @@ pub(crate) fn streamed(receiver: mpsc::Receiver<Bytes>, content_type: &'static s
 async fn feed(state: AppState, mut since: u64, lines: mpsc::Sender<Bytes>) {
     loop {
         let seen = state.blocking(move |state| {
-            let (next, changes) = state.engine().changes(since, HEARTBEAT)?;
-            let events: Result<Vec<_>, _> = changes.into_iter().map(|change| event(state, change)).collect();
+            let (next, changes) = state.engine().changes(since, SLICE)?;
+            let events: Result<Vec<_>, _> = changes
+                .into_iter()
+                .map(|change| event(state, change))
+                .collect();
             Ok((next, events?))
         });
         let mut text = Vec::new();
-        match seen.await {
+        let seen = tokio::select! {
+            seen = seen => seen,
+            () = state.ended() => return,
+        };
+        match seen {
             Ok((next, events)) => {
                 since = next;
                 for event in &events {
@@ -72,6 +76,7 @@ async fn feed(state: AppState, mut since: u64, lines: mpsc::Sender<Bytes>) {
             }
         }
         if text.is_empty() {
+            // A listener that is gone is noticed by it.
             text.push(b'\n');
         }
         if lines.send(text.into()).await.is_err() {
@@ -99,9 +104,13 @@ fn event(state: &AppState, change: Change) -> Result<EventView, Refusal> {
     let value = change.value.as_deref();
     match kind {
         "vps" => event.vps = read(value).map(|doc| Box::new(state.view(doc))),
-        "template" => event.template = read(value).map(|doc: mayfly_core::documents::TemplateDoc| Box::new(doc.into())),
+        "template" => {
+            event.template =
+                read(value).map(|doc: mayfly_core::documents::TemplateDoc| Box::new(doc.into()))
+        }
         "operation" => {
-            event.operation = read(value).map(|doc: mayfly_core::documents::OperationDoc| Box::new(doc.into()));
+            event.operation =
+                read(value).map(|doc: mayfly_core::documents::OperationDoc| Box::new(doc.into()));
         }
         _ => {}
     }
@@ -114,7 +123,10 @@ fn read<T: DeserializeOwned>(value: Option<&str>) -> Option<T> {
 }
 
 fn kind_and_name(key: &str) -> (&str, &str) {
-    let (kind, name) = key.trim_start_matches('/').split_once('/').unwrap_or((key, ""));
+    let (kind, name) = key
+        .trim_start_matches('/')
+        .split_once('/')
+        .unwrap_or((key, ""));
     let kind = match kind {
         "templates" => "template",
         "operations" => "operation",
@@ -131,7 +143,10 @@ mod tests {
     fn keys_become_nouns() {
         assert_eq!(kind_and_name("/vps/11327"), ("vps", "11327"));
         assert_eq!(kind_and_name("/operations/0a"), ("operation", "0a"));
-        assert_eq!(kind_and_name("/templates/debian-12"), ("template", "debian-12"));
+        assert_eq!(
+            kind_and_name("/templates/debian-12"),
+            ("template", "debian-12")
+        );
         assert_eq!(kind_and_name("node"), ("node", ""));
     }
 }

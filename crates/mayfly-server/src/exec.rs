@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use axum::body::Bytes;
-use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade, rejection::WebSocketUpgradeRejection};
+use axum::extract::ws::{
+    Message, WebSocket, WebSocketUpgrade, rejection::WebSocketUpgradeRejection,
+};
 use axum::extract::{Path, State};
 use axum::response::Response;
 use futures_util::stream::{SplitSink, SplitStream};
@@ -46,7 +48,9 @@ async fn session(state: AppState, vps: String, socket: WebSocket) {
     let last = match started {
         Err(e) => ExecSays::Error(e.0),
         Ok((command, start)) => match Process::start(&command, &start, &out) {
-            Err(e) => ExecSays::Error(ApiError::internal(format!("{}: {e}", command.program.display())).0),
+            Err(e) => {
+                ExecSays::Error(ApiError::internal(format!("{}: {e}", command.program.display())).0)
+            }
             Ok((process, input)) => {
                 let reader = tokio::spawn(read_frames(frames, input));
                 let ended = tokio::select! {
@@ -79,7 +83,10 @@ async fn first_frame(frames: &mut SplitStream<WebSocket>) -> Option<Result<ExecS
                 Ok(Message::Text(text)) => return Some(parse_body::<ExecStart>(text.as_bytes())),
                 Ok(Message::Ping(_) | Message::Pong(_)) => {}
                 Ok(Message::Binary(_)) => {
-                    return Some(Err(ApiError::invalid("the first frame must say what is to be run", "use `mayfly exec`")));
+                    return Some(Err(ApiError::invalid(
+                        "the first frame must say what is to be run",
+                        "use `mayfly exec`",
+                    )));
                 }
                 Ok(Message::Close(_)) | Err(_) => return None,
             }
@@ -88,15 +95,28 @@ async fn first_frame(frames: &mut SplitStream<WebSocket>) -> Option<Result<ExecS
     first.await.ok().flatten()
 }
 
-async fn prepare(state: &AppState, vps: String, start: ExecStart) -> Result<(AttachCommand, ExecStart), ApiError> {
+async fn prepare(
+    state: &AppState,
+    vps: String,
+    start: ExecStart,
+) -> Result<(AttachCommand, ExecStart), ApiError> {
     if start.command.first().is_none_or(String::is_empty) {
-        return Err(ApiError::invalid("there is nothing to run", format!("name a program: mayfly exec {vps} -- id")));
+        return Err(ApiError::invalid(
+            "there is nothing to run",
+            format!("name a program: mayfly exec {vps} -- id"),
+        ));
     }
     let odd = |text: &str| text.contains('\0');
     if start.command.iter().any(|word| odd(word))
-        || start.env.iter().any(|(name, value)| name.is_empty() || name.contains('=') || odd(name) || odd(value))
+        || start
+            .env
+            .iter()
+            .any(|(name, value)| name.is_empty() || name.contains('=') || odd(name) || odd(value))
     {
-        return Err(ApiError::invalid("a word or variable is not possible on this system", "leave it out"));
+        return Err(ApiError::invalid(
+            "a word or variable is not possible on this system",
+            "leave it out",
+        ));
     }
     state
         .blocking(move |state| {
@@ -109,7 +129,9 @@ async fn prepare(state: &AppState, vps: String, start: ExecStart) -> Result<(Att
                     format!("start it: mayfly start {}", doc.id),
                 ));
             }
-            let command = state.consoles().attach(&doc, &start.command, &start.env, start.tty)?;
+            let command = state
+                .consoles()
+                .attach(&doc, &start.command, &start.env, start.tty)?;
             Ok((command, start))
         })
         .await
@@ -135,7 +157,10 @@ async fn read_frames(mut frames: SplitStream<WebSocket>, input: mpsc::Sender<Inp
 
 /// Sends what the program prints, and asks now and then whether someone is there: while a program does not read its
 /// input, the client's frames are not read either.
-async fn write_frames(mut sink: SplitSink<WebSocket, Message>, mut outgoing: mpsc::Receiver<Message>) {
+async fn write_frames(
+    mut sink: SplitSink<WebSocket, Message>,
+    mut outgoing: mpsc::Receiver<Message>,
+) {
     let mut beat = tokio::time::interval(BEAT);
     loop {
         let frame = tokio::select! {

@@ -17,9 +17,12 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
-        let bytes = Bytes::from_request(request, state)
-            .await
-            .map_err(|e| ApiError::invalid(format!("the request cannot be read: {}", e.body_text()), HINT))?;
+        let bytes = Bytes::from_request(request, state).await.map_err(|e| {
+            ApiError::invalid(
+                format!("the request cannot be read: {}", e.body_text()),
+                HINT,
+            )
+        })?;
         parse_body(&bytes).map(Self)
     }
 }
@@ -32,10 +35,18 @@ pub(crate) fn parse_body<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiErro
     let mut json = serde_json::Deserializer::from_slice(bytes);
     let parsed = serde_path_to_error::deserialize(&mut json).map_err(|e| {
         let path = e.path().to_string();
-        let place = if path == "." { String::new() } else { format!(", field `{}`", path.escape_debug()) };
-        ApiError::invalid(format!("the request is not well formed{place}: {}", e.inner()), HINT)
+        let place = if path == "." {
+            String::new()
+        } else {
+            format!(", field `{}`", path.escape_debug())
+        };
+        ApiError::invalid(
+            format!("the request is not well formed{place}: {}", e.inner()),
+            HINT,
+        )
     })?;
-    json.end().map_err(|e| ApiError::invalid(format!("the request goes on after its end: {e}"), HINT))?;
+    json.end()
+        .map_err(|e| ApiError::invalid(format!("the request goes on after its end: {e}"), HINT))?;
     Ok(parsed)
 }
 
@@ -48,7 +59,11 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Params<T> {
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
         let Query(params) = Query::from_request_parts(parts, state).await.map_err(|e| {
             ApiError::invalid(
-                format!("the parameters of {} are not well formed: {}", parts.uri.path(), e.body_text()),
+                format!(
+                    "the parameters of {} are not well formed: {}",
+                    parts.uri.path(),
+                    e.body_text()
+                ),
                 "leave out what is not known",
             )
         })?;
@@ -114,11 +129,18 @@ mod tests {
 
     #[test]
     fn a_bad_body_names_its_field() {
-        assert!(refusal::<CreateVps>(r#"{"template":"debian-12","id":"x"}"#).contains("field `id`"));
-        assert!(refusal::<CreateVps>(r#"{"template":"debian-12","memory":1}"#).contains("`memory`"));
+        assert!(
+            refusal::<CreateVps>(r#"{"template":"debian-12","id":"x"}"#).contains("field `id`")
+        );
+        assert!(
+            refusal::<CreateVps>(r#"{"template":"debian-12","memory":1}"#).contains("`memory`")
+        );
         assert!(refusal::<CreateVps>("").contains("missing field `template`"));
         assert!(refusal::<CreateVps>("[").starts_with("the request is not well formed"));
-        assert!(refusal::<SetFeatures>(r#"{"impermanence":{"on":1}}"#).contains("field `impermanence.on`"));
+        assert!(
+            refusal::<SetFeatures>(r#"{"impermanence":{"on":1}}"#)
+                .contains("field `impermanence.on`")
+        );
         assert!(refusal::<StopVps>("{} x").starts_with("the request goes on after its end"));
     }
 
@@ -130,7 +152,11 @@ mod tests {
     #[test]
     fn only_root_is_let_in() {
         assert!(Caller::of(Some(&Peer { uid: 0 })).is_ok());
-        for stranger in [None, Some(&Peer { uid: 1000 }), Some(&Peer { uid: u32::MAX })] {
+        for stranger in [
+            None,
+            Some(&Peer { uid: 1000 }),
+            Some(&Peer { uid: u32::MAX }),
+        ] {
             assert!(Caller::of(stranger).is_err_and(|e| e.0.code == Code::Forbidden));
         }
     }

@@ -12,8 +12,13 @@ use crate::error::ApiError;
 use crate::extract::{Body, Caller, Dry, Params};
 use crate::router::Answer;
 
-pub(crate) async fn list(State(state): State<AppState>, Path(vps): Path<String>) -> Answer<Vec<FeatureView>> {
-    let doc = state.blocking(move |state| state.engine().vps(&vps)).await?;
+pub(crate) async fn list(
+    State(state): State<AppState>,
+    Path(vps): Path<String>,
+) -> Answer<Vec<FeatureView>> {
+    let doc = state
+        .blocking(move |state| state.engine().vps(&vps))
+        .await?;
     Ok(Json(FeatureView::all(&doc)))
 }
 
@@ -29,7 +34,11 @@ pub(crate) async fn set(
 }
 
 fn intent(wish: &SetFeatures) -> Result<Intent, ApiError> {
-    let missing: Vec<_> = wish.switches().into_iter().filter_map(|(name, want)| want.map(|_| name)).collect();
+    let missing: Vec<_> = wish
+        .switches()
+        .into_iter()
+        .filter_map(|(name, want)| want.map(|_| name))
+        .collect();
     if !missing.is_empty() {
         return Err(Refusal::new(
             Code::FeatureUnavailable,
@@ -39,11 +48,23 @@ fn intent(wish: &SetFeatures) -> Result<Intent, ApiError> {
         .into());
     }
     match &wish.impermanence {
-        None => Err(ApiError::invalid("no feature was named", "name one: impermanence=on or impermanence=off")),
-        Some(SetImpermanence { on: true, root_quota_bytes, root_kind }) => {
-            Ok(Intent::ImpermanenceOn { root_quota: *root_quota_bytes, root_kind: *root_kind })
-        }
-        Some(SetImpermanence { on: false, root_quota_bytes: None, root_kind: None }) => Ok(Intent::ImpermanenceOff),
+        None => Err(ApiError::invalid(
+            "no feature was named",
+            "name one: impermanence=on or impermanence=off",
+        )),
+        Some(SetImpermanence {
+            on: true,
+            root_quota_bytes,
+            root_kind,
+        }) => Ok(Intent::ImpermanenceOn {
+            root_quota: *root_quota_bytes,
+            root_kind: *root_kind,
+        }),
+        Some(SetImpermanence {
+            on: false,
+            root_quota_bytes: None,
+            root_kind: None,
+        }) => Ok(Intent::ImpermanenceOff),
         Some(SetImpermanence { on: false, .. }) => Err(ApiError::invalid(
             "root quota and root kind mean nothing without impermanence",
             "leave them out, or ask for impermanence=on",
@@ -61,15 +82,33 @@ mod tests {
 
     #[test]
     fn what_is_not_built_is_refused_whole() {
-        assert!(matches!(code(r#"{"impermanence":{"on":true},"nesting":true}"#), Err(Code::FeatureUnavailable)));
-        assert!(matches!(code(r#"{"tun":false}"#), Err(Code::FeatureUnavailable)));
+        assert!(matches!(
+            code(r#"{"impermanence":{"on":true},"nesting":true}"#),
+            Err(Code::FeatureUnavailable)
+        ));
+        assert!(matches!(
+            code(r#"{"tun":false}"#),
+            Err(Code::FeatureUnavailable)
+        ));
         assert!(matches!(code("{}"), Err(Code::Invalid)));
     }
 
     #[test]
     fn impermanence_goes_on_and_off() {
-        assert!(matches!(code(r#"{"impermanence":{"on":true}}"#), Ok(Intent::ImpermanenceOn { root_quota: None, .. })));
-        assert!(matches!(code(r#"{"impermanence":{"on":false}}"#), Ok(Intent::ImpermanenceOff)));
-        assert!(matches!(code(r#"{"impermanence":{"on":false,"root_quota_bytes":1}}"#), Err(Code::Invalid)));
+        assert!(matches!(
+            code(r#"{"impermanence":{"on":true}}"#),
+            Ok(Intent::ImpermanenceOn {
+                root_quota: None,
+                ..
+            })
+        ));
+        assert!(matches!(
+            code(r#"{"impermanence":{"on":false}}"#),
+            Ok(Intent::ImpermanenceOff)
+        ));
+        assert!(matches!(
+            code(r#"{"impermanence":{"on":false,"root_quota_bytes":1}}"#),
+            Err(Code::Invalid)
+        ));
     }
 }

@@ -29,16 +29,25 @@ pub(crate) async fn show(
     Params(Follow { follow }): Params<Follow>,
 ) -> Result<Response, ApiError> {
     if !follow {
-        let log = state.blocking(move |state| state.consoles().console_log(&state.engine().vps(&vps)?)).await?;
+        let log = state
+            .blocking(move |state| state.consoles().console_log(&state.engine().vps(&vps)?))
+            .await?;
         return Ok(([(CONTENT_TYPE, RAW)], log).into_response());
     }
-    let id = state.blocking(move |state| Ok(state.engine().vps(&vps)?.id)).await?;
+    let id = state
+        .blocking(move |state| Ok(state.engine().vps(&vps)?.id))
+        .await?;
     let (bytes, receiver) = mpsc::channel(16);
     tokio::spawn(async move {
         let (_nothing_is_typed, typed) = mpsc::channel(1);
         let (said, mut heard) = mpsc::channel(16);
-        tokio::spawn(show_console(state, id, said, typed));
-        while let Some(said) = heard.recv().await {
+        tokio::spawn(show_console(state.clone(), id, said, typed));
+        loop {
+            let said = tokio::select! {
+                said = heard.recv() => said,
+                () = state.ended() => return,
+            };
+            let Some(said) = said else { return };
             let piece = match said {
                 Said::Bytes(piece) => piece,
                 // An empty piece tells whether someone still listens.
@@ -46,7 +55,11 @@ pub(crate) async fn show(
                 Said::Note(_) => continue,
                 Said::Error(_) => return,
             };
-            let sent = if piece.is_empty() { !bytes.is_closed() } else { bytes.send(piece).await.is_ok() };
+            let sent = if piece.is_empty() {
+                !bytes.is_closed()
+            } else {
+                bytes.send(piece).await.is_ok()
+            };
             if !sent {
                 return;
             }

@@ -14,8 +14,13 @@ use crate::error::ApiError;
 use crate::extract::{Body, Caller, Dry, Params};
 use crate::router::Answer;
 
-pub(crate) async fn list(State(state): State<AppState>, Path(vps): Path<String>) -> Answer<Vec<MountView>> {
-    let doc = state.blocking(move |state| state.engine().vps(&vps)).await?;
+pub(crate) async fn list(
+    State(state): State<AppState>,
+    Path(vps): Path<String>,
+) -> Answer<Vec<MountView>> {
+    let doc = state
+        .blocking(move |state| state.engine().vps(&vps))
+        .await?;
     Ok(Json(VpsView::new(doc, None).mounts))
 }
 
@@ -24,10 +29,20 @@ pub(crate) async fn add(
     caller: Caller,
     Path(vps): Path<String>,
     Params(dry): Params<Dry>,
-    Body(AddMount { dataset, path, read_only }): Body<AddMount>,
+    Body(AddMount {
+        dataset,
+        path,
+        read_only,
+    }): Body<AddMount>,
 ) -> Result<Response, ApiError> {
-    let mount = Mount { dataset, path, read_only };
-    state.change(caller, &dry, Some(vps), Intent::MountAdd { mount }).await
+    let mount = Mount {
+        dataset,
+        path,
+        read_only,
+    };
+    state
+        .change(caller, &dry, Some(vps), Intent::MountAdd { mount })
+        .await
 }
 
 #[derive(Debug, Deserialize)]
@@ -44,5 +59,12 @@ pub(crate) async fn remove(
     Path(vps): Path<String>,
     Params(RemoveParams { path, dry_run }): Params<RemoveParams>,
 ) -> Result<Response, ApiError> {
-    state.change(caller, &Dry { dry_run }, Some(vps), Intent::MountRemove { path }).await
+    state
+        .change(
+            caller,
+            &Dry { dry_run },
+            Some(vps),
+            Intent::MountRemove { path },
+        )
+        .await
 }

@@ -13,7 +13,11 @@ use crate::router::Answer;
 pub(crate) async fn show(State(state): State<AppState>) -> Answer<NodeView> {
     let view = state.blocking(|state| {
         let engine = state.engine();
-        let vpses: Vec<_> = engine.vpses()?.into_iter().map(|doc| state.view(doc)).collect();
+        let vpses: Vec<_> = engine
+            .vpses()?
+            .into_iter()
+            .map(|doc| state.view(doc))
+            .collect();
         let count = |wanted: VpsState| vpses.iter().filter(|v| v.state == wanted).count();
         let (space, trouble) = match engine.pool() {
             Ok(report) => (Some(share(&report)), report.reports),
@@ -27,7 +31,11 @@ pub(crate) async fn show(State(state): State<AppState>) -> Answer<NodeView> {
             needs_operator: count(VpsState::NeedsOperator),
             vpses: vpses.len(),
             templates: engine.templates()?.len(),
-            operations: engine.operations()?.iter().filter(|op| !op.state.is_over()).count(),
+            operations: engine
+                .operations()?
+                .iter()
+                .filter(|op| !op.state.is_over())
+                .count(),
             space,
             trouble,
         })
@@ -52,14 +60,22 @@ pub(crate) async fn pool(State(state): State<AppState>) -> Answer<PoolView> {
             })
             .collect();
         let waiting = report.waiting.iter().map(ToString::to_string).collect();
-        Ok(PoolView { pool: node.pool.clone(), space, datasets, waiting, reports: report.reports })
+        Ok(PoolView {
+            pool: node.pool.clone(),
+            space,
+            datasets,
+            waiting,
+            reports: report.reports,
+        })
     });
     Ok(Json(view.await?))
 }
 
 fn share(report: &PoolReport) -> ShareView {
     let (capacity, promised) = (report.seen.capacity, report.promised);
-    let percent = (u128::from(promised.0) * 100).checked_div(u128::from(capacity.0)).unwrap_or(0);
+    let percent = (u128::from(promised.0) * 100)
+        .checked_div(u128::from(capacity.0))
+        .unwrap_or(0);
     ShareView {
         capacity_bytes: capacity,
         free_bytes: report.seen.free,

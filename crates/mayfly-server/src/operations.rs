@@ -1,6 +1,6 @@
 //! Operations.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Json;
 use axum::extract::{Path, State};
@@ -10,6 +10,7 @@ use serde::Deserialize;
 use crate::AppState;
 use crate::extract::Params;
 use crate::router::Answer;
+use crate::state::SLICE;
 
 /// Nobody waits longer in one request.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
@@ -31,12 +32,21 @@ pub(crate) async fn show(
     Path(id): Path<String>,
     Params(WaitParams { wait_ms }): Params<WaitParams>,
 ) -> Answer<OperationView> {
-    let doc = state.blocking(move |state| {
-        let doc = state.engine().operation(&id)?;
-        if wait_ms == 0 || doc.state.is_over() {
-            return Ok(doc);
+    let mut doc = state
+        .blocking(move |state| state.engine().operation(&id))
+        .await?;
+    let deadline = Instant::now() + Duration::from_millis(wait_ms).min(LONGEST_WAIT);
+    loop {
+        let left = deadline
+            .saturating_duration_since(Instant::now())
+            .min(SLICE);
+        if doc.state.is_over() || left.is_zero() {
+            return Ok(Json(doc.into()));
         }
-        state.engine().wait(&doc.id, Duration::from_millis(wait_ms).min(LONGEST_WAIT))
-    });
-    Ok(Json(doc.await?.into()))
+        let id = doc.id.clone();
+        doc = tokio::select! {
+            waited = state.blocking(move |state| state.engine().wait(&id, left)) => waited?,
+            () = state.ended() => return Ok(Json(doc.into())),
+        };
+    }
 }

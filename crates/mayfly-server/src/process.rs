@@ -105,7 +105,15 @@ impl Process {
             tokio::spawn(feed_pipe(child.stdin.take(), input));
             child
         };
-        Ok((Self { child, pumps, traffic, over: false }, sender))
+        Ok((
+            Self {
+                child,
+                pumps,
+                traffic,
+                over: false,
+            },
+            sender,
+        ))
     }
 
     /// Waits for its end and for all that it printed. 128 + signal for one that was killed.
@@ -148,7 +156,9 @@ fn command(program: impl AsRef<std::ffi::OsStr>, attach: &AttachCommand) -> Comm
 }
 
 fn exit_code(status: ExitStatus) -> i32 {
-    status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0))
+    status
+        .code()
+        .unwrap_or_else(|| 128 + status.signal().unwrap_or(0))
 }
 
 /// The two ends of a new terminal; the first does not block.
@@ -157,7 +167,12 @@ fn open_terminal(rows: u16, cols: u16) -> io::Result<(OwnedFd, OwnedFd)> {
     grantpt(&master)?;
     unlockpt(&master)?;
     let name = ptsname(&master, Vec::new())?;
-    let slave = openat(CWD, &name, OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty())?;
+    let slave = openat(
+        CWD,
+        &name,
+        OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?;
     fcntl_setfl(&master, OFlags::NONBLOCK)?;
     resize(&master, rows, cols);
     Ok((master, slave))
@@ -165,11 +180,24 @@ fn open_terminal(rows: u16, cols: u16) -> io::Result<(OwnedFd, OwnedFd)> {
 
 fn resize(master: impl AsFd, rows: u16, cols: u16) {
     // A size that is refused leaves the terminal as it was.
-    let _ = tcsetwinsize(master, Winsize { ws_row: rows, ws_col: cols, ws_xpixel: 0, ws_ypixel: 0 });
+    let _ = tcsetwinsize(
+        master,
+        Winsize {
+            ws_row: rows,
+            ws_col: cols,
+            ws_xpixel: 0,
+            ws_ypixel: 0,
+        },
+    );
 }
 
 /// Passes output on. An error is the end as well: a terminal whose last holder is gone says EIO.
-async fn pump(mut from: impl AsyncRead + Unpin, tag: u8, out: mpsc::Sender<Message>, traffic: Arc<Traffic>) {
+async fn pump(
+    mut from: impl AsyncRead + Unpin,
+    tag: u8,
+    out: mpsc::Sender<Message>,
+    traffic: Arc<Traffic>,
+) {
     let mut buffer = vec![0; 32 << 10];
     buffer[0] = tag;
     loop {
@@ -178,7 +206,9 @@ async fn pump(mut from: impl AsyncRead + Unpin, tag: u8, out: mpsc::Sender<Messa
             Ok(n) => {
                 traffic.holding.fetch_add(1, Ordering::SeqCst);
                 traffic.pieces.fetch_add(1, Ordering::SeqCst);
-                let sent = out.send(Message::Binary(Bytes::copy_from_slice(&buffer[..=n]))).await;
+                let sent = out
+                    .send(Message::Binary(Bytes::copy_from_slice(&buffer[..=n])))
+                    .await;
                 traffic.holding.fetch_sub(1, Ordering::SeqCst);
                 if sent.is_err() {
                     return;
@@ -224,8 +254,13 @@ async fn feed_terminal(mut keyboard: pipe::Sender, mut input: mpsc::Receiver<Inp
 fn kill_tree(pid: u32) {
     let Ok(root) = i32::try_from(pid) else { return };
     let mut children: HashMap<i32, Vec<i32>> = HashMap::new();
-    let Ok(entries) = std::fs::read_dir("/proc") else { return };
-    for pid in entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok()) {
+    let Ok(entries) = std::fs::read_dir("/proc") else {
+        return;
+    };
+    for pid in entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
+    {
         if let Some(parent) = parent_of(pid) {
             children.entry(parent).or_default().push(pid);
         }
@@ -242,7 +277,10 @@ fn kill_tree(pid: u32) {
 /// Kills a process that is still the child of that parent: the handle is taken before the look, so that a number that
 /// was given to another process in between is left alone.
 fn kill_child(pid: i32, parent: i32) {
-    let Some(handle) = Pid::from_raw(pid).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()) else { return };
+    let Some(handle) = Pid::from_raw(pid).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok())
+    else {
+        return;
+    };
     if parent_of(pid) == Some(parent) {
         // One that has ended meanwhile is as good.
         let _ = pidfd_send_signal(&handle, Signal::KILL);
@@ -255,7 +293,12 @@ fn parent_of(pid: i32) -> Option<i32> {
 
 /// Field 4 of `/proc/PID/stat`. The name before it may contain anything.
 fn parse_parent(stat: &str) -> Option<i32> {
-    stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
+    stat.rsplit_once(')')?
+        .1
+        .split_whitespace()
+        .nth(1)?
+        .parse()
+        .ok()
 }
 
 #[cfg(test)]

@@ -11,7 +11,8 @@ use mayfly_core::error::{Code, Refusal};
 use crate::error::ApiError;
 use crate::extract::Caller;
 use crate::{
-    AppState, console, datasets, events, exec, features, log, mounts, node, operations, templates, vpses,
+    AppState, console, datasets, events, exec, features, log, mounts, node, operations, templates,
+    vpses,
 };
 
 /// No request is larger.
@@ -26,7 +27,10 @@ pub fn router(state: AppState) -> Router {
         .route("/v1/node", get(node::show))
         .route("/v1/pool", get(node::pool))
         .route("/v1/templates", get(templates::list).post(templates::build))
-        .route("/v1/templates/{name}", get(templates::show).delete(templates::remove))
+        .route(
+            "/v1/templates/{name}",
+            get(templates::show).delete(templates::remove),
+        )
         .route("/v1/vps", get(vpses::list).post(vpses::create))
         .route("/v1/vps/{vps}", get(vpses::show).delete(vpses::destroy))
         .route("/v1/vps/{vps}/start", post(vpses::start))
@@ -35,10 +39,22 @@ pub fn router(state: AppState) -> Router {
         .route("/v1/vps/{vps}/exec", get(exec::open))
         .route("/v1/vps/{vps}/console", get(console::open))
         .route("/v1/vps/{vps}/log", get(log::show))
-        .route("/v1/vps/{vps}/datasets", get(datasets::list).post(datasets::create))
-        .route("/v1/vps/{vps}/datasets/{*name}", patch(datasets::set).delete(datasets::destroy))
-        .route("/v1/vps/{vps}/mounts", get(mounts::list).post(mounts::add).delete(mounts::remove))
-        .route("/v1/vps/{vps}/features", get(features::list).patch(features::set))
+        .route(
+            "/v1/vps/{vps}/datasets",
+            get(datasets::list).post(datasets::create),
+        )
+        .route(
+            "/v1/vps/{vps}/datasets/{*name}",
+            patch(datasets::set).delete(datasets::destroy),
+        )
+        .route(
+            "/v1/vps/{vps}/mounts",
+            get(mounts::list).post(mounts::add).delete(mounts::remove),
+        )
+        .route(
+            "/v1/vps/{vps}/features",
+            get(features::list).patch(features::set),
+        )
         .route("/v1/operations", get(operations::list))
         .route("/v1/operations/{id}", get(operations::show))
         .route("/v1/events", get(events::follow))

@@ -36,7 +36,7 @@ pub struct Peer {
 
 /// Serves until `shutdown`, then lets requests that are under way finish for a moment. Websockets end with the process.
 pub async fn serve(listener: UnixListener, state: AppState, shutdown: impl Future<Output = ()>) {
-    let router = router(state);
+    let router = router(state.clone());
     let strangers = Arc::new(Semaphore::new(MOST_STRANGERS));
     let (ending, ended) = watch::channel(());
     let mut connections = JoinSet::new();
@@ -47,39 +47,62 @@ pub async fn serve(listener: UnixListener, state: AppState, shutdown: impl Futur
             Some(_) = connections.join_next() => continue,
             accepted = listener.accept() => accepted,
         };
-        let (stream, peer) = match accepted.and_then(|(stream, _)| peer_of(&stream).map(|peer| (stream, peer))) {
-            Ok(came) => came,
-            Err(e) => {
-                tracing::warn!("a connection was lost: {e}");
-                // Without descriptors the next accept fails at once as well.
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                continue;
-            }
-        };
+        let (stream, peer) =
+            match accepted.and_then(|(stream, _)| peer_of(&stream).map(|peer| (stream, peer))) {
+                Ok(came) => came,
+                Err(e) => {
+                    tracing::warn!("a connection was lost: {e}");
+                    // Without descriptors the next accept fails at once as well.
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    continue;
+                }
+            };
         let (router, ended) = (router.clone(), ended.clone());
         if peer.uid == 0 {
             connections.spawn(connection(stream, peer, router, ended));
         } else if let Ok(permit) = strangers.clone().try_acquire_owned() {
             connections.spawn(async move {
                 let _permit = permit;
-                let _ = tokio::time::timeout(STRANGER_DEADLINE, connection(stream, peer, router, ended)).await;
+                let _ = tokio::time::timeout(
+                    STRANGER_DEADLINE,
+                    connection(stream, peer, router, ended),
+                )
+                .await;
             });
         }
     }
     drop(listener);
+    state.end();
     drop(ending);
-    let _ = tokio::time::timeout(GRACE, async { while connections.join_next().await.is_some() {} }).await;
+    let _ = tokio::time::timeout(GRACE, async {
+        while connections.join_next().await.is_some() {}
+    })
+    .await;
 }
 
 fn peer_of(stream: &UnixStream) -> std::io::Result<Peer> {
-    Ok(Peer { uid: stream.peer_cred()?.uid() })
+    Ok(Peer {
+        uid: stream.peer_cred()?.uid(),
+    })
 }
 
-async fn connection(stream: UnixStream, peer: Peer, router: Router, mut ended: watch::Receiver<()>) {
+async fn connection(
+    stream: UnixStream,
+    peer: Peer,
+    router: Router,
+    mut ended: watch::Receiver<()>,
+) {
     let service = service_fn(move |mut request: hyper::Request<Incoming>| {
         request.extensions_mut().insert(peer);
         let mut router = router.clone();
-        async move { Ok::<_, Infallible>(router.call(request.map(Body::new)).await.unwrap_or_else(|never| match never {})) }
+        async move {
+            Ok::<_, Infallible>(
+                router
+                    .call(request.map(Body::new))
+                    .await
+                    .unwrap_or_else(|never| match never {}),
+            )
+        }
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())

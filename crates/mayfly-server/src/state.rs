@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Json;
 use axum::http::StatusCode;
@@ -12,9 +13,13 @@ use mayfly_api::{OperationView, PlanBody, VpsState, VpsView};
 use mayfly_core::documents::VpsDoc;
 use mayfly_core::error::Refusal;
 use mayfly_engine::{Engine, Intent};
+use tokio::sync::watch;
 
 use crate::error::ApiError;
 use crate::extract::{Caller, Dry};
+
+/// How long one call may wait for something to happen.
+pub(crate) const SLICE: Duration = Duration::from_secs(1);
 
 /// A program that does something inside a VPS, ready to be run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,23 +59,40 @@ pub trait Consoles: Send + Sync {
 pub struct AppState {
     engine: Engine,
     consoles: Arc<dyn Consoles>,
+    ending: watch::Sender<bool>,
 }
 
 impl AppState {
     /// A state of these parts.
     pub fn new(engine: Engine, consoles: Arc<dyn Consoles>) -> Self {
-        Self { engine, consoles }
+        Self {
+            engine,
+            consoles,
+            ending: watch::Sender::new(false),
+        }
     }
 
     pub(crate) fn engine(&self) -> &Engine {
         &self.engine
     }
 
+    /// Ends all that waits on purpose.
+    pub(crate) fn end(&self) {
+        self.ending.send_replace(true);
+    }
+
+    /// Until the daemon ends.
+    pub(crate) async fn ended(&self) {
+        // The sender is in this very state.
+        let _ = self.ending.subscribe().wait_for(|ending| *ending).await;
+    }
+
     pub(crate) fn consoles(&self) -> &dyn Consoles {
         &*self.consoles
     }
 
-    /// Does what blocks on a thread that may.
+    /// Does what blocks on a thread that may. Never for longer than [`SLICE`] where it waits on purpose: such a thread
+    /// cannot be interrupted, and the end of the daemon waits for it.
     pub(crate) async fn blocking<T: Send + 'static>(
         &self,
         what: impl FnOnce(&Self) -> Result<T, Refusal> + Send + 'static,

@@ -18,9 +18,15 @@ pub(crate) async fn list(State(state): State<AppState>) -> Answer<Vec<TemplateVi
     Ok(Json(all.into_iter().map(TemplateView::from).collect()))
 }
 
-pub(crate) async fn show(State(state): State<AppState>, Path(name): Path<String>) -> Answer<TemplateView> {
+pub(crate) async fn show(
+    State(state): State<AppState>,
+    Path(name): Path<String>,
+) -> Answer<TemplateView> {
     let all = state.blocking(|state| state.engine().templates()).await?;
-    let found = all.into_iter().find(|t| t.name.as_str() == name).ok_or_else(|| not_found(&name))?;
+    let found = all
+        .into_iter()
+        .find(|t| t.name.as_str() == name)
+        .ok_or_else(|| not_found(&name))?;
     Ok(Json(found.into()))
 }
 
@@ -30,17 +36,35 @@ pub(crate) async fn build(
     Params(dry): Params<Dry>,
     Body(wish): Body<BuildTemplate>,
 ) -> Result<Response, ApiError> {
-    let BuildTemplate { recipe, name, mirror } = wish;
+    let BuildTemplate {
+        recipe,
+        name,
+        mirror,
+    } = wish;
     let name = match name {
         Some(name) => name,
         None => recipe.parse().map_err(|_| {
             ApiError::invalid(
-                format!("recipe `{}` has no name that a template could bear", recipe.escape_debug()),
+                format!(
+                    "recipe `{}` has no name that a template could bear",
+                    recipe.escape_debug()
+                ),
                 "name the template: --name NAME",
             )
         })?,
     };
-    state.change(caller, &dry, None, Intent::TemplateBuild { recipe, name, mirror }).await
+    state
+        .change(
+            caller,
+            &dry,
+            None,
+            Intent::TemplateBuild {
+                recipe,
+                name,
+                mirror,
+            },
+        )
+        .await
 }
 
 pub(crate) async fn remove(
@@ -50,10 +74,17 @@ pub(crate) async fn remove(
     Params(dry): Params<Dry>,
 ) -> Result<Response, ApiError> {
     let name: TemplateName = name.parse().map_err(|_| not_found(&name))?;
-    state.change(caller, &dry, None, Intent::TemplateRemove { name }).await
+    state
+        .change(caller, &dry, None, Intent::TemplateRemove { name })
+        .await
 }
 
 fn not_found(name: &str) -> ApiError {
     let name: String = name.chars().take(64).flat_map(char::escape_debug).collect();
-    Refusal::new(Code::TemplateNotFound, format!("there is no template {name}"), "see `mayfly template list`").into()
+    Refusal::new(
+        Code::TemplateNotFound,
+        format!("there is no template {name}"),
+        "see `mayfly template list`",
+    )
+    .into()
 }

@@ -14,17 +14,31 @@ use crate::extract::{Body, Caller, Dry, Params};
 use crate::router::Answer;
 
 pub(crate) async fn list(State(state): State<AppState>) -> Answer<Vec<VpsView>> {
-    let all = state.blocking(|state| Ok(state.engine().vpses()?.into_iter().map(|doc| state.view(doc)).collect()));
+    let all = state.blocking(|state| {
+        Ok(state
+            .engine()
+            .vpses()?
+            .into_iter()
+            .map(|doc| state.view(doc))
+            .collect())
+    });
     Ok(Json(all.await?))
 }
 
-pub(crate) async fn show(State(state): State<AppState>, Path(vps): Path<String>) -> Answer<VpsView> {
+pub(crate) async fn show(
+    State(state): State<AppState>,
+    Path(vps): Path<String>,
+) -> Answer<VpsView> {
     let view = state.blocking(move |state| {
         let mut view = state.view(state.engine().vps(&vps)?);
         match state.engine().pool() {
             Ok(report) => {
                 for dataset in &mut view.datasets {
-                    dataset.used_bytes = report.seen.datasets.get(&dataset.dataset).and_then(|seen| seen.used);
+                    dataset.used_bytes = report
+                        .seen
+                        .datasets
+                        .get(&dataset.dataset)
+                        .and_then(|seen| seen.used);
                 }
             }
             Err(refusal) => view.notes.push(refusal.message),
@@ -40,10 +54,36 @@ pub(crate) async fn create(
     Params(dry): Params<Dry>,
     Body(wish): Body<CreateVps>,
 ) -> Result<Response, ApiError> {
-    let CreateVps { template, hostname, id, disk_bytes, memory_bytes, cpu_percent, impermanence, start } = wish;
-    let input =
-        CreateInput { id, hostname, disk: disk_bytes, memory: memory_bytes, cpu_percent, impermanence };
-    state.change(caller, &dry, None, Intent::Create { input, template, start }).await
+    let CreateVps {
+        template,
+        hostname,
+        id,
+        disk_bytes,
+        memory_bytes,
+        cpu_percent,
+        impermanence,
+        start,
+    } = wish;
+    let input = CreateInput {
+        id,
+        hostname,
+        disk: disk_bytes,
+        memory: memory_bytes,
+        cpu_percent,
+        impermanence,
+    };
+    state
+        .change(
+            caller,
+            &dry,
+            None,
+            Intent::Create {
+                input,
+                template,
+                start,
+            },
+        )
+        .await
 }
 
 pub(crate) async fn start(
@@ -60,9 +100,24 @@ pub(crate) async fn stop(
     caller: Caller,
     Path(vps): Path<String>,
     Params(dry): Params<Dry>,
-    Body(StopVps { timeout_ms, force, discard }): Body<StopVps>,
+    Body(StopVps {
+        timeout_ms,
+        force,
+        discard,
+    }): Body<StopVps>,
 ) -> Result<Response, ApiError> {
-    state.change(caller, &dry, Some(vps), Intent::Stop { timeout_ms, force, discard }).await
+    state
+        .change(
+            caller,
+            &dry,
+            Some(vps),
+            Intent::Stop {
+                timeout_ms,
+                force,
+                discard,
+            },
+        )
+        .await
 }
 
 pub(crate) async fn restart(
@@ -72,7 +127,14 @@ pub(crate) async fn restart(
     Params(dry): Params<Dry>,
     Body(RestartVps { timeout_ms, force }): Body<RestartVps>,
 ) -> Result<Response, ApiError> {
-    state.change(caller, &dry, Some(vps), Intent::Restart { timeout_ms, force }).await
+    state
+        .change(
+            caller,
+            &dry,
+            Some(vps),
+            Intent::Restart { timeout_ms, force },
+        )
+        .await
 }
 
 #[derive(Debug, Deserialize)]
@@ -90,5 +152,7 @@ pub(crate) async fn destroy(
     Path(vps): Path<String>,
     Params(DestroyParams { now, dry_run }): Params<DestroyParams>,
 ) -> Result<Response, ApiError> {
-    state.change(caller, &Dry { dry_run }, Some(vps), Intent::Destroy { now }).await
+    state
+        .change(caller, &Dry { dry_run }, Some(vps), Intent::Destroy { now })
+        .await
 }

@@ -15,7 +15,8 @@ use mayfly_host::run::runtime::LxcRuntime;
 use mayfly_server::{AttachCommand, Consoles};
 
 /// Where programs are looked for in a VPS: NixOS first, where the others do not exist.
-const PATH: &str = "/run/current-system/sw/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+const PATH: &str =
+    "/run/current-system/sw/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Consoles of this host.
 pub(crate) struct HostConsoles {
@@ -30,7 +31,9 @@ impl HostConsoles {
     }
 
     fn run_dir(&self, doc: &VpsDoc) -> Option<RunDir> {
-        doc.run.as_ref().map(|run| self.runtime.run_dir(doc.id, &run.run))
+        doc.run
+            .as_ref()
+            .map(|run| self.runtime.run_dir(doc.id, &run.run))
     }
 }
 
@@ -46,9 +49,17 @@ impl Consoles for HostConsoles {
         let environment: Vec<&str> = environment.iter().map(String::as_str).collect();
         let argv: Vec<&str> = command.iter().map(String::as_str).collect();
         let attach = attach_command(&self.node, doc.id, &environment, &argv).map_err(|e| {
-            Refusal::new(Code::HostUnsuitable, format!("lxc-attach cannot be run: {e}"), "install it: apt install lxc")
+            Refusal::new(
+                Code::HostUnsuitable,
+                format!("lxc-attach cannot be run: {e}"),
+                "install it: apt install lxc",
+            )
         })?;
-        Ok(AttachCommand { program: attach.program, args: attach.args, env: Vec::new() })
+        Ok(AttachCommand {
+            program: attach.program,
+            args: attach.args,
+            env: Vec::new(),
+        })
     }
 
     fn console_socket(&self, doc: &VpsDoc) -> Option<PathBuf> {
@@ -67,7 +78,9 @@ impl Consoles for HostConsoles {
     }
 
     fn resize(&self, doc: &VpsDoc, rows: u16, cols: u16) -> Result<(), Refusal> {
-        let Some(dir) = self.run_dir(doc) else { return Ok(()) };
+        let Some(dir) = self.run_dir(doc) else {
+            return Ok(());
+        };
         match client::resize(&dir, rows, cols) {
             Ok(_) => Ok(()),
             Err(e) => Err(Refusal::new(
@@ -81,9 +94,21 @@ impl Consoles for HostConsoles {
 
 /// `NAME=value`, with what every program may count on.
 fn guest_environment(wanted: &BTreeMap<String, String>) -> Vec<String> {
-    let mut all: BTreeMap<&str, &str> = [("HOME", "/root"), ("PATH", PATH), ("USER", "root"), ("LOGNAME", "root")].into();
-    all.extend(wanted.iter().map(|(name, value)| (name.as_str(), value.as_str())));
-    all.into_iter().map(|(name, value)| format!("{name}={value}")).collect()
+    let mut all: BTreeMap<&str, &str> = [
+        ("HOME", "/root"),
+        ("PATH", PATH),
+        ("USER", "root"),
+        ("LOGNAME", "root"),
+    ]
+    .into();
+    all.extend(
+        wanted
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str())),
+    );
+    all.into_iter()
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect()
 }
 
 #[cfg(test)]
@@ -92,7 +117,20 @@ mod tests {
 
     #[test]
     fn what_is_asked_for_beats_the_defaults() {
-        let wanted = [("PATH".to_owned(), "/bin".to_owned()), ("TERM".to_owned(), "xterm".to_owned())].into();
-        assert_eq!(guest_environment(&wanted), ["HOME=/root", "LOGNAME=root", "PATH=/bin", "TERM=xterm", "USER=root"]);
+        let wanted = [
+            ("PATH".to_owned(), "/bin".to_owned()),
+            ("TERM".to_owned(), "xterm".to_owned()),
+        ]
+        .into();
+        assert_eq!(
+            guest_environment(&wanted),
+            [
+                "HOME=/root",
+                "LOGNAME=root",
+                "PATH=/bin",
+                "TERM=xterm",
+                "USER=root"
+            ]
+        );
     }
 }

@@ -24,7 +24,10 @@ pub(crate) fn run(args: InitArgs) -> anyhow::Result<ExitCode> {
     let state = StateDir::new(&args.state_dir)?;
     let node = node::init(&state, args.pool)?;
     println!("node {} in {}", node.id, state.path().display());
-    println!("  next: mayfly serve --state-dir {}", state.path().display());
+    println!(
+        "  next: mayfly serve --state-dir {}",
+        state.path().display()
+    );
     Ok(ExitCode::SUCCESS)
 }
 
@@ -36,9 +39,16 @@ pub(crate) fn parse_pool(text: &str) -> Result<PoolSpec, String> {
     let forms = "write loop:FILE,size=20G[,sparse] or btrfs:DIR";
     match text.split_once(':') {
         Some(("loop", rest)) => parse_loop(rest),
-        Some(("btrfs", directory)) => Ok(PoolSpec::Btrfs { directory: absolute(directory)? }),
-        Some(("zfs", _)) => Err("pools on ZFS are not built yet: use a btrfs directory or a loop file".to_owned()),
-        _ => Err(format!("`{}` names no kind of pool: {forms}", text.escape_debug())),
+        Some(("btrfs", directory)) => Ok(PoolSpec::Btrfs {
+            directory: absolute(directory)?,
+        }),
+        Some(("zfs", _)) => {
+            Err("pools on ZFS are not built yet: use a btrfs directory or a loop file".to_owned())
+        }
+        _ => Err(format!(
+            "`{}` names no kind of pool: {forms}",
+            text.escape_debug()
+        )),
     }
 }
 
@@ -52,13 +62,24 @@ fn parse_loop(text: &str) -> Result<PoolSpec, String> {
                 size = Some(bytes.parse::<Bytes>().map_err(|e| e.to_string())?);
             }
             None if part == "sparse" && !sparse => sparse = true,
-            _ => return Err(format!("`{}` is not understood: a loop pool has size=SIZE and sparse", part.escape_debug())),
+            _ => {
+                return Err(format!(
+                    "`{}` is not understood: a loop pool has size=SIZE and sparse",
+                    part.escape_debug()
+                ));
+            }
         }
     }
     match size {
         None => Err("a loop pool needs its size: loop:FILE,size=20G".to_owned()),
-        Some(size) if size < SMALLEST => Err(format!("a pool of {size} is too small: {SMALLEST} at least")),
-        Some(size_bytes) => Ok(PoolSpec::Loop { file, size_bytes, sparse }),
+        Some(size) if size < SMALLEST => Err(format!(
+            "a pool of {size} is too small: {SMALLEST} at least"
+        )),
+        Some(size_bytes) => Ok(PoolSpec::Loop {
+            file,
+            size_bytes,
+            sparse,
+        }),
     }
 }
 
@@ -67,8 +88,12 @@ fn absolute(path: &str) -> Result<String, String> {
     if path.is_empty() {
         return Err("the path is missing".to_owned());
     }
-    let absolute = std::path::absolute(path).map_err(|e| format!("`{}`: {e}", path.escape_debug()))?;
-    absolute.into_os_string().into_string().map_err(|_| format!("`{}` is not UTF-8", path.escape_debug()))
+    let absolute =
+        std::path::absolute(path).map_err(|e| format!("`{}`: {e}", path.escape_debug()))?;
+    absolute
+        .into_os_string()
+        .into_string()
+        .map_err(|_| format!("`{}` is not UTF-8", path.escape_debug()))
 }
 
 #[cfg(test)]
@@ -79,18 +104,33 @@ mod tests {
     fn pools_are_named_by_kind_and_place() {
         assert_eq!(
             parse_pool("loop:/srv/pool.img,size=20G"),
-            Ok(PoolSpec::Loop { file: "/srv/pool.img".into(), size_bytes: Bytes::gib(20), sparse: false })
+            Ok(PoolSpec::Loop {
+                file: "/srv/pool.img".into(),
+                size_bytes: Bytes::gib(20),
+                sparse: false
+            })
         );
         assert_eq!(
             parse_pool("loop:/srv/pool.img,sparse,size=512M"),
-            Ok(PoolSpec::Loop { file: "/srv/pool.img".into(), size_bytes: Bytes::mib(512), sparse: true })
+            Ok(PoolSpec::Loop {
+                file: "/srv/pool.img".into(),
+                size_bytes: Bytes::mib(512),
+                sparse: true
+            })
         );
-        assert_eq!(parse_pool("btrfs:/srv/pool"), Ok(PoolSpec::Btrfs { directory: "/srv/pool".into() }));
+        assert_eq!(
+            parse_pool("btrfs:/srv/pool"),
+            Ok(PoolSpec::Btrfs {
+                directory: "/srv/pool".into()
+            })
+        );
     }
 
     #[test]
     fn a_relative_path_becomes_absolute() {
-        let Ok(PoolSpec::Btrfs { directory }) = parse_pool("btrfs:pool") else { panic!("refused") };
+        let Ok(PoolSpec::Btrfs { directory }) = parse_pool("btrfs:pool") else {
+            panic!("refused")
+        };
         assert!(directory.starts_with('/') && directory.ends_with("/pool"));
     }
 

@@ -73,16 +73,23 @@ impl StateDir {
         let text = match fs::read_to_string(&file) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error).with_context(|| format!("cannot read {}", file.display())),
+            Err(error) => {
+                return Err(error).with_context(|| format!("cannot read {}", file.display()));
+            }
         };
-        let node: NodeDoc =
-            serde_json::from_str(&text).with_context(|| format!("{} is damaged", file.display()))?;
+        let node: NodeDoc = serde_json::from_str(&text)
+            .with_context(|| format!("{} is damaged", file.display()))?;
         Ok(Some(node))
     }
 
     /// Makes the directories. Guests' roots pass through `runs`, so others may pass, not read.
     fn ensure_directories(&self) -> io::Result<()> {
-        for dir in [self.0.clone(), self.runs(), self.0.join("consoles"), self.pool_mount()] {
+        for dir in [
+            self.0.clone(),
+            self.runs(),
+            self.0.join("consoles"),
+            self.pool_mount(),
+        ] {
             fs::create_dir_all(&dir)?;
             fs::set_permissions(&dir, fs::Permissions::from_mode(0o711))?;
         }
@@ -99,17 +106,28 @@ pub fn init(state: &StateDir, pool: PoolSpec) -> anyhow::Result<NodeDoc> {
         }
         return Err(Refusal::new(
             Code::NodeExists,
-            format!("{} is the state directory of node {} with another pool", state.0.display(), node.id),
+            format!(
+                "{} is the state directory of node {} with another pool",
+                state.0.display(),
+                node.id
+            ),
             "choose another --state-dir",
         )
         .into());
     }
-    state.ensure_directories().with_context(|| format!("cannot make {}", state.0.display()))?;
+    state
+        .ensure_directories()
+        .with_context(|| format!("cannot make {}", state.0.display()))?;
     namespace::enter_private()?;
     let id = ensure_node_id(state)?;
     let runner = Runner;
-    BtrfsPool::format(&runner, &new_pool(&pool), &id, &state.pool_mount()).map_err(Refusal::from)?;
-    let node = NodeDoc { schema: SCHEMA, id, pool };
+    BtrfsPool::format(&runner, &new_pool(&pool), &id, &state.pool_mount())
+        .map_err(Refusal::from)?;
+    let node = NodeDoc {
+        schema: SCHEMA,
+        id,
+        pool,
+    };
     write_durably(&state.node_file(), &serde_json::to_vec_pretty(&node)?)?;
     Ok(node)
 }
@@ -144,12 +162,22 @@ fn write_durably(file: &Path, text: &[u8]) -> anyhow::Result<()> {
 
 fn new_pool(spec: &PoolSpec) -> NewPool {
     match spec {
-        PoolSpec::Loop { file, size_bytes, sparse } => NewPool::Loop {
+        PoolSpec::Loop {
+            file,
+            size_bytes,
+            sparse,
+        } => NewPool::Loop {
             file: file.into(),
             size: *size_bytes,
-            allocation: if *sparse { Allocation::Sparse } else { Allocation::Full },
+            allocation: if *sparse {
+                Allocation::Sparse
+            } else {
+                Allocation::Full
+            },
         },
-        PoolSpec::Btrfs { directory } => NewPool::Directory { dir: directory.into() },
+        PoolSpec::Btrfs { directory } => NewPool::Directory {
+            dir: directory.into(),
+        },
     }
 }
 
@@ -181,7 +209,11 @@ pub fn open(state: &StateDir) -> anyhow::Result<Daemon> {
     let pool = Arc::new(pool);
     let program = std::env::current_exe().context("cannot find the program itself")?;
     let runtime = Arc::new(LxcRuntime::new(RuntimePlaces {
-        node: Node { node: node.id.clone(), runs: state.runs(), pool: Some(place(&pool)?) },
+        node: Node {
+            node: node.id.clone(),
+            runs: state.runs(),
+            pool: Some(place(&pool)?),
+        },
         guest_helper: find_helper(&program)?,
         program,
         consoles: state.0.join("consoles"),
@@ -196,12 +228,18 @@ pub fn open(state: &StateDir) -> anyhow::Result<Daemon> {
         reserved: subids::observe_reserved_ranges()?,
         crash: Arc::new(crash::step_point),
     };
-    Ok(Daemon { engine: Engine::new(deps), runtime })
+    Ok(Daemon {
+        engine: Engine::new(deps),
+        runtime,
+    })
 }
 
 fn place(pool: &BtrfsPool) -> anyhow::Result<PoolPlace> {
     let identity = pool.kernel_identity();
-    let (major, minor) = identity.device.split_once(':').context("the kernel names no device of the pool")?;
+    let (major, minor) = identity
+        .device
+        .split_once(':')
+        .context("the kernel names no device of the pool")?;
     Ok(PoolPlace {
         device: (major.parse()?, minor.parse()?),
         prefix: identity.root.trim_end_matches('/').to_owned(),
@@ -218,7 +256,11 @@ fn find_helper(program: &Path) -> anyhow::Result<PathBuf> {
     }
     Err(Refusal::new(
         Code::HostUnsuitable,
-        format!("the guest helper is neither at {} nor at {}", beside.display(), installed.display()),
+        format!(
+            "the guest helper is neither at {} nor at {}",
+            beside.display(),
+            installed.display()
+        ),
         "build it: ./run build",
     )
     .into())

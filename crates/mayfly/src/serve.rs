@@ -47,8 +47,12 @@ pub(crate) fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     engine.start_threads()?;
     let consoles = Arc::new(HostConsoles::new(engine.node().id.clone(), runtime));
     let socket = state.socket();
-    let listener = listen(&socket).with_context(|| format!("cannot listen on {}", socket.display()))?;
-    let threads = tokio::runtime::Builder::new_multi_thread().worker_threads(SERVER_THREADS).enable_all().build()?;
+    let listener =
+        listen(&socket).with_context(|| format!("cannot listen on {}", socket.display()))?;
+    let threads = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(SERVER_THREADS)
+        .enable_all()
+        .build()?;
     threads.block_on(async {
         let listener = tokio::net::UnixListener::from_std(listener)?;
         let mut term = signal(SignalKind::terminate())?;
@@ -65,7 +69,9 @@ pub(crate) fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     })?;
     engine.stop_threads();
     match fs::remove_file(&socket) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => tracing::warn!(%error, "the socket stays"),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            tracing::warn!(%error, "the socket stays")
+        }
         _ => {}
     }
     tracing::info!("ended; VPSes go on");
@@ -76,7 +82,11 @@ pub(crate) fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
 fn start_log() {
     let filter = tracing_subscriber::EnvFilter::try_from_env("MAYFLY_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(false).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(false)
+        .init();
 }
 
 /// Everybody may connect; who may do what is decided by the peer's credentials. The state database is locked by now, so
@@ -96,9 +106,16 @@ fn raise_budgets(vpses: u64) {
     match ensure_budgets(vpses) {
         Ok(raised) => {
             for setting in raised {
-                tracing::info!(name = setting.name, from = setting.from, to = setting.to, "raised a budget of the host");
+                tracing::info!(
+                    name = setting.name,
+                    from = setting.from,
+                    to = setting.to,
+                    "raised a budget of the host"
+                );
             }
         }
-        Err(error) => tracing::warn!(%error, "the host's budgets were not raised; many VPSes may fail to start"),
+        Err(error) => {
+            tracing::warn!(%error, "the host's budgets were not raised; many VPSes may fail to start")
+        }
     }
 }

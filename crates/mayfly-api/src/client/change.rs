@@ -5,7 +5,8 @@ use mayfly_core::names::{DatasetName, GuestPath, TemplateName};
 use serde::Serialize;
 
 use crate::{
-    AddMount, BuildTemplate, CreateDataset, CreateVps, RestartVps, SetDataset, SetFeatures, StopVps, paths,
+    AddMount, BuildTemplate, CreateDataset, CreateVps, RestartVps, SetDataset, SetFeatures,
+    StopVps, paths,
 };
 
 /// A request for a change.
@@ -40,7 +41,14 @@ impl Change {
     /// Destroys it with all its data; with `now` it is over only when the space is free.
     pub fn destroy(vps: &str, now: bool) -> Self {
         let path = paths::vps(vps);
-        Self::bare(Method::DELETE, if now { paths::with(&path, "now", "true") } else { path })
+        Self::bare(
+            Method::DELETE,
+            if now {
+                paths::with(&path, "now", "true")
+            } else {
+                path
+            },
+        )
     }
 
     /// Makes a dataset.
@@ -56,7 +64,14 @@ impl Change {
     /// Destroys a dataset with its data; with `force` its mounts go with it.
     pub fn destroy_dataset(vps: &str, name: &DatasetName, force: bool) -> Self {
         let path = paths::dataset(vps, name);
-        Self::bare(Method::DELETE, if force { paths::with(&path, "force", "true") } else { path })
+        Self::bare(
+            Method::DELETE,
+            if force {
+                paths::with(&path, "force", "true")
+            } else {
+                path
+            },
+        )
     }
 
     /// Shows a dataset at a path.
@@ -97,11 +112,19 @@ impl Change {
     }
 
     fn bare(method: Method, path: String) -> Self {
-        Self { method, path, body: None }
+        Self {
+            method,
+            path,
+            body: None,
+        }
     }
 
     fn with_body(method: Method, path: String, body: &impl Serialize) -> Self {
         let body = serde_json::to_string(body).expect("a request is plain data");
-        Self { method, path, body: Some(body) }
+        Self {
+            method,
+            path,
+            body: Some(body),
+        }
     }
 }

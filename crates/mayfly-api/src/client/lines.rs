@@ -20,7 +20,11 @@ pub struct Lines {
 
 impl Lines {
     pub(super) fn new(socket: PathBuf, body: Incoming) -> Self {
-        Self { socket, body, pending: Vec::new() }
+        Self {
+            socket,
+            body,
+            pending: Vec::new(),
+        }
     }
 
     /// What came next; none at the end.
@@ -60,6 +64,9 @@ impl Lines {
     }
 
     fn broken(&self, why: &str) -> ClientError {
-        ClientError::Broken { socket: self.socket.clone(), why: why.to_owned() }
+        ClientError::Broken {
+            socket: self.socket.clone(),
+            why: why.to_owned(),
+        }
     }
 }

@@ -21,8 +21,8 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 pub use self::change::Change;
 pub use self::lines::Lines;
 use crate::{
-    DatasetView, ErrorBody, ErrorInfo, FeatureView, MountView, NodeView, OperationView, PlanBody, PoolView,
-    TemplateView, VpsView, paths,
+    DatasetView, ErrorBody, ErrorInfo, FeatureView, MountView, NodeView, OperationView, PlanBody,
+    PoolView, TemplateView, VpsView, paths,
 };
 
 /// How long an answer may take where nothing waits on purpose.
@@ -80,10 +80,15 @@ impl ClientError {
 }
 
 fn start_hint(socket: &Path) -> String {
-    match socket.parent().filter(|_| socket.file_name().is_some_and(|name| name == paths::SOCKET)) {
+    match socket
+        .parent()
+        .filter(|_| socket.file_name().is_some_and(|name| name == paths::SOCKET))
+    {
         Some(dir) if dir == Path::new("/var/lib/mayfly") => "start it: mayfly serve".to_owned(),
         Some(dir) => format!("start it: mayfly serve --state-dir {}", dir.display()),
-        None => "start it: mayfly serve; or name its socket with --socket or MAYFLY_SOCKET".to_owned(),
+        None => {
+            "start it: mayfly serve; or name its socket with --socket or MAYFLY_SOCKET".to_owned()
+        }
     }
 }
 
@@ -96,7 +101,9 @@ pub struct Client {
 impl Client {
     /// A client of the node that listens on `socket`. Nothing is opened yet.
     pub fn new(socket: impl Into<PathBuf>) -> Self {
-        Self { socket: socket.into() }
+        Self {
+            socket: socket.into(),
+        }
     }
 
     /// The node.
@@ -156,7 +163,8 @@ impl Client {
 
     /// What the console's ring holds, and then what comes, raw.
     pub async fn follow_log(&self, which: &str) -> Result<Lines, ClientError> {
-        self.stream(&paths::with(&paths::of_vps(which, "log"), "follow", "true")).await
+        self.stream(&paths::with(&paths::of_vps(which, "log"), "follow", "true"))
+            .await
     }
 
     /// All operations that are remembered, the oldest first.
@@ -166,8 +174,13 @@ impl Client {
 
     /// One operation, by its id or the beginning of it, once it is over or `wait` has passed.
     pub async fn operation(&self, id: &str, wait: Duration) -> Result<OperationView, ClientError> {
-        let path = paths::with(&paths::operation(id), "wait_ms", &wait.as_millis().to_string());
-        self.call(Method::GET, &path, None, DEADLINE.saturating_add(wait)).await
+        let path = paths::with(
+            &paths::operation(id),
+            "wait_ms",
+            &wait.as_millis().to_string(),
+        );
+        self.call(Method::GET, &path, None, DEADLINE.saturating_add(wait))
+            .await
     }
 
     /// Changes after a revision, or from now on, one JSON document per line; it does not end.
@@ -181,20 +194,33 @@ impl Client {
 
     /// Asks for a change. It is accepted, not done.
     pub async fn submit(&self, change: &Change) -> Result<OperationView, ClientError> {
-        self.call(change.method(), change.path(), change.body(), DEADLINE).await
+        self.call(change.method(), change.path(), change.body(), DEADLINE)
+            .await
     }
 
     /// What a change would do.
     pub async fn plan(&self, change: &Change) -> Result<PlanBody, ClientError> {
-        self.call(change.method(), &paths::with(change.path(), "dry_run", "true"), change.body(), DEADLINE).await
+        self.call(
+            change.method(),
+            &paths::with(change.path(), "dry_run", "true"),
+            change.body(),
+            DEADLINE,
+        )
+        .await
     }
 
     /// Opens the websocket at `path`.
     pub async fn websocket(&self, path: &str) -> Result<Socket, ClientError> {
         let stream = self.connect().await?;
-        let request = format!("ws://mayfly{path}").into_client_request().map_err(|e| self.broken(e))?;
+        let request = format!("ws://mayfly{path}")
+            .into_client_request()
+            .map_err(|e| self.broken(e))?;
         let shake = tokio_tungstenite::client_async(request, stream);
-        let (socket, _) = self.within(DEADLINE, async { shake.await.map_err(|e| self.refused_socket(e)) }).await?;
+        let (socket, _) = self
+            .within(DEADLINE, async {
+                shake.await.map_err(|e| self.refused_socket(e))
+            })
+            .await?;
         Ok(socket)
     }
 
@@ -218,24 +244,38 @@ impl Client {
     }
 
     async fn stream(&self, path: &str) -> Result<Lines, ClientError> {
-        let response = self.within(DEADLINE, self.request(Method::GET, path, None)).await?;
+        let response = self
+            .within(DEADLINE, self.request(Method::GET, path, None))
+            .await?;
         Ok(Lines::new(self.socket.clone(), response.into_body()))
     }
 
     /// Sends a request and waits for the head of a good answer.
-    async fn request(&self, method: Method, path: &str, body: Option<String>) -> Result<Response<Incoming>, ClientError> {
+    async fn request(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<String>,
+    ) -> Result<Response<Incoming>, ClientError> {
         let stream = self.connect().await?;
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| self.broken(e))?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|e| self.broken(e))?;
         // The connection ends with the body of the answer.
         tokio::spawn(connection);
-        let mut request = Request::builder().method(method).uri(path).header(HOST, "mayfly");
+        let mut request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(HOST, "mayfly");
         if body.is_some() {
             request = request.header(CONTENT_TYPE, "application/json");
         }
         let body = Full::new(Bytes::from(body.unwrap_or_default()));
         let request = request.body(body).map_err(|e| self.broken(e))?;
-        let response = sender.send_request(request).await.map_err(|e| self.broken(e))?;
+        let response = sender
+            .send_request(request)
+            .await
+            .map_err(|e| self.broken(e))?;
         if response.status().is_success() {
             return Ok(response);
         }
@@ -248,13 +288,21 @@ impl Client {
         let connect = async {
             UnixStream::connect(&self.socket)
                 .await
-                .map_err(|source| ClientError::Unreachable { socket: self.socket.clone(), source })
+                .map_err(|source| ClientError::Unreachable {
+                    socket: self.socket.clone(),
+                    source,
+                })
         };
         self.within(DEADLINE, connect).await
     }
 
     async fn body(&self, response: Response<Incoming>) -> Result<Bytes, ClientError> {
-        Ok(response.into_body().collect().await.map_err(|e| self.broken(e))?.to_bytes())
+        Ok(response
+            .into_body()
+            .collect()
+            .await
+            .map_err(|e| self.broken(e))?
+            .to_bytes())
     }
 
     fn refused(&self, status: StatusCode, body: &[u8]) -> ClientError {
@@ -275,7 +323,10 @@ impl Client {
     }
 
     fn broken(&self, why: impl std::fmt::Display) -> ClientError {
-        ClientError::Broken { socket: self.socket.clone(), why: why.to_string() }
+        ClientError::Broken {
+            socket: self.socket.clone(),
+            why: why.to_string(),
+        }
     }
 
     async fn within<T>(

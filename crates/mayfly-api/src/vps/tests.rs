@@ -13,7 +13,7 @@ fn doc() -> VpsDoc {
         "mounts": [{ "dataset": "nix", "path": "/nix", "read_only": false }],
         "impermanence": { "root_quota_bytes": 10_u64 << 30, "root_kind": "template" },
         "limits": { "memory_bytes": 2_u64 << 30 }, "ids": { "first": 1_048_576, "count": 262_144 },
-        "lifecycle": { "state": "ready" }, "desired": "running", "on_crash": "restart", "crashes_boot_ms": [],
+        "lifecycle": { "state": "ready" }, "desired": "running", "on_crash": "restart", "crashes": [],
         "run": { "run": "c5a8b7", "root": "11327.impermanence-c5a8b7", "boot_id": "b", "started_unix_ms": 5 },
         "last_root": null
     }))
@@ -39,9 +39,15 @@ fn the_state_is_what_document_and_supervisor_say_together() {
     let state = |doc: &VpsDoc, run: Option<&RunState>| VpsView::new(doc.clone(), run).state;
     let mut doc = doc();
     assert_eq!(state(&doc, None), VpsState::Starting);
-    assert_eq!(state(&doc, Some(&told(RunPhase::Starting))), VpsState::Starting);
+    assert_eq!(
+        state(&doc, Some(&told(RunPhase::Starting))),
+        VpsState::Starting
+    );
     assert_eq!(state(&doc, Some(&running)), VpsState::Running);
-    assert_eq!(state(&doc, Some(&told(RunPhase::Ended))), VpsState::Stopping);
+    assert_eq!(
+        state(&doc, Some(&told(RunPhase::Ended))),
+        VpsState::Stopping
+    );
     doc.desired = Desired::Stopped;
     assert_eq!(state(&doc, Some(&running)), VpsState::Stopping);
     doc.run = None;
@@ -74,11 +80,17 @@ fn requests_refuse_what_they_do_not_know() {
         r#"{"hostname":"web1"}"#,
     ];
     for text in bad {
-        assert!(serde_json::from_str::<CreateVps>(text).is_err(), "{text} was taken");
+        assert!(
+            serde_json::from_str::<CreateVps>(text).is_err(),
+            "{text} was taken"
+        );
     }
     let good: CreateVps = serde_json::from_str(r#"{"template":"debian-12"}"#).unwrap();
     assert!(!good.start && good.id.is_none());
-    assert_eq!(serde_json::from_str::<StopVps>("{}").unwrap(), StopVps::default());
+    assert_eq!(
+        serde_json::from_str::<StopVps>("{}").unwrap(),
+        StopVps::default()
+    );
     assert!(serde_json::from_str::<SetFeatures>(r#"{"impermanence":true}"#).is_err());
 }
 
@@ -87,5 +99,10 @@ fn features_that_are_not_built_say_so() {
     let all = FeatureView::all(&doc());
     assert_eq!(all[0].state, FeatureState::On);
     assert_eq!(all[0].detail, "root quota 10G, root kind template");
-    assert_eq!(all.iter().filter(|f| f.state == FeatureState::NotBuilt).count(), 5);
+    assert_eq!(
+        all.iter()
+            .filter(|f| f.state == FeatureState::NotBuilt)
+            .count(),
+        5
+    );
 }

@@ -135,7 +135,7 @@ pub fn resolve_new_vps(
         lifecycle: Lifecycle::Creating,
         desired: Desired::Stopped,
         on_crash: OnCrash::default(),
-        crashes_boot_ms: Vec::new(),
+        crashes: Vec::new(),
         run: None,
         last_root: None,
     };

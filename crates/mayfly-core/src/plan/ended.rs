@@ -2,7 +2,7 @@
 
 use super::stop::record_ended;
 use super::{Plan, Step};
-use crate::documents::{Desired, Lifecycle, OnCrash, VpsDoc};
+use crate::documents::{Crash, Desired, Lifecycle, OnCrash, VpsDoc};
 use crate::ids::RunId;
 use crate::run::RunEnd;
 
@@ -13,12 +13,19 @@ pub const MAX_CRASHES: usize = 3;
 pub const CRASH_WINDOW_MS: u64 = 5 * 60 * 1000;
 
 /// Sweeps up and records. Whether it is started again is read off the document by [`should_start`].
-pub fn plan_run_ended(doc: &VpsDoc, run: &RunId, end: &RunEnd, boot_ms: u64) -> Plan {
+pub fn plan_run_ended(
+    doc: &VpsDoc,
+    run: &RunId,
+    end: &RunEnd,
+    boot_ms: u64,
+    boot_id: &str,
+) -> Plan {
     let current = doc.run.as_ref().is_some_and(|r| r.run == *run);
     // A start that failed has put its record back; it counts where the VPS ought to run and would be started again.
     let failed_start = doc.run.is_none()
         && doc.desired == Desired::Running
-        && matches!(end, RunEnd::FailedToStart { .. });
+        && matches!(end, RunEnd::FailedToStart { .. })
+        && !doc.crashes.iter().any(|c| c.run == *run);
     if !current && !failed_start {
         return Plan::default();
     }
@@ -35,11 +42,16 @@ pub fn plan_run_ended(doc: &VpsDoc, run: &RunId, end: &RunEnd, boot_ms: u64) -> 
             "it was killed on request"
         }
         RunEnd::Crashed { .. } | RunEnd::FailedToStart { .. } => {
-            after
-                .crashes_boot_ms
-                .retain(|at| *at <= boot_ms && boot_ms - at < CRASH_WINDOW_MS);
-            after.crashes_boot_ms.push(boot_ms);
-            if doc.on_crash == OnCrash::Stop || after.crashes_boot_ms.len() > MAX_CRASHES {
+            let of_late = |c: &Crash| {
+                c.boot_id == boot_id && boot_ms.saturating_sub(c.boot_ms) < CRASH_WINDOW_MS
+            };
+            after.crashes.retain(|c| of_late(c) && c.run != *run);
+            after.crashes.push(Crash {
+                run: run.clone(),
+                boot_id: boot_id.to_owned(),
+                boot_ms,
+            });
+            if doc.on_crash == OnCrash::Stop || after.crashes.len() > MAX_CRASHES {
                 after.desired = Desired::Stopped;
             }
             "it has crashed"

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::Step;
 use crate::documents::{TemplateDoc, VpsDoc};
-use crate::ids::{NodeId, OperationId};
+use crate::ids::{NodeId, OperationId, VpsId};
 use crate::names::PoolPath;
 use crate::observed::{Mark, MarkSeen, PoolSeen, Role};
 
@@ -19,12 +19,21 @@ pub struct Leftovers {
     pub reports: Vec<String>,
 }
 
-/// Sorts the pool's datasets. `busy` are VPSes whose worker has work: their roots are that worker's business.
+/// Whose work is going on: what they make is their business.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Busy {
+    /// VPSes with an operation.
+    pub vpses: BTreeSet<VpsId>,
+    /// Whether a template is being built or removed.
+    pub templates: bool,
+}
+
+/// Sorts the pool's datasets. What `busy` lanes may have made is passed over.
 pub fn sort_leftovers(
     pool: &PoolSeen,
     vpses: &[VpsDoc],
     templates: &[TemplateDoc],
-    busy: &BTreeSet<crate::ids::VpsId>,
+    busy: &Busy,
     node: &NodeId,
     operation: &OperationId,
 ) -> Leftovers {
@@ -74,7 +83,7 @@ fn ours(
     mark: &Mark,
     vpses: &[VpsDoc],
     templates: &[TemplateDoc],
-    busy: &BTreeSet<crate::ids::VpsId>,
+    busy: &Busy,
     operation: &OperationId,
     out: &mut Leftovers,
 ) {
@@ -87,6 +96,7 @@ fn ours(
         return;
     }
     match (&mark.role, &mark.owner) {
+        (Role::Template, _) if busy.templates => {}
         (Role::Template, _) => {
             let known = templates.iter().any(|t| {
                 let base = PoolPath::template(&t.digest, &crate::names::TemplatePart::Base);
@@ -113,7 +123,7 @@ fn ours(
                 None => out.reports.push(format!(
                     "{name}: VPS {id} of incarnation {life} is not known here; left alone"
                 )),
-                Some(_) if busy.contains(id) => {}
+                Some(_) if busy.vpses.contains(id) => {}
                 Some(doc) => {
                     let current = doc.run.as_ref().is_some_and(|r| r.root == *name);
                     if !current && doc.last_root.as_ref() != Some(name) {
@@ -135,7 +145,9 @@ fn ours(
                 *owner == Some((v.id, v.incarnation.clone()))
                     && v.datasets.iter().any(|d| v.pool_path(&d.name) == *name)
             });
-            let working = owner.as_ref().is_some_and(|(id, _)| busy.contains(id));
+            let working = owner
+                .as_ref()
+                .is_some_and(|(id, _)| busy.vpses.contains(id));
             if !known && !working {
                 out.reports.push(format!(
                     "{name}: persistent data that no VPS of this node has; left alone"

@@ -30,7 +30,7 @@ pub use self::datasets::{plan_dataset_create, plan_dataset_destroy, plan_dataset
 pub use self::destroy::plan_destroy;
 pub use self::ended::{CRASH_WINDOW_MS, MAX_CRASHES, plan_run_ended, should_start};
 pub use self::feature::plan_set_impermanence;
-pub use self::leftovers::{Leftovers, sort_leftovers};
+pub use self::leftovers::{Busy, Leftovers, sort_leftovers};
 pub use self::mounts::{mount_order, plan_mount_add, plan_mount_remove};
 pub use self::start::{AWAIT_INIT_MS, plan_restart, plan_start};
 pub use self::step::{LaunchPlan, PlannedStep, Step, StepKind, Undo};
@@ -96,7 +96,7 @@ pub fn plan_vps(
         Request::Destroy { now } => plan_destroy(doc, seen, *now, ctx),
         Request::RunEnded {
             run, end, boot_ms, ..
-        } => Ok(plan_run_ended(doc, run, end, *boot_ms)),
+        } => Ok(plan_run_ended(doc, run, end, *boot_ms, &ctx.boot_id)),
         Request::DatasetCreate {
             name,
             quota_bytes,

@@ -165,7 +165,7 @@ pub(super) fn start_steps(
     steps.extend(
         old_roots(doc, seen, &root, ctx)
             .into_iter()
-            .map(|s| s.final_because("the new root lives")),
+            .map(Step::as_housekeeping),
     );
     steps.push(
         Step::ForgetRuns {
@@ -173,7 +173,7 @@ pub(super) fn start_steps(
             keep: Some(run.clone()),
             console: false,
         }
-        .final_because("records of ended runs are of no use"),
+        .as_housekeeping(),
     );
     Ok(steps)
 }
@@ -347,7 +347,8 @@ pub(super) fn check_boots(doc: &VpsDoc, on: &Impermanence, seen: &Observed) -> R
         );
     }
     let cure = format!(
-        "start a persistent root (mayfly feature set {} impermanence=off) and deploy a system: nixos-rebuild boot",
+        "deploy a system into the dataset at /nix; where the root dataset holds one as well, boot that: mayfly feature \
+         set {} impermanence=off",
         doc.id
     );
     match &seen.init {

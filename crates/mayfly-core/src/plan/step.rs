@@ -283,6 +283,14 @@ impl Step {
         }
     }
 
+    /// This step as one that may be left to whoever looks after leftovers.
+    pub fn as_housekeeping(self) -> PlannedStep {
+        PlannedStep {
+            step: self,
+            undo: Undo::Housekeeping,
+        }
+    }
+
     /// This step without an undo, and why.
     pub fn final_because(self, why: &str) -> PlannedStep {
         PlannedStep {
@@ -305,6 +313,9 @@ pub enum Undo {
         /// Why that is right.
         why: String,
     },
+    /// Not at all, and its failure is no failure of the operation: what matters is done, and whoever looks after
+    /// leftovers does the rest.
+    Housekeeping,
 }
 
 /// A step and how it is put back.

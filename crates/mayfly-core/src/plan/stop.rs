@@ -70,7 +70,7 @@ pub fn plan_stop(
         );
     }
     if let Some(root) = last.filter(|root| seen.pool.datasets.contains_key(root)) {
-        steps.push(bury_root(doc, &root, ctx).final_because("it was to be discarded"));
+        steps.push(bury_root(doc, &root, ctx).as_housekeeping());
     }
     Ok(Plan { steps })
 }

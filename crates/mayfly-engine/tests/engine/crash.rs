@@ -25,11 +25,18 @@ struct Scenario {
 }
 
 fn stop(force: bool, discard: bool) -> Intent {
-    Intent::Stop { timeout_ms: 60_000, force, discard }
+    Intent::Stop {
+        timeout_ms: 60_000,
+        force,
+        discard,
+    }
 }
 
 fn restart() -> Intent {
-    Intent::Restart { timeout_ms: 60_000, force: false }
+    Intent::Restart {
+        timeout_ms: 60_000,
+        force: false,
+    }
 }
 
 fn there(world: &World, engine: &Engine, template: &str, start: bool) {
@@ -38,7 +45,11 @@ fn there(world: &World, engine: &Engine, template: &str, start: bool) {
     doc(engine);
     if start {
         assert!(world.host.is_running(vps()), "the scenario's VPS runs");
-        let kept = if template == "debian-12" { "/srv/kept" } else { "/persistent/kept" };
+        let kept = if template == "debian-12" {
+            "/srv/kept"
+        } else {
+            "/persistent/kept"
+        };
         world.host.guest_write(vps(), kept, "dear data").unwrap();
         world.host.guest_write(vps(), "/scratch", "not dear").ok();
     }
@@ -53,13 +64,28 @@ fn data() -> Intent {
 }
 
 fn shrink() -> Intent {
-    Intent::DatasetSet { name: "".parse().unwrap(), quota: Bytes::gib(20) }
+    Intent::DatasetSet {
+        name: "".parse().unwrap(),
+        quota: Bytes::gib(20),
+    }
 }
 
 const SCENARIOS: &[Scenario] = &[
-    Scenario { name: "create", before: |_, _| {}, act: |_, e| ask(e, create("debian-12", false)) },
-    Scenario { name: "create and start", before: |_, _| {}, act: |_, e| ask(e, create("debian-12-impermanence", true)) },
-    Scenario { name: "create NixOS-shaped", before: |_, _| {}, act: |_, e| ask(e, create("nixos-shaped", true)) },
+    Scenario {
+        name: "create",
+        before: |_, _| {},
+        act: |_, e| ask(e, create("debian-12", false)),
+    },
+    Scenario {
+        name: "create and start",
+        before: |_, _| {},
+        act: |_, e| ask(e, create("debian-12-impermanence", true)),
+    },
+    Scenario {
+        name: "create NixOS-shaped",
+        before: |_, _| {},
+        act: |_, e| ask(e, create("nixos-shaped", true)),
+    },
     Scenario {
         name: "create that does not start",
         before: |w, _| w.host.fail_start(vps(), StartFault::InitDies),
@@ -173,16 +199,31 @@ const SCENARIOS: &[Scenario] = &[
             ask(e, data());
             settle(e);
         },
-        act: |_, e| ask(e, Intent::DatasetDestroy { name: "data".parse().unwrap(), force: true }),
+        act: |_, e| {
+            ask(
+                e,
+                Intent::DatasetDestroy {
+                    name: "data".parse().unwrap(),
+                    force: true,
+                },
+            )
+        },
     },
     Scenario {
         name: "mount add and remove",
         before: |w, e| there(w, e, "debian-12", false),
         act: |_, e| {
             let path: mayfly_core::names::GuestPath = "/mnt/all".parse().unwrap();
-            ask(e, Intent::MountAdd {
-                mount: Mount { dataset: "".parse().unwrap(), path: path.clone(), read_only: true },
-            });
+            ask(
+                e,
+                Intent::MountAdd {
+                    mount: Mount {
+                        dataset: "".parse().unwrap(),
+                        path: path.clone(),
+                        read_only: true,
+                    },
+                },
+            );
             settle(e);
             ask(e, Intent::MountRemove { path });
         },
@@ -190,7 +231,15 @@ const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "impermanence on, running",
         before: |w, e| there(w, e, "debian-12", true),
-        act: |_, e| ask(e, Intent::ImpermanenceOn { root_quota: None, root_kind: None }),
+        act: |_, e| {
+            ask(
+                e,
+                Intent::ImpermanenceOn {
+                    root_quota: None,
+                    root_kind: None,
+                },
+            )
+        },
     },
     Scenario {
         name: "impermanence on, running, and it does not start",
@@ -198,13 +247,27 @@ const SCENARIOS: &[Scenario] = &[
             there(w, e, "debian-12", true);
             w.host.fail_start(vps(), StartFault::EndsBeforeInit);
         },
-        act: |_, e| ask(e, Intent::ImpermanenceOn { root_quota: None, root_kind: None }),
+        act: |_, e| {
+            ask(
+                e,
+                Intent::ImpermanenceOn {
+                    root_quota: None,
+                    root_kind: None,
+                },
+            )
+        },
     },
     Scenario {
         name: "impermanence off, stopped",
         before: |w, e| {
             there(w, e, "debian-12", false);
-            ask(e, Intent::ImpermanenceOn { root_quota: None, root_kind: None });
+            ask(
+                e,
+                Intent::ImpermanenceOn {
+                    root_quota: None,
+                    root_kind: None,
+                },
+            );
             ask(e, Intent::Start);
             settle(e);
             ask(e, stop(true, false));
@@ -215,21 +278,38 @@ const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "template build",
         before: |_, _| {},
-        act: |_, e| ask(e, Intent::TemplateBuild {
-            recipe: "debian-12".into(),
-            name: "again".parse().unwrap(),
-            mirror: None,
-        }),
+        act: |_, e| {
+            ask(
+                e,
+                Intent::TemplateBuild {
+                    recipe: "debian-12".into(),
+                    name: "again".parse().unwrap(),
+                    mirror: None,
+                },
+            )
+        },
     },
     Scenario {
         name: "template remove",
         before: |_, _| {},
-        act: |_, e| ask(e, Intent::TemplateRemove { name: "nixos-shaped".parse().unwrap() }),
+        act: |_, e| {
+            ask(
+                e,
+                Intent::TemplateRemove {
+                    name: "nixos-shaped".parse().unwrap(),
+                },
+            )
+        },
     },
 ];
 
 /// Runs a scenario with one death; true when the daemon lived through it.
-fn cut(scenario: &Scenario, death: Death, power: bool, passed: &Arc<Mutex<BTreeSet<String>>>) -> bool {
+fn cut(
+    scenario: &Scenario,
+    death: Death,
+    power: bool,
+    passed: &Arc<Mutex<BTreeSet<String>>>,
+) -> bool {
     let mut world = World::new(passed);
     let first = world.engine(Death::Never);
     (scenario.before)(&world, &first);
@@ -243,9 +323,21 @@ fn cut(scenario: &Scenario, death: Death, power: bool, passed: &Arc<Mutex<BTreeS
             (scenario.act)(&world, engine);
         }
     });
-    world.host = if power { world.host.reboot() } else { world.host.restart_daemon() };
+    world.host = if power {
+        world.host.reboot()
+    } else {
+        world.host.restart_daemon()
+    };
     world.recover();
-    let what = format!("{}, {death:?}, {}", scenario.name, if power { "host rebooted" } else { "daemon restarted" });
+    let what = format!(
+        "{}, {death:?}, {}",
+        scenario.name,
+        if power {
+            "host rebooted"
+        } else {
+            "daemon restarted"
+        }
+    );
     world.assert_sound(&what);
     let before = world.host.calls().len();
     world.host = world.host.restart_daemon();
@@ -258,12 +350,21 @@ fn assert_sound_and_quiet(world: &World, before: usize, what: &str) {
     let mut calls = world.host.calls().split_off(before);
     // Looking into an empty staging area is how every daemon starts.
     calls.retain(|call| call != "clear the staging area");
-    assert_eq!(calls, [] as [String; 0], "{what}: a second recovery changed something");
+    assert_eq!(
+        calls,
+        [] as [String; 0],
+        "{what}: a second recovery changed something"
+    );
     world.assert_sound(what);
 }
 
 fn cut_everywhere(scenario: &Scenario, passed: &Arc<Mutex<BTreeSet<String>>>) {
-    for make in [Death::Point as fn(usize) -> Death, Death::Before, Death::HalfWay, Death::After] {
+    for make in [
+        Death::Point as fn(usize) -> Death,
+        Death::Before,
+        Death::HalfWay,
+        Death::After,
+    ] {
         for power in [false, true] {
             for n in 1.. {
                 assert!(n < 200, "{} does not come to an end", scenario.name);
@@ -299,6 +400,9 @@ fn every_operation_survives_a_crash_at_every_point() {
     for kind in StepKind::ALL {
         let point = kind.crash_point();
         assert!(passed.contains(point), "no scenario has a step {point}");
-        assert!(passed.contains(&format!("{point}.done")), "no scenario has a step {point} that is done");
+        assert!(
+            passed.contains(&format!("{point}.done")),
+            "no scenario has a step {point} that is done"
+        );
     }
 }

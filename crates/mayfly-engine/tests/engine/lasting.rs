@@ -8,6 +8,7 @@ use mayfly_core::fake::StartFault;
 use mayfly_core::ids::NodeId;
 use mayfly_core::names::{DatasetName, PoolPath};
 use mayfly_core::observed::{Mark, MarkSeen, Role};
+use mayfly_core::plan::MAX_CRASHES;
 use mayfly_engine::{Engine, Intent};
 
 use crate::world::{Death, World, ask, create, doc, settle, vps};
@@ -18,12 +19,21 @@ fn running() -> (World, Engine) {
     ask(&engine, create("debian-12-impermanence", true));
     settle(&engine);
     assert!(world.host.is_running(vps()));
-    world.host.guest_write(vps(), "/persistent/kept", "dear data").unwrap();
+    world
+        .host
+        .guest_write(vps(), "/persistent/kept", "dear data")
+        .unwrap();
     (world, engine)
 }
 
 fn last_error(engine: &Engine) -> (Code, String) {
-    let error = engine.operations().unwrap().into_iter().filter_map(|op| op.error).next_back().unwrap();
+    let error = engine
+        .operations()
+        .unwrap()
+        .into_iter()
+        .filter_map(|op| op.error)
+        .next_back()
+        .unwrap();
     (error.code, error.message)
 }
 
@@ -59,40 +69,128 @@ fn crashes_that_are_long_ago_do_not_count() {
 #[test]
 fn a_start_that_nobody_waits_for_is_not_tried_for_ever() {
     let (world, engine) = running();
-    world.host.fail_start(vps(), StartFault::EndsBeforeInit);
+    world.host.pool_full(true);
     world.host.guest_reboot(vps());
     settle(&engine);
     assert!(!world.host.is_running(vps()));
     assert_eq!(doc(&engine).desired, Desired::Stopped);
+    let starts = engine
+        .operations()
+        .unwrap()
+        .iter()
+        .filter(|op| op.request.verb() == "start")
+        .count();
+    assert_eq!(starts, MAX_CRASHES + 1);
+    world.host.pool_full(false);
     world.assert_sound("after starts that failed");
 }
 
 #[test]
-fn a_restart_that_fails_is_tried_again_and_leaves_the_last_root() {
+fn a_restart_that_fails_is_made_good_by_another_start() {
     let (world, engine) = running();
-    world.host.guest_write(vps(), "/scratch", "unsaved").unwrap();
-    let old = world.host.root_of(vps()).unwrap();
     world.host.fail_start(vps(), StartFault::InitDies);
-    ask(&engine, Intent::Restart { timeout_ms: 1000, force: true });
+    ask(
+        &engine,
+        Intent::Restart {
+            timeout_ms: 1000,
+            force: true,
+        },
+    );
     settle(&engine);
-    assert_eq!(doc(&engine).last_root.as_ref(), Some(&old), "the unsaved file can still be looked at");
-    assert_eq!(world.host.read(&old, "/scratch").as_deref(), Some("unsaved"));
+    assert!(world.host.is_running(vps()));
+    world.assert_sound("after a restart that failed");
+}
+
+#[test]
+fn a_start_that_fails_leaves_the_last_root() {
+    let (world, engine) = running();
+    world
+        .host
+        .guest_write(vps(), "/scratch", "unsaved")
+        .unwrap();
+    let old = world.host.root_of(vps()).unwrap();
+    ask(
+        &engine,
+        Intent::Stop {
+            timeout_ms: 1000,
+            force: true,
+            discard: false,
+        },
+    );
+    settle(&engine);
+    for fault in [
+        StartFault::LaunchFails,
+        StartFault::EndsBeforeInit,
+        StartFault::Hangs,
+        StartFault::InitDies,
+    ] {
+        world.host.fail_start(vps(), fault);
+        ask(&engine, Intent::Start);
+        settle(&engine);
+        assert_eq!(
+            doc(&engine).last_root.as_ref(),
+            Some(&old),
+            "after {fault:?}"
+        );
+        assert_eq!(
+            world.host.read(&old, "/scratch").as_deref(),
+            Some("unsaved")
+        );
+        world.assert_sound("after a start that failed");
+    }
+}
+
+#[test]
+fn an_old_root_that_cannot_be_buried_does_not_take_the_new_guest_down() {
+    let (world, engine) = running();
+    let old = world.host.root_of(vps()).unwrap();
+    ask(
+        &engine,
+        Intent::Stop {
+            timeout_ms: 1000,
+            force: true,
+            discard: false,
+        },
+    );
+    settle(&engine);
+    world.host.hold(&old, true);
+    ask(&engine, Intent::Start);
+    settle(&engine);
+    assert!(world.host.is_running(vps()));
+    world.host.hold(&old, false);
+    engine.reap_once().unwrap();
+    world.assert_sound("after the old root was let go");
 }
 
 #[test]
 fn a_look_that_fails_stops_the_operation_before_its_first_step() {
     let (world, engine) = running();
-    ask(&engine, Intent::Stop { timeout_ms: 1000, force: true, discard: false });
+    ask(
+        &engine,
+        Intent::Stop {
+            timeout_ms: 1000,
+            force: true,
+            discard: false,
+        },
+    );
     settle(&engine);
     let before = world.host.calls().len();
     for blind in ["pool", "evidence"] {
         world.host.fail_looks(blind);
         ask(&engine, Intent::Start);
         engine.drain();
-        assert_eq!(last_error(&engine).0, Code::CouldNotLook, "blind for {blind}");
+        assert_eq!(
+            last_error(&engine).0,
+            Code::CouldNotLook,
+            "blind for {blind}"
+        );
         ask(&engine, Intent::Destroy { now: true });
         engine.drain();
-        assert_eq!(last_error(&engine).0, Code::CouldNotLook, "blind for {blind}");
+        assert_eq!(
+            last_error(&engine).0,
+            Code::CouldNotLook,
+            "blind for {blind}"
+        );
         world.host.heal_looks();
     }
     assert_eq!(world.host.calls()[before..], [] as [String; 0]);
@@ -101,21 +199,41 @@ fn a_look_that_fails_stops_the_operation_before_its_first_step() {
 #[test]
 fn an_undo_that_cannot_finish_asks_for_an_operator_and_is_tried_again_by_the_next_daemon() {
     let (mut world, engine) = running();
-    ask(&engine, Intent::Stop { timeout_ms: 1000, force: true, discard: false });
+    ask(
+        &engine,
+        Intent::Stop {
+            timeout_ms: 1000,
+            force: true,
+            discard: false,
+        },
+    );
     settle(&engine);
     world.host.fail_start(vps(), StartFault::Hangs);
-    world.host.unkillable(vps(), true);
+    let host = world.host.clone();
+    let engine = world.engine_with(move |point| {
+        if point == "await_init.failed" {
+            host.fail_looks("evidence");
+        }
+    });
     ask(&engine, Intent::Start);
     engine.drain();
-    let Lifecycle::NeedsOperator { why } = doc(&engine).lifecycle else { panic!("{:?}", doc(&engine).lifecycle) };
+    let Lifecycle::NeedsOperator { why } = doc(&engine).lifecycle else {
+        panic!("{:?}", doc(&engine).lifecycle)
+    };
     assert!(why.contains("could not be put back"), "{why}");
+    world.host.heal_looks();
     ask(&engine, Intent::Destroy { now: false });
     engine.drain();
     assert_eq!(last_error(&engine).0, Code::VpsNeedsOperator);
-    world.host.unkillable(vps(), false);
     world.host = world.host.restart_daemon();
     let engine = world.recover();
-    assert!(engine.operations().unwrap().iter().all(|op| op.state != OperationState::Undoing));
+    assert!(
+        engine
+            .operations()
+            .unwrap()
+            .iter()
+            .all(|op| op.state != OperationState::Undoing)
+    );
     world.assert_sound("after the undo was finished");
 }
 
@@ -149,18 +267,36 @@ fn what_nobody_proved_to_be_ours_is_left_alone_and_reported() {
     ];
     for mark in marks {
         world.host.set_mark(&by_hand, mark.clone());
-        ask(&engine, Intent::Restart { timeout_ms: 1000, force: true });
+        ask(
+            &engine,
+            Intent::Restart {
+                timeout_ms: 1000,
+                force: true,
+            },
+        );
         settle(&engine);
         let next = world.engine(Death::Never);
         next.recover().unwrap();
         settle(&next);
-        assert!(world.host.datasets().contains(&by_hand), "destroyed with mark {mark:?}");
-        assert!(report(&engine).contains("abcdef"), "{mark:?} is not reported: {}", report(&engine));
+        assert!(
+            world.host.datasets().contains(&by_hand),
+            "destroyed with mark {mark:?}"
+        );
+        assert!(
+            report(&engine).contains("abcdef"),
+            "{mark:?} is not reported: {}",
+            report(&engine)
+        );
     }
     ask(&engine, Intent::Destroy { now: true });
     settle(&engine);
     assert!(world.host.datasets().contains(&by_hand));
-    assert!(!world.host.datasets().contains(&PoolPath::dataset(vps(), &DatasetName::root())));
+    assert!(
+        !world
+            .host
+            .datasets()
+            .contains(&PoolPath::dataset(vps(), &DatasetName::root()))
+    );
 }
 
 #[test]
@@ -171,7 +307,13 @@ fn a_second_init_is_never_started_on_a_root() {
     world.host = world.host.restart_daemon();
     drop(engine);
     let engine = world.recover();
-    ask(&engine, Intent::Restart { timeout_ms: 1000, force: false });
+    ask(
+        &engine,
+        Intent::Restart {
+            timeout_ms: 1000,
+            force: false,
+        },
+    );
     settle(&engine);
     world.assert_sound("after an orphan");
 }

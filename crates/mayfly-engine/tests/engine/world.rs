@@ -52,9 +52,18 @@ impl World {
         for name in ["debian-12", "debian-12-impermanence", "nixos-shaped"] {
             let doc = host.add_template(name);
             let write = Write::put_doc(format!("/templates/{name}"), &doc).unwrap();
-            store.txn(Txn { conditions: vec![], writes: vec![write] }).unwrap();
+            store
+                .txn(Txn {
+                    conditions: vec![],
+                    writes: vec![write],
+                })
+                .unwrap();
         }
-        Self { host, store: Arc::new(store), passed: Arc::clone(passed) }
+        Self {
+            host,
+            store: Arc::new(store),
+            passed: Arc::clone(passed),
+        }
     }
 
     /// An engine that dies at the given point, or when its host's daemon does.
@@ -80,11 +89,18 @@ impl World {
             Death::After(n) => self.host.crash_after(n),
             Death::Never | Death::Point(_) => self.host.no_crash(),
         };
+        self.engine_with(crash)
+    }
+
+    /// An engine that calls `hook` with the name of every point that it passes.
+    pub(crate) fn engine_with(&self, hook: impl Fn(&str) + Send + Sync + 'static) -> Engine {
         let host = Arc::new(self.host.clone());
         let node = NodeDoc {
             schema: SCHEMA,
             id: self.host.node(),
-            pool: PoolSpec::Btrfs { directory: "/pool".into() },
+            pool: PoolSpec::Btrfs {
+                directory: "/pool".into(),
+            },
         };
         Engine::new(Deps {
             node,
@@ -94,7 +110,7 @@ impl World {
             templates: host.clone(),
             clock: host,
             reserved: Vec::new(),
-            crash: Arc::new(crash),
+            crash: Arc::new(hook),
         })
     }
 
@@ -123,20 +139,55 @@ impl World {
     pub(crate) fn assert_sound(&self, what: &str) {
         let engine = self.engine(Death::Never);
         let vpses = engine.vpses().unwrap();
-        let told = || format!("{what}\ncalls: {:#?}\noperations: {:#?}", self.host.calls(), summaries(&engine));
+        let told = || {
+            format!(
+                "{what}\ncalls: {:#?}\noperations: {:#?}",
+                self.host.calls(),
+                summaries(&engine)
+            )
+        };
         assert_eq!(self.host.catastrophes(), Vec::<String>::new(), "{}", told());
         assert_eq!(self.host.losses(), Vec::<String>::new(), "{}", told());
-        assert_eq!(self.host.orphans(&vpses), Vec::<String>::new(), "{}", told());
+        assert_eq!(
+            self.host.orphans(&vpses),
+            Vec::<String>::new(),
+            "{}",
+            told()
+        );
         for op in engine.operations().unwrap() {
-            assert!(op.state.is_over(), "{} is not over: {}", op.request.verb(), told());
+            assert!(
+                op.state.is_over(),
+                "{} is not over: {}",
+                op.request.verb(),
+                told()
+            );
         }
         for doc in &vpses {
             assert_eq!(doc.lifecycle, Lifecycle::Ready, "{}", told());
             let runs = self.host.is_running(doc.id);
-            assert_eq!(runs, doc.run.is_some(), "{} runs: {runs}, recorded: {:?}; {}", doc.id, doc.run, told());
-            assert_eq!(runs, doc.desired == Desired::Running, "{} ought to be {:?}; {}", doc.id, doc.desired, told());
+            assert_eq!(
+                runs,
+                doc.run.is_some(),
+                "{} runs: {runs}, recorded: {:?}; {}",
+                doc.id,
+                doc.run,
+                told()
+            );
+            assert_eq!(
+                runs,
+                doc.desired == Desired::Running,
+                "{} ought to be {:?}; {}",
+                doc.id,
+                doc.desired,
+                told()
+            );
             if let (true, Some(run)) = (runs, &doc.run) {
-                assert_eq!(self.host.root_of(doc.id).as_ref(), Some(&run.root), "{}", told());
+                assert_eq!(
+                    self.host.root_of(doc.id).as_ref(),
+                    Some(&run.root),
+                    "{}",
+                    told()
+                );
             }
         }
     }
@@ -144,7 +195,14 @@ impl World {
 
 fn summaries(engine: &Engine) -> Vec<String> {
     let one = |op: OperationDoc| {
-        format!("{} by {}: {:?} after {} steps, {:?}", op.request.verb(), op.by, op.state, op.steps_done, op.error)
+        format!(
+            "{} by {}: {:?} after {} steps, {:?}",
+            op.request.verb(),
+            op.by,
+            op.state,
+            op.steps_done,
+            op.error
+        )
     };
     engine.operations().unwrap().into_iter().map(one).collect()
 }
@@ -163,7 +221,9 @@ pub(crate) fn settle(engine: &Engine) {
 /// Asks for something; a refusal at once is fine, the scenario may have been cut off before.
 pub(crate) fn ask(engine: &Engine, intent: Intent) {
     let id = match &intent {
-        Intent::Create { .. } | Intent::TemplateBuild { .. } | Intent::TemplateRemove { .. } => None,
+        Intent::Create { .. } | Intent::TemplateBuild { .. } | Intent::TemplateRemove { .. } => {
+            None
+        }
         _ => Some(vps()),
     };
     let _ = engine.submit(id, intent, "test");
@@ -179,7 +239,11 @@ pub(crate) fn create(template: &str, start: bool) -> Intent {
         cpu_percent: None,
         impermanence: false,
     };
-    Intent::Create { input, template: template.parse().unwrap(), start }
+    Intent::Create {
+        input,
+        template: template.parse().unwrap(),
+        start,
+    }
 }
 
 /// Its document.

@@ -21,12 +21,30 @@ pub struct AttachCommand {
 /// How to run `argv` in a running VPS with a cleared environment. `environment` holds `NAME=value`.
 ///
 /// Run it with an empty environment of its own.
-pub fn attach_command(node: &NodeId, vps: VpsId, environment: &[&str], argv: &[&str]) -> io::Result<AttachCommand> {
-    Ok(AttachCommand { program: find_program("lxc-attach")?, args: render_arguments(node, vps, environment, argv) })
+pub fn attach_command(
+    node: &NodeId,
+    vps: VpsId,
+    environment: &[&str],
+    argv: &[&str],
+) -> io::Result<AttachCommand> {
+    Ok(AttachCommand {
+        program: find_program("lxc-attach")?,
+        args: render_arguments(node, vps, environment, argv),
+    })
 }
 
-fn render_arguments(node: &NodeId, vps: VpsId, environment: &[&str], argv: &[&str]) -> Vec<OsString> {
-    let mut args: Vec<OsString> = vec!["-P".into(), LXC_PATH.into(), "-n".into(), container_name(node, vps).into()];
+fn render_arguments(
+    node: &NodeId,
+    vps: VpsId,
+    environment: &[&str],
+    argv: &[&str],
+) -> Vec<OsString> {
+    let mut args: Vec<OsString> = vec![
+        "-P".into(),
+        LXC_PATH.into(),
+        "-n".into(),
+        container_name(node, vps).into(),
+    ];
     args.push("--clear-env".into());
     for one in environment {
         args.push("-v".into());
@@ -44,11 +62,28 @@ mod tests {
     #[test]
     fn nothing_of_the_program_is_taken_for_an_option() {
         let node = "0123456789abcdef".parse().unwrap();
-        let args = render_arguments(&node, 11327.try_into().unwrap(), &["TERM=xterm"], &["-x", "--", "y"]);
+        let args = render_arguments(
+            &node,
+            11327.try_into().unwrap(),
+            &["TERM=xterm"],
+            &["-x", "--", "y"],
+        );
         let shown: Vec<_> = args.iter().map(|a| a.to_str().unwrap()).collect();
         assert_eq!(
             shown,
-            ["-P", "/run", "-n", "mayfly-0123456789abcdef-11327", "--clear-env", "-v", "TERM=xterm", "--", "-x", "--", "y"]
+            [
+                "-P",
+                "/run",
+                "-n",
+                "mayfly-0123456789abcdef-11327",
+                "--clear-env",
+                "-v",
+                "TERM=xterm",
+                "--",
+                "-x",
+                "--",
+                "y"
+            ]
         );
     }
 }

@@ -31,7 +31,9 @@ pub struct Hierarchy {
 
 impl Hierarchy {
     fn has(&self, controller: &str) -> bool {
-        self.v1.as_ref().is_some_and(|all| all.iter().any(|one| one == controller))
+        self.v1
+            .as_ref()
+            .is_some_and(|all| all.iter().any(|one| one == controller))
     }
 
     /// Whether service managers find the processes of a service by this hierarchy.
@@ -46,7 +48,10 @@ pub fn observe_hierarchies() -> Result<Vec<Hierarchy>, LookError> {
     let init = LookError::read("/proc/1/cgroup")?;
     let found = parse_hierarchies(&mounts, &init);
     if found.is_empty() {
-        return Err(LookError::unreadable("/proc/self/mountinfo", "no cgroup hierarchy is mounted"));
+        return Err(LookError::unreadable(
+            "/proc/self/mountinfo",
+            "no cgroup hierarchy is mounted",
+        ));
     }
     Ok(found)
 }
@@ -56,10 +61,15 @@ fn parse_hierarchies(mountinfo: &str, init_cgroups: &str) -> Vec<Hierarchy> {
     let mut seen = BTreeSet::new();
     let mut found = Vec::new();
     for line in mountinfo.lines() {
-        let Some((left, right)) = line.split_once(" - ") else { continue };
+        let Some((left, right)) = line.split_once(" - ") else {
+            continue;
+        };
         let left: Vec<&str> = left.split(' ').collect();
         let right: Vec<&str> = right.split(' ').collect();
-        let (&[_, _, device, root, at, ..], &[kind, _, options, ..]) = (&left[..], &right[..]) else { continue };
+        let (&[_, _, device, root, at, ..], &[kind, _, options, ..]) = (&left[..], &right[..])
+        else {
+            continue;
+        };
         let v1 = match kind {
             "cgroup" => Some(controllers_of(options)),
             "cgroup2" => None,
@@ -70,24 +80,36 @@ fn parse_hierarchies(mountinfo: &str, init_cgroups: &str) -> Vec<Hierarchy> {
         }
         let home = init_home(init_cgroups, v1.as_deref());
         let below = home.strip_prefix(root).unwrap_or(home).trim_matches('/');
-        found.push(Hierarchy { base: Path::new(at).join(below), v1 });
+        found.push(Hierarchy {
+            base: Path::new(at).join(below),
+            v1,
+        });
     }
     found
 }
 
 fn controllers_of(options: &str) -> Vec<String> {
     let flags = ["rw", "ro", "xattr", "noprefix", "clone_children", "none"];
-    options.split(',').filter(|o| !flags.contains(o) && !o.starts_with("release_agent=")).map(str::to_owned).collect()
+    options
+        .split(',')
+        .filter(|o| !flags.contains(o) && !o.starts_with("release_agent="))
+        .map(str::to_owned)
+        .collect()
 }
 
 /// The cgroup of process 1 in one hierarchy, without the `init.scope` that systemd puts itself into.
 fn init_home<'a>(init_cgroups: &'a str, v1: Option<&[String]>) -> &'a str {
     for line in init_cgroups.lines() {
         let mut fields = line.splitn(3, ':');
-        let (Some(_), Some(names), Some(path)) = (fields.next(), fields.next(), fields.next()) else { continue };
+        let (Some(_), Some(names), Some(path)) = (fields.next(), fields.next(), fields.next())
+        else {
+            continue;
+        };
         let same = match v1 {
             None => names.is_empty(),
-            Some(controllers) => names.split(',').any(|name| controllers.iter().any(|c| c == name)),
+            Some(controllers) => names
+                .split(',')
+                .any(|name| controllers.iter().any(|c| c == name)),
         };
         if same {
             return path.strip_suffix("/init.scope").unwrap_or(path);
@@ -111,10 +133,16 @@ impl Groups {
             let top = parent.join(run_name(vps, run));
             // The parent may be removed by the end of the node's last other run, between the two calls.
             for attempt in 0.. {
-                let made = make_cgroup(&hierarchy, &parent).and_then(|()| make_cgroup(&hierarchy, &top));
+                let made =
+                    make_cgroup(&hierarchy, &parent).and_then(|()| make_cgroup(&hierarchy, &top));
                 match made {
                     Err(e) if gone(&e) && attempt < 100 => {}
-                    Err(e) => return Err(io::Error::new(e.kind(), format!("cannot make {}: {e}", top.display()))),
+                    Err(e) => {
+                        return Err(io::Error::new(
+                            e.kind(),
+                            format!("cannot make {}: {e}", top.display()),
+                        ));
+                    }
                     Ok(()) => break,
                 }
             }
@@ -124,13 +152,18 @@ impl Groups {
     }
 
     /// What exists now of the runs of a node.
-    pub fn observe(node: &NodeId, vps: Option<VpsId>) -> Result<(Self, BTreeSet<(VpsId, RunId)>), LookError> {
+    pub fn observe(
+        node: &NodeId,
+        vps: Option<VpsId>,
+    ) -> Result<(Self, BTreeSet<(VpsId, RunId)>), LookError> {
         let mut tops = Vec::new();
         let mut runs = BTreeSet::new();
         for hierarchy in observe_hierarchies()? {
             let parent = hierarchy.base.join(node_cgroup(node));
             for name in LookError::list(&parent)? {
-                let Some((of, run)) = parse_run_name(&name) else { continue };
+                let Some((of, run)) = parse_run_name(&name) else {
+                    continue;
+                };
                 if vps.is_none_or(|wanted| wanted == of) {
                     tops.push((hierarchy.clone(), parent.join(&name)));
                     runs.insert((of, run));
@@ -155,9 +188,14 @@ impl Groups {
     pub fn members_by_run(&self) -> Result<BTreeSet<(i32, RunId)>, LookError> {
         let mut members = BTreeSet::new();
         for (hierarchy, top) in &self.tops {
-            let name = top.file_name().and_then(|name| name.to_str()).and_then(parse_run_name);
+            let name = top
+                .file_name()
+                .and_then(|name| name.to_str())
+                .and_then(parse_run_name);
             let (_, run) = name.expect("every top is named for its run");
-            let one = Self { tops: vec![(hierarchy.clone(), top.clone())] };
+            let one = Self {
+                tops: vec![(hierarchy.clone(), top.clone())],
+            };
             members.extend(one.members()?.into_iter().map(|pid| (pid, run.clone())));
         }
         Ok(members)
@@ -165,13 +203,21 @@ impl Groups {
 
     /// The processes of one named part of the runs: `payload`, `supervisor`.
     pub fn members_of(&self, part: &str) -> Result<BTreeSet<i32>, LookError> {
-        let tops = self.tops.iter().map(|(hierarchy, top)| (hierarchy.clone(), top.join(part))).collect();
+        let tops = self
+            .tops
+            .iter()
+            .map(|(hierarchy, top)| (hierarchy.clone(), top.join(part)))
+            .collect();
         Self { tops }.members()
     }
 
     /// Moves this process where it does not belong to the daemon's service any more.
     pub fn adopt_supervisor(&self) -> io::Result<()> {
-        for (_, top) in self.tops.iter().filter(|(hierarchy, _)| hierarchy.tracks_services()) {
+        for (_, top) in self
+            .tops
+            .iter()
+            .filter(|(hierarchy, _)| hierarchy.tracks_services())
+        {
             let own = top.join("supervisor");
             fs::create_dir(&own).or_else(already)?;
             fs::write(own.join("cgroup.procs"), "0")?;
@@ -181,7 +227,11 @@ impl Groups {
 
     /// Moves this process out, so that the run's cgroups can be removed.
     pub fn release_supervisor(&self) -> io::Result<()> {
-        for (hierarchy, _) in self.tops.iter().filter(|(hierarchy, _)| hierarchy.tracks_services()) {
+        for (hierarchy, _) in self
+            .tops
+            .iter()
+            .filter(|(hierarchy, _)| hierarchy.tracks_services())
+        {
             fs::write(hierarchy.base.join("cgroup.procs"), "0")?;
         }
         Ok(())
@@ -208,13 +258,18 @@ impl Groups {
     /// A process id may have been given to another process since it was read, so it is looked up once more after the
     /// descriptor that names one process for ever was taken.
     fn kill_one(&self, pid: i32) {
-        let Some(named) = Pid::from_raw(pid) else { return };
-        let Ok(pidfd) = pidfd_open(named, PidfdFlags::empty()) else { return };
+        let Some(named) = Pid::from_raw(pid) else {
+            return;
+        };
+        let Ok(pidfd) = pidfd_open(named, PidfdFlags::empty()) else {
+            return;
+        };
         let ours = |line: &str| {
             let path = line.splitn(3, ':').nth(2).unwrap_or("");
             self.tops.iter().any(|(_, top)| names_part_of(path, top))
         };
-        if fs::read_to_string(format!("/proc/{pid}/cgroup")).is_ok_and(|all| all.lines().any(ours)) {
+        if fs::read_to_string(format!("/proc/{pid}/cgroup")).is_ok_and(|all| all.lines().any(ours))
+        {
             let _ = signal(std::os::fd::AsFd::as_fd(&pidfd), libc::SIGKILL);
         }
     }
@@ -261,10 +316,17 @@ impl Groups {
 
 /// Whether the cgroup path of a process lies in the directory `top` of some hierarchy.
 fn names_part_of(path: &str, top: &Path) -> bool {
-    let mut names = top.components().rev().map(|c| c.as_os_str().to_string_lossy());
-    let (Some(run), Some(node)) = (names.next(), names.next()) else { return false };
+    let mut names = top
+        .components()
+        .rev()
+        .map(|c| c.as_os_str().to_string_lossy());
+    let (Some(run), Some(node)) = (names.next(), names.next()) else {
+        return false;
+    };
     let parts: Vec<&str> = path.split('/').collect();
-    parts.windows(2).any(|pair| pair[0] == node && pair[1] == run)
+    parts
+        .windows(2)
+        .any(|pair| pair[0] == node && pair[1] == run)
 }
 
 fn make_cgroup(hierarchy: &Hierarchy, dir: &Path) -> io::Result<()> {
@@ -283,7 +345,11 @@ fn make_cgroup(hierarchy: &Hierarchy, dir: &Path) -> io::Result<()> {
 }
 
 fn already(e: io::Error) -> io::Result<()> {
-    if e.kind() == io::ErrorKind::AlreadyExists { Ok(()) } else { Err(e) }
+    if e.kind() == io::ErrorKind::AlreadyExists {
+        Ok(())
+    } else {
+        Err(e)
+    }
 }
 
 /// Whether an error of a cgroup file means that the cgroup was removed.
@@ -344,18 +410,37 @@ mod tests {
     fn each_hierarchy_is_found_once_with_its_base() {
         let init = "4:memory:/boss\n3:cpu,cpuacct:/\n1:name=systemd:/init.scope\n0::/init.scope\n";
         let found = parse_hierarchies(HYBRID, init);
-        let bases: Vec<_> = found.iter().map(|h| h.base.to_str().unwrap().trim_end_matches('/')).collect();
+        let bases: Vec<_> = found
+            .iter()
+            .map(|h| h.base.to_str().unwrap().trim_end_matches('/'))
+            .collect();
         assert_eq!(
             bases,
-            ["/sys/fs/cgroup/memory/boss", "/sys/fs/cgroup/cpu,cpuacct", "/sys/fs/cgroup/systemd", "/sys/fs/cgroup/unified"]
+            [
+                "/sys/fs/cgroup/memory/boss",
+                "/sys/fs/cgroup/cpu,cpuacct",
+                "/sys/fs/cgroup/systemd",
+                "/sys/fs/cgroup/unified"
+            ]
         );
-        assert!(found[1].has("cpuacct") && found[2].tracks_services() && found[3].tracks_services());
+        assert!(
+            found[1].has("cpuacct") && found[2].tracks_services() && found[3].tracks_services()
+        );
     }
 
     #[test]
     fn a_unified_host_has_one() {
-        let found = parse_hierarchies("30 23 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw,nsdelegate\n", "0::/init.scope\n");
-        assert_eq!(found, [Hierarchy { base: "/sys/fs/cgroup".into(), v1: None }]);
+        let found = parse_hierarchies(
+            "30 23 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw,nsdelegate\n",
+            "0::/init.scope\n",
+        );
+        assert_eq!(
+            found,
+            [Hierarchy {
+                base: "/sys/fs/cgroup".into(),
+                v1: None
+            }]
+        );
     }
 
     #[test]

@@ -65,7 +65,10 @@ pub enum CallError {
 
 /// Makes the run's directory and writes `run.json`. Idempotent.
 pub fn create_run(dir: &RunDir, spec: &RunSpec) -> io::Result<()> {
-    fs::DirBuilder::new().recursive(true).mode(0o711).create(dir.path())?;
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o711)
+        .create(dir.path())?;
     // The process's umask may have narrowed it.
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o711))?;
     replace(&dir.spec(), &serde_json::to_vec_pretty(spec)?)
@@ -74,9 +77,20 @@ pub fn create_run(dir: &RunDir, spec: &RunSpec) -> io::Result<()> {
 /// Starts `program supervise RUN_DIR` and returns when `state.json` exists and the sockets listen. The supervisor is
 /// no child of this process afterwards: it outlives it and leaves no zombie.
 pub fn spawn_supervisor(program: &Path, dir: &RunDir) -> Result<(), SpawnError> {
-    let failed = |why: String| SpawnError { dir: dir.path().to_owned(), why };
-    let open = || OpenOptions::new().create(true).append(true).mode(0o600).open(dir.supervisor_log());
-    let (out, err) = open().and_then(|out| Ok((out, open()?))).map_err(|e| failed(e.to_string()))?;
+    let failed = |why: String| SpawnError {
+        dir: dir.path().to_owned(),
+        why,
+    };
+    let open = || {
+        OpenOptions::new()
+            .create(true)
+            .append(true)
+            .mode(0o600)
+            .open(dir.supervisor_log())
+    };
+    let (out, err) = open()
+        .and_then(|out| Ok((out, open()?)))
+        .map_err(|e| failed(e.to_string()))?;
     let status = Command::new(program)
         .arg("supervise")
         .arg(dir.path())
@@ -87,13 +101,25 @@ pub fn spawn_supervisor(program: &Path, dir: &RunDir) -> Result<(), SpawnError> 
         .stderr(err)
         .status()
         .map_err(|e| failed(format!("cannot execute {}: {e}", program.display())))?;
-    if status.success() { Ok(()) } else { Err(failed(format!("{status}: {}", log_end(&dir.supervisor_log())))) }
+    if status.success() {
+        Ok(())
+    } else {
+        Err(failed(format!(
+            "{status}: {}",
+            log_end(&dir.supervisor_log())
+        )))
+    }
 }
 
 fn log_end(path: &Path) -> String {
     let text = fs::read(path).unwrap_or_default();
-    let from = text.len().saturating_sub(usize::try_from(LOG_LIMIT).unwrap_or(usize::MAX));
-    String::from_utf8_lossy(&text[from..]).trim().escape_debug().to_string()
+    let from = text
+        .len()
+        .saturating_sub(usize::try_from(LOG_LIMIT).unwrap_or(usize::MAX));
+    String::from_utf8_lossy(&text[from..])
+        .trim()
+        .escape_debug()
+        .to_string()
 }
 
 /// Waits until the guest's init was executed, or the run has ended: look at the phase. `Late` when neither happened.
@@ -105,12 +131,18 @@ pub fn wait_started(dir: &RunDir, within: Duration) -> Result<RunState, CallErro
 pub fn wait_ended(dir: &RunDir, within: Duration) -> Result<RunState, CallError> {
     let state = wait_for(dir, RunPhase::Ended, within)?;
     // It has nothing left to do but to exit.
-    if wait_gone(&state, ANSWER_DEADLINE) { Ok(state) } else { Err(CallError::Late(dir.path().to_owned())) }
+    if wait_gone(&state, ANSWER_DEADLINE) {
+        Ok(state)
+    } else {
+        Err(CallError::Late(dir.path().to_owned()))
+    }
 }
 
 /// Waits until the supervisor that a state names has exited.
 fn wait_gone(state: &RunState, within: Duration) -> bool {
-    let Some(Ok(pidfd)) = Pid::from_raw(state.supervisor_pid).map(|pid| pidfd_open(pid, PidfdFlags::empty())) else {
+    let Some(Ok(pidfd)) =
+        Pid::from_raw(state.supervisor_pid).map(|pid| pidfd_open(pid, PidfdFlags::empty()))
+    else {
         return true;
     };
     // Looked at after the descriptor was taken: the id may belong to another process by now.
@@ -161,11 +193,17 @@ fn ended(dir: &RunDir) -> Result<RunState, CallError> {
         if state.phase == RunPhase::Ended {
             return Ok(state);
         }
-        if Instant::now() >= end || matches!(super::state::start_ticks(state.supervisor_pid), Ok(None)) {
+        if Instant::now() >= end
+            || matches!(super::state::start_ticks(state.supervisor_pid), Ok(None))
+        {
             // It may have written its end just before it died.
             let state = read_state(dir)?;
             let over = state.phase == RunPhase::Ended;
-            return if over { Ok(state) } else { Err(CallError::Gone(dir.path().to_owned())) };
+            return if over {
+                Ok(state)
+            } else {
+                Err(CallError::Gone(dir.path().to_owned()))
+            };
         }
         std::thread::sleep(Duration::from_millis(1));
     }
@@ -184,11 +222,17 @@ fn call(dir: &RunDir, request: &Request, within: Duration) -> Result<RunState, C
     let mut line = serde_json::to_vec(request).map_err(|e| broken(e.into()))?;
     line.push(b'\n');
     let mut stream = UnixStream::connect(dir.control_socket()).map_err(broken)?;
-    stream.set_write_timeout(Some(ANSWER_DEADLINE)).map_err(broken)?;
-    stream.set_read_timeout(Some(within.max(Duration::from_millis(1)))).map_err(broken)?;
+    stream
+        .set_write_timeout(Some(ANSWER_DEADLINE))
+        .map_err(broken)?;
+    stream
+        .set_read_timeout(Some(within.max(Duration::from_millis(1))))
+        .map_err(broken)?;
     stream.write_all(&line).map_err(broken)?;
     let mut answer = String::new();
-    BufReader::new(stream.take(LINE_LIMIT as u64)).read_line(&mut answer).map_err(broken)?;
+    BufReader::new(stream.take(LINE_LIMIT as u64))
+        .read_line(&mut answer)
+        .map_err(broken)?;
     if answer.is_empty() {
         return Err(CallError::Gone(own()));
     }

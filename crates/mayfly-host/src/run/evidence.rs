@@ -26,11 +26,17 @@ pub struct LookError {
 
 impl LookError {
     pub(crate) fn at(path: &Path, error: &io::Error) -> Self {
-        Self { at: path.to_owned(), why: error.to_string() }
+        Self {
+            at: path.to_owned(),
+            why: error.to_string(),
+        }
     }
 
     pub(crate) fn unreadable(path: &str, why: &str) -> Self {
-        Self { at: path.into(), why: why.to_owned() }
+        Self {
+            at: path.into(),
+            why: why.to_owned(),
+        }
     }
 
     pub(crate) fn read(path: &str) -> Result<String, Self> {
@@ -41,7 +47,9 @@ impl LookError {
     pub(crate) fn list(dir: &Path) -> Result<Vec<String>, Self> {
         let entries = match fs::read_dir(dir) {
             Ok(entries) => entries,
-            Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENODEV)) => return Ok(Vec::new()),
+            Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENODEV)) => {
+                return Ok(Vec::new());
+            }
             Err(e) => return Err(Self::at(dir, &e)),
         };
         let mut names = Vec::new();
@@ -97,7 +105,9 @@ impl Evidence {
     /// The process that the evidence is about.
     pub fn pid(&self) -> i32 {
         match self {
-            Self::Supervisor { pid, .. } | Self::Process { pid, .. } | Self::Mount { pid, .. } => *pid,
+            Self::Supervisor { pid, .. } | Self::Process { pid, .. } | Self::Mount { pid, .. } => {
+                *pid
+            }
         }
     }
 }
@@ -108,7 +118,12 @@ impl std::fmt::Display for Evidence {
             Self::Supervisor { pid, run } => write!(f, "process {pid} supervises run {run}"),
             Self::Process { pid, run } => write!(f, "process {pid} is in a cgroup of run {run}"),
             Self::Mount { pid, at, root } => {
-                write!(f, "process {pid} sees {} mounted at {}", root.escape_debug(), at.escape_debug())
+                write!(
+                    f,
+                    "process {pid} sees {} mounted at {}",
+                    root.escape_debug(),
+                    at.escape_debug()
+                )
             }
         }
     }
@@ -129,7 +144,12 @@ pub fn observe_evidence(
         }
     }
     let (groups, _) = Groups::observe(node, Some(vps))?;
-    found.extend(groups.members_by_run()?.into_iter().map(|(pid, run)| Evidence::Process { pid, run }));
+    found.extend(
+        groups
+            .members_by_run()?
+            .into_iter()
+            .map(|(pid, run)| Evidence::Process { pid, run }),
+    );
     if let Some(pool) = pool {
         found.extend(observe_mounts(vps, pool)?);
     }
@@ -137,10 +157,15 @@ pub fn observe_evidence(
 }
 
 /// The supervisors of a VPS, as its run directories name them.
-pub(crate) fn observe_supervisors(runs: &Path, vps: VpsId) -> Result<Vec<(RunId, Liveness)>, LookError> {
+pub(crate) fn observe_supervisors(
+    runs: &Path,
+    vps: VpsId,
+) -> Result<Vec<(RunId, Liveness)>, LookError> {
     let mut found = Vec::new();
     for name in LookError::list(runs)? {
-        let Some((of, run)) = super::paths::parse_run_name(&name) else { continue };
+        let Some((of, run)) = super::paths::parse_run_name(&name) else {
+            continue;
+        };
         if of == vps {
             found.push((run, state::observe_supervisor(&runs.join(&name))?));
         }
@@ -150,19 +175,24 @@ pub(crate) fn observe_supervisors(runs: &Path, vps: VpsId) -> Result<Vec<(RunId,
 
 /// The mount namespaces, other than the caller's own, that show a dataset of the VPS.
 fn observe_mounts(vps: VpsId, pool: &PoolPlace) -> Result<Vec<Evidence>, LookError> {
-    let own = fs::read_link("/proc/self/ns/mnt").map_err(|e| LookError::at(Path::new("/proc/self/ns/mnt"), &e))?;
+    let own = fs::read_link("/proc/self/ns/mnt")
+        .map_err(|e| LookError::at(Path::new("/proc/self/ns/mnt"), &e))?;
     let own_first = first_mount_id(&LookError::read("/proc/self/mountinfo")?).map(str::to_owned);
     // One process of each namespace. It may end between the two looks, so all of them are kept.
     let mut namespaces: BTreeMap<PathBuf, Vec<i32>> = BTreeMap::new();
     for name in LookError::list(Path::new("/proc"))? {
-        let Ok(pid) = name.parse::<i32>() else { continue };
+        let Ok(pid) = name.parse::<i32>() else {
+            continue;
+        };
         let link = PathBuf::from(format!("/proc/{pid}/ns/mnt"));
         match fs::read_link(&link) {
             Ok(namespace) if namespace != own => namespaces.entry(namespace).or_default().push(pid),
             Ok(_) => {}
             Err(e) if process_gone(&e) => {}
             // A process with more capabilities than this one hides the link, but not its mounts.
-            Err(e) if e.kind() == io::ErrorKind::PermissionDenied => namespaces.entry(link).or_default().push(pid),
+            Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
+                namespaces.entry(link).or_default().push(pid)
+            }
             Err(e) => return Err(LookError::at(&link, &e)),
         }
     }
@@ -197,11 +227,18 @@ fn first_mount_id(mountinfo: &str) -> Option<&str> {
 
 /// A process that ended, or is a zombie: what it had is gone.
 fn process_gone(e: &io::Error) -> bool {
-    matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ESRCH | libc::EINVAL))
+    matches!(
+        e.raw_os_error(),
+        Some(libc::ENOENT | libc::ESRCH | libc::EINVAL)
+    )
 }
 
 /// Where datasets of `vps` are mounted, and which.
-fn parse_mounts<'a>(mountinfo: &'a str, vps: VpsId, pool: &'a PoolPlace) -> impl Iterator<Item = (String, String)> + 'a {
+fn parse_mounts<'a>(
+    mountinfo: &'a str,
+    vps: VpsId,
+    pool: &'a PoolPlace,
+) -> impl Iterator<Item = (String, String)> + 'a {
     let device = format!("{}:{}", pool.device.0, pool.device.1);
     let wanted = format!("{}/{vps}", pool.prefix);
     mountinfo.lines().filter_map(move |line| {
@@ -220,7 +257,10 @@ mod tests {
 
     #[test]
     fn mounts_of_a_vps_are_told_from_those_of_its_neighbours() {
-        let pool = PoolPlace { device: (0, 39), prefix: String::new() };
+        let pool = PoolPlace {
+            device: (0, 39),
+            prefix: String::new(),
+        };
         let text = "\
 88 64 0:39 /11327.impermanence-c5a8b7/private / rw shared:1 - btrfs /dev/loop0 rw
 89 88 0:39 /11327/nix/private /nix rw - btrfs /dev/loop0 rw
@@ -228,10 +268,18 @@ mod tests {
 91 88 0:40 /11327/private /y rw - btrfs /dev/loop1 rw
 92 88 0:39 / /pool rw - btrfs /dev/loop0 rw
 ";
-        let seen: Vec<_> = parse_mounts(text, 11327.try_into().unwrap(), &pool).map(|(at, _)| at).collect();
+        let seen: Vec<_> = parse_mounts(text, 11327.try_into().unwrap(), &pool)
+            .map(|(at, _)| at)
+            .collect();
         assert_eq!(seen, ["/", "/nix"]);
-        let deeper = PoolPlace { device: (0, 39), prefix: "/tank".into() };
+        let deeper = PoolPlace {
+            device: (0, 39),
+            prefix: "/tank".into(),
+        };
         let text = "88 64 0:39 /tank/11327/private / rw - btrfs x rw\n";
-        assert_eq!(parse_mounts(text, 11327.try_into().unwrap(), &deeper).count(), 1);
+        assert_eq!(
+            parse_mounts(text, 11327.try_into().unwrap(), &deeper).count(),
+            1
+        );
     }
 }

@@ -18,24 +18,39 @@ pub struct HostTraits {
 impl HostTraits {
     /// What this host has. A file that cannot be read means that it has it not: LXC then starts without.
     pub fn observe() -> Self {
-        let apparmor = std::fs::read("/sys/module/apparmor/parameters/enabled").is_ok_and(|on| on.starts_with(b"Y"));
+        let apparmor = std::fs::read("/sys/module/apparmor/parameters/enabled")
+            .is_ok_and(|on| on.starts_with(b"Y"));
         // The memory controller's own root has no swap files on cgroup v2, so the kernel's swap as such is asked.
         let v1 = "/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes";
         let v1_memory = std::path::Path::new("/sys/fs/cgroup/memory").is_dir();
         let file = if v1_memory { v1 } else { "/proc/swaps" };
-        Self { apparmor, swap_accounting: std::fs::metadata(file).is_ok() }
+        Self {
+            apparmor,
+            swap_accounting: std::fs::metadata(file).is_ok(),
+        }
     }
 }
 
 /// Renders the configuration. `user_namespace` is a path that LXC can open.
-pub fn render_lxc_config(spec: &RunSpec, dir: &RunDir, user_namespace: &str, host: HostTraits) -> String {
+pub fn render_lxc_config(
+    spec: &RunSpec,
+    dir: &RunDir,
+    user_namespace: &str,
+    host: HostTraits,
+) -> String {
     let mut config = Config(String::with_capacity(4096));
     config.set("lxc.uts.name", &spec.hostname);
-    config.set("lxc.init.cmd", format_args!("/dev/.mayfly/guest init -- {}", spec.init));
+    config.set(
+        "lxc.init.cmd",
+        format_args!("/dev/.mayfly/guest init -- {}", spec.init),
+    );
     config.set("lxc.log.file", dir.lxc_log().display());
     // The reason of an end is logged at this level only.
     config.set("lxc.log.level", "DEBUG");
-    config.set("lxc.hook.post-stop", format_args!("/bin/sh {}", dir.post_stop().display()));
+    config.set(
+        "lxc.hook.post-stop",
+        format_args!("/bin/sh {}", dir.post_stop().display()),
+    );
     identity(&mut config, spec, user_namespace, host);
     confinement(&mut config, dir, host);
     mounts(&mut config, spec, dir);
@@ -74,7 +89,10 @@ fn confinement(config: &mut Config, dir: &RunDir, host: HostTraits) {
 }
 
 fn mounts(config: &mut Config, spec: &RunSpec, dir: &RunDir) {
-    config.set("lxc.rootfs.path", format_args!("dir:{}", dir.root().display()));
+    config.set(
+        "lxc.rootfs.path",
+        format_args!("dir:{}", dir.root().display()),
+    );
     // LXC takes the times from here, not from the mount below: a mere read must not be a change of the root.
     config.set("lxc.rootfs.options", "idmap=container,noatime");
     config.set("lxc.autodev", 1);
@@ -84,15 +102,30 @@ fn mounts(config: &mut Config, spec: &RunSpec, dir: &RunDir) {
     // With a writable /sys and no udev in the guest, systemd-networkd waits for udev for ever.
     config.set("lxc.mount.auto", "proc:mixed sys:mixed cgroup:mixed");
     // systemd keeps a /run that is a mount already, and with it the boot report.
-    config.set("lxc.mount.entry", "tmpfs run tmpfs rw,nosuid,nodev,mode=0755 0 0");
+    config.set(
+        "lxc.mount.entry",
+        "tmpfs run tmpfs rw,nosuid,nodev,mode=0755 0 0",
+    );
     for (index, mount) in spec.mounts.iter().enumerate() {
         let read_only = if mount.read_only { ",ro" } else { "" };
         let (from, to) = (dir.dataset(index), mount.target.relative());
-        config.set("lxc.mount.entry", format_args!("{} {to} none bind{read_only},idmap=container 0 0", from.display()));
+        config.set(
+            "lxc.mount.entry",
+            format_args!(
+                "{} {to} none bind{read_only},idmap=container 0 0",
+                from.display()
+            ),
+        );
     }
     for name in HANDOVER {
         let from = dir.handover(name);
-        config.set("lxc.mount.entry", format_args!("{} dev/.mayfly/{name} none bind,ro,create=file 0 0", from.display()));
+        config.set(
+            "lxc.mount.entry",
+            format_args!(
+                "{} dev/.mayfly/{name} none bind,ro,create=file 0 0",
+                from.display()
+            ),
+        );
     }
 }
 
@@ -102,7 +135,11 @@ pub(crate) const HANDOVER: [&str; 3] = ["guest", "boot.json", "report"];
 /// Every cgroup has a place of this run alone, also the one that LXC moves itself to when it ends: what is found
 /// below that place belongs to this run, and nothing of it is anywhere else.
 fn cgroups(config: &mut Config, spec: &RunSpec) {
-    let top = format!("{}/{}", paths::node_cgroup(&spec.node), paths::run_name(spec.vps, &spec.run));
+    let top = format!(
+        "{}/{}",
+        paths::node_cgroup(&spec.node),
+        paths::run_name(spec.vps, &spec.run)
+    );
     config.set("lxc.cgroup.dir.monitor", format_args!("{top}/monitor"));
     config.set("lxc.cgroup.dir.monitor.pivot", format_args!("{top}/pivot"));
     config.set("lxc.cgroup.dir.container", format_args!("{top}/payload"));
@@ -115,7 +152,10 @@ fn limits(config: &mut Config, limits: &Limits, host: HostTraits) {
         config.set("lxc.cgroup.memory.limit_in_bytes", memory);
         config.set("lxc.cgroup2.memory.max", memory);
         if host.swap_accounting {
-            config.set("lxc.cgroup.memory.memsw.limit_in_bytes", memory.saturating_add(swap));
+            config.set(
+                "lxc.cgroup.memory.memsw.limit_in_bytes",
+                memory.saturating_add(swap),
+            );
             config.set("lxc.cgroup2.memory.swap.max", swap);
         }
     }
@@ -127,7 +167,10 @@ fn limits(config: &mut Config, limits: &Limits, host: HostTraits) {
         let quota = u64::from(percent) * CPU_PERIOD_US / 100;
         config.set("lxc.cgroup.cpu.cfs_period_us", CPU_PERIOD_US);
         config.set("lxc.cgroup.cpu.cfs_quota_us", quota);
-        config.set("lxc.cgroup2.cpu.max", format_args!("{quota} {CPU_PERIOD_US}"));
+        config.set(
+            "lxc.cgroup2.cpu.max",
+            format_args!("{quota} {CPU_PERIOD_US}"),
+        );
     }
 }
 

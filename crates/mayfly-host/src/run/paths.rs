@@ -81,13 +81,23 @@ impl RunDir {
         let Some(text) = self.0.to_str() else {
             return Some(format!("{} is not UTF-8", self.0.display()));
         };
-        if !text.starts_with('/') || text.chars().any(|c| c.is_whitespace() || c.is_control() || "\\'\"$`#".contains(c)) {
-            return Some(format!("{} must be absolute, without spaces, quotes or backslashes", text.escape_debug()));
+        if !text.starts_with('/')
+            || text
+                .chars()
+                .any(|c| c.is_whitespace() || c.is_control() || "\\'\"$`#".contains(c))
+        {
+            return Some(format!(
+                "{} must be absolute, without spaces, quotes or backslashes",
+                text.escape_debug()
+            ));
         }
         for directory in self.0.ancestors() {
             match directory.metadata() {
                 Ok(seen) if seen.mode() & 0o001 == 0 => {
-                    return Some(format!("{} must have mode 0711 or more: others may not pass", directory.display()));
+                    return Some(format!(
+                        "{} must have mode 0711 or more: others may not pass",
+                        directory.display()
+                    ));
                 }
                 Ok(_) => {}
                 Err(e) => return Some(format!("cannot look at {}: {e}", directory.display())),

@@ -51,10 +51,24 @@ mod tests {
     #[test]
     fn requests_look_as_documented() {
         let read = |text| serde_json::from_str::<Request>(text).unwrap();
-        assert_eq!(read(r#"{"stop":{"timeout_ms":60000,"force":false}}"#), Request::Stop { timeout_ms: 60000, force: false });
-        assert_eq!(read(r#"{"resize":{"rows":24,"cols":80}}"#), Request::Resize { rows: 24, cols: 80 });
+        assert_eq!(
+            read(r#"{"stop":{"timeout_ms":60000,"force":false}}"#),
+            Request::Stop {
+                timeout_ms: 60000,
+                force: false
+            }
+        );
+        assert_eq!(
+            read(r#"{"resize":{"rows":24,"cols":80}}"#),
+            Request::Resize { rows: 24, cols: 80 }
+        );
         assert_eq!(read(r#"{"status":{}}"#), Request::Status {});
-        assert_eq!(read(r#"{"wait":{"phase":"running"}}"#), Request::Wait { phase: RunPhase::Running });
+        assert_eq!(
+            read(r#"{"wait":{"phase":"running"}}"#),
+            Request::Wait {
+                phase: RunPhase::Running
+            }
+        );
     }
 
     #[test]

@@ -32,15 +32,30 @@ struct Segment {
 impl Ring {
     /// Opens the ring in `dir`, which is made where it is missing, and continues it.
     pub(crate) fn open(dir: &Path) -> io::Result<Self> {
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(dir)?;
         let older = match segment_options().open(dir.join(OLDER)) {
-            Ok(file) => Some(Segment { start: 0, size: file.metadata()?.len(), file }),
+            Ok(file) => Some(Segment {
+                start: 0,
+                size: file.metadata()?.len(),
+                file,
+            }),
             Err(e) if e.kind() == io::ErrorKind::NotFound => None,
             Err(e) => return Err(e),
         };
         let file = segment_options().create(true).open(dir.join(NEWER))?;
         let start = older.as_ref().map_or(0, |older| older.size);
-        Ok(Self { dir: dir.to_owned(), older, newer: Segment { start, size: file.metadata()?.len(), file } })
+        Ok(Self {
+            dir: dir.to_owned(),
+            older,
+            newer: Segment {
+                start,
+                size: file.metadata()?.len(),
+                file,
+            },
+        })
     }
 
     /// The position after the last byte.
@@ -70,8 +85,15 @@ impl Ring {
 
     fn rotate(&mut self) -> io::Result<()> {
         fs::rename(self.dir.join(NEWER), self.dir.join(OLDER))?;
-        let file = segment_options().create(true).truncate(true).open(self.dir.join(NEWER))?;
-        let newer = Segment { file, start: self.head(), size: 0 };
+        let file = segment_options()
+            .create(true)
+            .truncate(true)
+            .open(self.dir.join(NEWER))?;
+        let newer = Segment {
+            file,
+            start: self.head(),
+            size: 0,
+        };
         self.older = Some(std::mem::replace(&mut self.newer, newer));
         Ok(())
     }
@@ -82,7 +104,9 @@ impl Ring {
             Some(older) if position < self.newer.start => older,
             _ => &self.newer,
         };
-        let offset = position.checked_sub(segment.start).ok_or(io::ErrorKind::UnexpectedEof)?;
+        let offset = position
+            .checked_sub(segment.start)
+            .ok_or(io::ErrorKind::UnexpectedEof)?;
         let left = usize::try_from(segment.size.saturating_sub(offset)).unwrap_or(usize::MAX);
         let most = buffer.len().min(left);
         segment.file.read_at(&mut buffer[..most], offset)
@@ -91,13 +115,21 @@ impl Ring {
 
 fn segment_options() -> OpenOptions {
     let mut options = OpenOptions::new();
-    options.read(true).write(true).mode(0o600).custom_flags(libc::O_NOFOLLOW);
+    options
+        .read(true)
+        .write(true)
+        .mode(0o600)
+        .custom_flags(libc::O_NOFOLLOW);
     options
 }
 
 /// What a ring holds, oldest first, for readers in other processes: at most 1 MiB, empty where there is none.
 pub fn read_ring(dir: &Path) -> io::Result<Vec<u8>> {
-    let open = |name| match OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(dir.join(name)) {
+    let open = |name| match OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NOFOLLOW)
+        .open(dir.join(name))
+    {
         Ok(file) => Ok(Some(file)),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(e) => Err(e),
@@ -107,7 +139,10 @@ pub fn read_ring(dir: &Path) -> io::Result<Vec<u8>> {
     let same = |a: &File, b: &File| Ok::<_, io::Error>(a.metadata()?.ino() == b.metadata()?.ino());
     let mut bytes = Vec::new();
     if let Some(older) = &older {
-        if !newer.as_ref().map_or(Ok(false), |newer| same(newer, older))? {
+        if !newer
+            .as_ref()
+            .map_or(Ok(false), |newer| same(newer, older))?
+        {
             older.take(SEGMENT).read_to_end(&mut bytes)?;
         }
     }
@@ -159,7 +194,9 @@ mod tests {
         let mut at = 0;
         let mut read = Vec::new();
         let mut buffer = [0; 777];
-        let written: Vec<u8> = (0..2_000_000_u32).flat_map(|n| n.to_le_bytes().into_iter().take(1)).collect();
+        let written: Vec<u8> = (0..2_000_000_u32)
+            .flat_map(|n| n.to_le_bytes().into_iter().take(1))
+            .collect();
         for part in written.chunks(100_000) {
             ring.append(part).unwrap();
             while at < ring.head() {

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use mayfly_core::error::{Code, LookFailed, Refusal};
@@ -23,6 +23,9 @@ use super::paths::{RunDir, node_cgroup, parse_run_name, run_name};
 const SETTLE: Duration = Duration::from_millis(100);
 /// How long killing and sweeping may take.
 const SWEEP: Duration = Duration::from_secs(30);
+/// How often, and after how long, what is alive is looked at again before a launch is refused for it.
+const LOOKS: u32 = 10;
+const RELOOK: Duration = Duration::from_millis(20);
 /// A watcher asks again after so long.
 const WATCH: Duration = Duration::from_secs(3600);
 
@@ -51,7 +54,12 @@ impl LxcRuntime {
     /// A runtime that watches nothing yet.
     pub fn new(places: RuntimePlaces) -> Self {
         let (tell, ends) = channel();
-        Self { places, watched: Arc::default(), ends: Mutex::new(ends), tell }
+        Self {
+            places,
+            watched: Arc::default(),
+            ends: Mutex::new(ends),
+            tell,
+        }
     }
 
     /// The directory of a run.
@@ -66,13 +74,30 @@ impl LxcRuntime {
 
     /// Refuses while anything but `run` itself is alive.
     fn refuse_others(&self, vps: VpsId, run: &RunId) -> HostResult<()> {
-        for sign in self.places.node.observe_evidence(vps).map_err(look)? {
-            let own = match &sign {
-                Evidence::Supervisor { run: other, .. } | Evidence::Process { run: other, .. } => other == run,
+        for attempt in 1.. {
+            let signs = self.places.node.observe_evidence(vps).map_err(look)?;
+            // Its own mounts are seen through processes that are its own by supervisor or cgroup.
+            let is_own = |sign: &Evidence| match sign {
+                Evidence::Supervisor { run: of, .. } | Evidence::Process { run: of, .. } => {
+                    of == run
+                }
                 Evidence::Mount { .. } => false,
             };
-            if !own {
-                return Err(still_alive(vps, &sign.to_string()).into());
+            let own: BTreeSet<i32> = signs
+                .iter()
+                .filter(|sign| is_own(sign))
+                .map(Evidence::pid)
+                .collect();
+            match signs
+                .iter()
+                .find(|sign| !is_own(sign) && !own.contains(&sign.pid()))
+            {
+                None => return Ok(()),
+                // A process that the run forked between the look at cgroups and that at mounts is known by the next.
+                Some(Evidence::Mount { .. }) if !own.is_empty() && attempt < LOOKS => {
+                    std::thread::sleep(RELOOK)
+                }
+                Some(sign) => return Err(still_alive(vps, &sign.to_string()).into()),
             }
         }
         Ok(())
@@ -83,7 +108,11 @@ fn look(error: LookError) -> LookFailed {
     let mut why = String::new();
     let mut source: Option<&dyn std::error::Error> = Some(&error);
     while let Some(error) = source {
-        why = if why.is_empty() { error.to_string() } else { format!("{why}: {error}") };
+        why = if why.is_empty() {
+            error.to_string()
+        } else {
+            format!("{why}: {error}")
+        };
         source = error.source();
     }
     LookFailed::new("what is alive of a VPS", why)
@@ -126,11 +155,22 @@ impl Runtime for LxcRuntime {
             match sign {
                 Evidence::Supervisor { pid, run } => signs.push(Sign::Supervisor { pid, run }),
                 Evidence::Process { run, .. } => *processes.entry(run).or_default() += 1,
-                Evidence::Mount { pid, root, .. } => signs.push(Sign::Mounted { pid, dataset: root }),
+                Evidence::Mount { pid, root, .. } => {
+                    signs.push(Sign::Mounted { pid, dataset: root })
+                }
             }
         }
-        let cgroup = |run| format!("{}/{}", node_cgroup(&self.places.node.node), run_name(vps, run));
-        signs.extend(processes.iter().map(|(run, count)| Sign::Processes { cgroup: cgroup(run), count: *count }));
+        let cgroup = |run| {
+            format!(
+                "{}/{}",
+                node_cgroup(&self.places.node.node),
+                run_name(vps, run)
+            )
+        };
+        signs.extend(processes.iter().map(|(run, count)| Sign::Processes {
+            cgroup: cgroup(run),
+            count: *count,
+        }));
         Ok(signs)
     }
 
@@ -144,7 +184,9 @@ impl Runtime for LxcRuntime {
     fn state(&self, vps: VpsId, run: &RunId) -> Result<Option<RunState>, LookFailed> {
         match client::read_state(&self.run_dir(vps, run)) {
             Ok(state) => Ok(Some(state)),
-            Err(FileError::Unreadable { cause, .. }) if cause.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(FileError::Unreadable { cause, .. }) if cause.kind() == io::ErrorKind::NotFound => {
+                Ok(None)
+            }
             Err(error) => Err(LookFailed::new(format!("run {run} of VPS {vps}"), error)),
         }
     }
@@ -166,7 +208,8 @@ impl Runtime for LxcRuntime {
         spec.console_dir = self.console_dir(spec.vps).display().to_string();
         let action = || format!("starting run {} of VPS {}", spec.run, spec.vps);
         client::create_run(&dir, &spec).map_err(|error| HostError::failed(action(), error))?;
-        client::spawn_supervisor(&self.places.program, &dir).map_err(|error| HostError::failed(action(), error))?;
+        client::spawn_supervisor(&self.places.program, &dir)
+            .map_err(|error| HostError::failed(action(), error))?;
         self.watch(spec.vps, &spec.run)?;
         Ok(Outcome::Changed)
     }
@@ -177,7 +220,12 @@ impl Runtime for LxcRuntime {
             Ok(state) if state.phase == RunPhase::Running => {}
             Ok(state) => return Err(start_failed(vps, state.end.as_ref())),
             Err(CallError::Gone(_)) => return Err(start_failed(vps, None)),
-            Err(error) => return Err(call_failed(&format!("waiting for the init of VPS {vps}"), error)),
+            Err(error) => {
+                return Err(call_failed(
+                    &format!("waiting for the init of VPS {vps}"),
+                    error,
+                ));
+            }
         }
         match client::wait_ended(&dir, SETTLE) {
             Err(CallError::Late(_)) => Ok(Outcome::Unchanged),
@@ -188,10 +236,15 @@ impl Runtime for LxcRuntime {
 
     fn stop(&self, vps: VpsId, run: &RunId, timeout: Duration, force: bool) -> HostResult<Outcome> {
         let dir = self.run_dir(vps, run);
-        if self.state(vps, run)?.is_none_or(|state| state.phase == RunPhase::Ended) {
+        if self
+            .state(vps, run)?
+            .is_none_or(|state| state.phase == RunPhase::Ended)
+        {
             return Ok(Outcome::Unchanged);
         }
-        match client::stop(&dir, timeout, force).and_then(|_| client::wait_ended(&dir, timeout + SWEEP)) {
+        match client::stop(&dir, timeout, force)
+            .and_then(|_| client::wait_ended(&dir, timeout + SWEEP))
+        {
             Ok(_) => Ok(Outcome::Changed),
             // What it left is for the sweep.
             Err(CallError::Gone(_)) => Ok(Outcome::Unchanged),
@@ -201,7 +254,9 @@ impl Runtime for LxcRuntime {
 
     fn sweep(&self, vps: VpsId) -> HostResult<Outcome> {
         match self.places.node.sweep(vps, SWEEP) {
-            Ok(report) if report.ended.is_empty() && report.closed.is_empty() => Ok(Outcome::Unchanged),
+            Ok(report) if report.ended.is_empty() && report.closed.is_empty() => {
+                Ok(Outcome::Unchanged)
+            }
             Ok(report) => {
                 tracing::info!(%vps, ended = report.ended.len(), "swept up what a run had left");
                 Ok(Outcome::Changed)
@@ -215,11 +270,15 @@ impl Runtime for LxcRuntime {
 
     fn forget(&self, vps: VpsId, keep: Option<&RunId>, console: bool) -> HostResult<Outcome> {
         let mut outcome = Outcome::Unchanged;
-        let failed = |at: &Path, error: io::Error| HostError::failed(format!("removing {}", at.display()), error);
+        let failed = |at: &Path, error: io::Error| {
+            HostError::failed(format!("removing {}", at.display()), error)
+        };
         let runs = &self.places.node.runs;
         for entry in fs::read_dir(runs).map_err(|error| failed(runs, error))? {
             let entry = entry.map_err(|error| failed(runs, error))?;
-            let Some((of, run)) = entry.file_name().to_str().and_then(parse_run_name) else { continue };
+            let Some((of, run)) = entry.file_name().to_str().and_then(parse_run_name) else {
+                continue;
+            };
             if of == vps && Some(&run) != keep {
                 remove(&entry.path()).map_err(|error| failed(&entry.path(), error))?;
                 outcome = Outcome::Changed;
@@ -233,21 +292,37 @@ impl Runtime for LxcRuntime {
     }
 
     fn next_end(&self, timeout: Duration) -> Option<(VpsId, RunId, RunEnd)> {
-        self.ends.lock().expect("no thread panics with it").recv_timeout(timeout).ok()
+        self.ends
+            .lock()
+            .expect("no thread panics with it")
+            .recv_timeout(timeout)
+            .ok()
     }
 
     fn watch(&self, vps: VpsId, run: &RunId) -> HostResult<()> {
         let key = (vps, run.clone());
-        if !self.watched.lock().expect("no thread panics with it").insert(key.clone()) {
+        if !self
+            .watched
+            .lock()
+            .expect("no thread panics with it")
+            .insert(key.clone())
+        {
             return Ok(());
         }
-        let (dir, tell, watched) = (self.run_dir(vps, run), self.tell.clone(), Arc::clone(&self.watched));
+        let (dir, tell, watched) = (
+            self.run_dir(vps, run),
+            self.tell.clone(),
+            Arc::clone(&self.watched),
+        );
         std::thread::Builder::new()
             .name("watch".into())
             .stack_size(256 << 10)
             .spawn(move || {
                 let end = watch_until_end(&dir);
-                watched.lock().expect("no thread panics with it").remove(&key);
+                watched
+                    .lock()
+                    .expect("no thread panics with it")
+                    .remove(&key);
                 // Nobody listens any more when the daemon ends.
                 let _ = tell.send((key.0, key.1, end));
             })
@@ -260,11 +335,21 @@ fn watch_until_end(dir: &RunDir) -> RunEnd {
     loop {
         match client::wait_ended(dir, WATCH) {
             Ok(state) => {
-                return state.end.unwrap_or(RunEnd::Crashed { detail: "it ended without saying why".into() });
+                return state.end.unwrap_or(RunEnd::Crashed {
+                    detail: "it ended without saying why".into(),
+                });
             }
-            Err(CallError::Gone(_)) => return RunEnd::Crashed { detail: "its supervisor was killed".into() },
+            Err(CallError::Gone(_)) => {
+                return RunEnd::Crashed {
+                    detail: "its supervisor was killed".into(),
+                };
+            }
             // The record went with the VPS.
-            Err(CallError::State(_)) => return RunEnd::Crashed { detail: "its record is gone".into() },
+            Err(CallError::State(_)) => {
+                return RunEnd::Crashed {
+                    detail: "its record is gone".into(),
+                };
+            }
             Err(CallError::Late(_)) => {}
             Err(error) => {
                 tracing::warn!(dir = %dir.path().display(), %error, "a run cannot be watched; trying again");

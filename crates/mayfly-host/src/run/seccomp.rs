@@ -3,8 +3,14 @@
 use std::fmt::Write as _;
 
 /// System calls answered with EPERM in every VPS: they act on the kernel, not on the container.
-const REFUSED: [&str; 6] =
-    ["kexec_load", "kexec_file_load", "open_by_handle_at", "init_module", "finit_module", "delete_module"];
+const REFUSED: [&str; 6] = [
+    "kexec_load",
+    "kexec_file_load",
+    "open_by_handle_at",
+    "init_module",
+    "finit_module",
+    "delete_module",
+];
 
 /// The btrfs requests that make subvolumes and snapshots. With them guest root writes outside its quota, or into the
 /// quota of another VPS. They are answered as on a file system that has no such thing, so programs make directories.
@@ -25,7 +31,10 @@ pub fn render_seccomp() -> String {
         let _ = writeln!(policy, "{call} errno 1");
     }
     for (_, request) in SUBVOLUME_REQUESTS {
-        let _ = writeln!(policy, "ioctl errno 25 [1,{request:#010x},SCMP_CMP_MASKED_EQ,0xffffffff]");
+        let _ = writeln!(
+            policy,
+            "ioctl errno 25 [1,{request:#010x},SCMP_CMP_MASKED_EQ,0xffffffff]"
+        );
     }
     policy
 }
@@ -39,7 +48,12 @@ mod tests {
         let policy = render_seccomp();
         assert!(policy.starts_with("2\ndenylist\nreject_force_umount\n[all]\n"));
         for request in ["0x5000940e", "0x50009401", "0x50009417", "0x50009418"] {
-            assert!(policy.contains(&format!("ioctl errno 25 [1,{request},SCMP_CMP_MASKED_EQ,0xffffffff]\n")), "{policy}");
+            assert!(
+                policy.contains(&format!(
+                    "ioctl errno 25 [1,{request},SCMP_CMP_MASKED_EQ,0xffffffff]\n"
+                )),
+                "{policy}"
+            );
         }
         assert!(!policy.contains("SCMP_CMP_EQ"));
     }

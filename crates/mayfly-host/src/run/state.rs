@@ -65,11 +65,20 @@ fn read<T: DeserializeOwned>(path: &Path) -> Result<T, FileError> {
     let mut text = Vec::new();
     File::open(path)
         .and_then(|file| file.take(LIMIT).read_to_end(&mut text))
-        .map_err(|cause| FileError::Unreadable { path: shown(), cause })?;
-    let damaged = |cause| FileError::Damaged { path: shown(), cause };
+        .map_err(|cause| FileError::Unreadable {
+            path: shown(),
+            cause,
+        })?;
+    let damaged = |cause| FileError::Damaged {
+        path: shown(),
+        cause,
+    };
     let Version { protocol } = serde_json::from_slice(&text).map_err(damaged)?;
     if protocol != PROTOCOL {
-        return Err(FileError::OtherProtocol { path: shown(), found: protocol });
+        return Err(FileError::OtherProtocol {
+            path: shown(),
+            found: protocol,
+        });
     }
     serde_json::from_slice(&text).map_err(damaged)
 }
@@ -77,11 +86,17 @@ fn read<T: DeserializeOwned>(path: &Path) -> Result<T, FileError> {
 /// Replaces a file of the run: readers see the old one or the new one, also after a power cut.
 pub(crate) fn replace(path: &Path, contents: &[u8]) -> io::Result<()> {
     let temporary = path.with_extension("tmp");
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&temporary)?;
     file.write_all(contents)?;
     file.sync_all()?;
     fs::rename(&temporary, path)?;
-    path.parent().map_or(Ok(()), |dir| File::open(dir)?.sync_all())
+    path.parent()
+        .map_or(Ok(()), |dir| File::open(dir)?.sync_all())
 }
 
 /// Whether a supervisor lives.
@@ -97,15 +112,27 @@ pub(crate) enum Liveness {
 pub(crate) fn observe_supervisor(dir: &Path) -> Result<Liveness, LookError> {
     let state = match read_state(&RunDir::new(dir)) {
         Ok(state) => state,
-        Err(FileError::Unreadable { cause, .. }) if cause.kind() == io::ErrorKind::NotFound => return Ok(Liveness::Gone),
+        Err(FileError::Unreadable { cause, .. }) if cause.kind() == io::ErrorKind::NotFound => {
+            return Ok(Liveness::Gone);
+        }
         // The process itself is then found in its cgroup.
         Err(FileError::Damaged { .. }) => return Ok(Liveness::Gone),
-        Err(e) => return Err(LookError { at: dir.to_owned(), why: e.to_string() }),
+        Err(e) => {
+            return Err(LookError {
+                at: dir.to_owned(),
+                why: e.to_string(),
+            });
+        }
     };
     match start_ticks(state.supervisor_pid) {
-        Ok(Some(ticks)) if ticks == state.supervisor_start_ticks => Ok(Liveness::Alive(state.supervisor_pid)),
+        Ok(Some(ticks)) if ticks == state.supervisor_start_ticks => {
+            Ok(Liveness::Alive(state.supervisor_pid))
+        }
         Ok(_) => Ok(Liveness::Gone),
-        Err(e) => Err(LookError::at(Path::new(&format!("/proc/{}/stat", state.supervisor_pid)), &e)),
+        Err(e) => Err(LookError::at(
+            Path::new(&format!("/proc/{}/stat", state.supervisor_pid)),
+            &e,
+        )),
     }
 }
 
@@ -133,7 +160,10 @@ mod tests {
     #[test]
     fn the_start_of_a_process_is_field_22() {
         let tail = "1 1 1 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 4242 1 1";
-        assert_eq!(parse_start_ticks(&format!("7 (a) b) S {tail}")), Some(Some(4242)));
+        assert_eq!(
+            parse_start_ticks(&format!("7 (a) b) S {tail}")),
+            Some(Some(4242))
+        );
         assert_eq!(parse_start_ticks(&format!("7 (x) Z {tail}")), Some(None));
         assert_eq!(parse_start_ticks("7 (x) S 1 1"), None);
         let own = i32::try_from(std::process::id()).unwrap();
@@ -146,9 +176,15 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let dir = RunDir::new(dir.path());
         std::fs::write(dir.spec(), r#"{"protocol": 999, "novelty": true}"#).unwrap();
-        assert!(matches!(read_spec(&dir), Err(FileError::OtherProtocol { found: 999, .. })));
+        assert!(matches!(
+            read_spec(&dir),
+            Err(FileError::OtherProtocol { found: 999, .. })
+        ));
         std::fs::write(dir.spec(), r#"{"protocol": "#).unwrap();
         assert!(matches!(read_spec(&dir), Err(FileError::Damaged { .. })));
-        assert!(matches!(read_state(&dir), Err(FileError::Unreadable { .. })));
+        assert!(matches!(
+            read_state(&dir),
+            Err(FileError::Unreadable { .. })
+        ));
     }
 }

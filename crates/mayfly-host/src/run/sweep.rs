@@ -71,7 +71,11 @@ impl Node {
     /// Every run that has left anything, alive or not: in cgroups and run directories.
     pub fn observe_runs(&self) -> Result<BTreeSet<(VpsId, RunId)>, LookError> {
         let (_, mut runs) = Groups::observe(&self.node, None)?;
-        runs.extend(LookError::list(&self.runs)?.iter().filter_map(|name| parse_run_name(name)));
+        runs.extend(
+            LookError::list(&self.runs)?
+                .iter()
+                .filter_map(|name| parse_run_name(name)),
+        );
         Ok(runs)
     }
 
@@ -79,7 +83,9 @@ impl Node {
     /// `Ok` is a proof that nothing is alive; after an error it may be repeated. Finding nothing is fine.
     pub fn sweep(&self, vps: VpsId, within: Duration) -> Result<SweepReport, Vec<SweepTrouble>> {
         let mut report = SweepReport::default();
-        let alive = self.end_all(vps, within, &mut report).map_err(|e| vec![e.into()])?;
+        let alive = self
+            .end_all(vps, within, &mut report)
+            .map_err(|e| vec![e.into()])?;
         let mut troubles: Vec<_> = alive.into_iter().map(SweepTrouble::Alive).collect();
         match Groups::observe(&self.node, Some(vps)) {
             Ok((groups, _)) => {
@@ -91,11 +97,20 @@ impl Node {
         if troubles.is_empty() {
             self.close_records(vps, &mut report, &mut troubles);
         }
-        if troubles.is_empty() { Ok(report) } else { Err(troubles) }
+        if troubles.is_empty() {
+            Ok(report)
+        } else {
+            Err(troubles)
+        }
     }
 
     /// Kills until nothing is found or the time is up, and gives back what is alive then.
-    fn end_all(&self, vps: VpsId, within: Duration, report: &mut SweepReport) -> Result<Vec<Evidence>, LookError> {
+    fn end_all(
+        &self,
+        vps: VpsId,
+        within: Duration,
+        report: &mut SweepReport,
+    ) -> Result<Vec<Evidence>, LookError> {
         let end = Instant::now() + within;
         let own = i32::try_from(std::process::id()).ok();
         loop {
@@ -108,7 +123,9 @@ impl Node {
             for (run, live) in evidence::observe_supervisors(&self.runs, vps)? {
                 if let Liveness::Alive(pid) = live {
                     let dir = self.run_dir(vps, &run);
-                    kill_if(pid, || state::observe_supervisor(dir.path()).is_ok_and(|now| now == live));
+                    kill_if(pid, || {
+                        state::observe_supervisor(dir.path()).is_ok_and(|now| now == live)
+                    });
                 }
             }
             let (groups, _) = Groups::observe(&self.node, Some(vps))?;
@@ -118,7 +135,10 @@ impl Node {
                 // copy of such a mount somewhere may be anybody's: it is reported.
                 if let Evidence::Mount { pid, at, .. } = one {
                     if at == "/" && Some(*pid) != own {
-                        kill_if(*pid, || self.observe_evidence(vps).is_ok_and(|now| now.contains(one)));
+                        kill_if(*pid, || {
+                            self.observe_evidence(vps)
+                                .is_ok_and(|now| now.contains(one))
+                        });
                     }
                 }
             }
@@ -127,23 +147,39 @@ impl Node {
     }
 
     /// A supervisor that was killed could not write how its run ended.
-    fn close_records(&self, vps: VpsId, report: &mut SweepReport, troubles: &mut Vec<SweepTrouble>) {
+    fn close_records(
+        &self,
+        vps: VpsId,
+        report: &mut SweepReport,
+        troubles: &mut Vec<SweepTrouble>,
+    ) {
         let names = match LookError::list(&self.runs) {
             Ok(names) => names,
             Err(e) => return troubles.push(e.into()),
         };
-        for (_, run) in names.iter().filter_map(|name| parse_run_name(name)).filter(|(of, _)| *of == vps) {
+        for (_, run) in names
+            .iter()
+            .filter_map(|name| parse_run_name(name))
+            .filter(|(of, _)| *of == vps)
+        {
             let dir = self.run_dir(vps, &run);
-            let Ok(mut state) = read_state(&dir) else { continue };
+            let Ok(mut state) = read_state(&dir) else {
+                continue;
+            };
             if state.phase == RunPhase::Ended {
                 continue;
             }
             state.phase = RunPhase::Ended;
-            state.end = Some(RunEnd::Crashed { detail: "the supervisor died; what it left was swept".into() });
+            state.end = Some(RunEnd::Crashed {
+                detail: "the supervisor died; what it left was swept".into(),
+            });
             let written = serde_json::to_vec_pretty(&state).map_err(io::Error::from);
             match written.and_then(|text| replace(&dir.state(), &text)) {
                 Ok(()) => drop(report.closed.insert(run)),
-                Err(cause) => troubles.push(SweepTrouble::Untidy { at: dir.state(), cause }),
+                Err(cause) => troubles.push(SweepTrouble::Untidy {
+                    at: dir.state(),
+                    cause,
+                }),
             }
             for path in [dir.control_socket(), dir.console_socket(), dir.report()] {
                 remove_if_there(&path, troubles);
@@ -155,7 +191,10 @@ impl Node {
 fn remove_if_there(path: &Path, troubles: &mut Vec<SweepTrouble>) {
     match fs::remove_file(path) {
         Err(cause) if cause.kind() != io::ErrorKind::NotFound => {
-            troubles.push(SweepTrouble::Untidy { at: path.to_owned(), cause });
+            troubles.push(SweepTrouble::Untidy {
+                at: path.to_owned(),
+                cause,
+            });
         }
         _ => {}
     }
@@ -163,7 +202,9 @@ fn remove_if_there(path: &Path, troubles: &mut Vec<SweepTrouble>) {
 
 /// Kills a process if `still` holds after a descriptor of it was taken: its id may belong to another by now.
 fn kill_if(pid: i32, still: impl FnOnce() -> bool) {
-    let Some(Ok(pidfd)) = Pid::from_raw(pid).map(|pid| pidfd_open(pid, PidfdFlags::empty())) else { return };
+    let Some(Ok(pidfd)) = Pid::from_raw(pid).map(|pid| pidfd_open(pid, PidfdFlags::empty())) else {
+        return;
+    };
     if still() {
         let _ = signal(pidfd.as_fd(), libc::SIGKILL);
     }

@@ -1,7 +1,10 @@
 //! The only unsafe code of this crate: system calls that have no safe form elsewhere.
 //!
 //! Each function here is safe to call; what it relies on is said where the unsafe block is.
-#![allow(unsafe_code, reason = "system calls that neither std nor rustix offers in a safe form")]
+#![allow(
+    unsafe_code,
+    reason = "system calls that neither std nor rustix offers in a safe form"
+)]
 
 pub(crate) mod btrfs;
 pub(crate) mod loopdev;

@@ -27,7 +27,12 @@ pub(crate) const NO_ATIME: u64 = 0x10;
 
 /// Clears and sets attributes of the one mount that `mount` was opened on.
 pub(crate) fn set_attributes(mount: BorrowedFd<'_>, set: u64, clear: u64) -> io::Result<()> {
-    let attributes = MountAttr { set, clear, propagation: 0, userns_fd: 0 };
+    let attributes = MountAttr {
+        set,
+        clear,
+        propagation: 0,
+        userns_fd: 0,
+    };
     // SAFETY: the path is an empty C string, the structure has the size that is passed, and both live for the call.
     let done = unsafe {
         libc::syscall(
@@ -39,5 +44,9 @@ pub(crate) fn set_attributes(mount: BorrowedFd<'_>, set: u64, clear: u64) -> io:
             size_of::<MountAttr>(),
         )
     };
-    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    if done == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }

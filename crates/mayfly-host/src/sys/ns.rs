@@ -29,7 +29,10 @@ pub(crate) fn create_user_namespace(first: u32, count: u32) -> io::Result<OwnedF
     let child = match fork()? {
         Fork::Child => {
             drop(let_go);
-            let errno = become_owner(first).err().and_then(|e| e.raw_os_error()).unwrap_or(0);
+            let errno = become_owner(first)
+                .err()
+                .and_then(|e| e.raw_os_error())
+                .unwrap_or(0);
             let _ = rustix::io::write(&tell_made, &errno.to_ne_bytes());
             // Ends when the parent closes its side, or dies.
             let _ = rustix::io::read(&may_go, &mut [0u8; 1]);
@@ -46,12 +49,22 @@ pub(crate) fn create_user_namespace(first: u32, count: u32) -> io::Result<OwnedF
 
 /// In the forked child: becomes the user that owns the namespace, and makes it. Calls nothing that allocates.
 fn become_owner(first: u32) -> io::Result<()> {
-    let check = |done: libc::c_long| if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) };
+    let check = |done: libc::c_long| {
+        if done == 0 {
+            Ok(())
+        } else {
+            Err(io::Error::last_os_error())
+        }
+    };
     // SAFETY: plain system calls on integers, in a process with one thread. The raw calls are used because glibc's
     // wrappers would signal threads; there are none.
     unsafe {
         check(libc::prctl(libc::PR_SET_SECUREBITS, NO_SETUID_FIXUP).into())?;
-        check(libc::syscall(libc::SYS_setgroups, 0, std::ptr::null::<libc::gid_t>()))?;
+        check(libc::syscall(
+            libc::SYS_setgroups,
+            0,
+            std::ptr::null::<libc::gid_t>(),
+        ))?;
         check(libc::syscall(libc::SYS_setresgid, first, first, first))?;
         check(libc::syscall(libc::SYS_setresuid, first, first, first))?;
         check(libc::syscall(libc::SYS_unshare, libc::CLONE_NEWUSER))
@@ -61,7 +74,10 @@ fn become_owner(first: u32) -> io::Result<()> {
 /// In the parent: writes the maps and takes a descriptor of the namespace.
 fn adopt(child: i32, mut made: File, first: u32, count: u32) -> io::Result<OwnedFd> {
     if !wait_readable(made.as_fd(), NAMESPACE_DEADLINE)? {
-        return Err(io::Error::new(io::ErrorKind::TimedOut, "the maker of the user namespace does not answer"));
+        return Err(io::Error::new(
+            io::ErrorKind::TimedOut,
+            "the maker of the user namespace does not answer",
+        ));
     }
     let mut errno = [0; 4];
     made.read_exact(&mut errno)?;

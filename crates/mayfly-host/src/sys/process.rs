@@ -23,13 +23,17 @@ pub(crate) enum Fork {
 pub(crate) fn fork() -> io::Result<Fork> {
     let threads = std::fs::read_dir("/proc/self/task")?.count();
     if threads != 1 {
-        return Err(io::Error::other(format!("a process of {threads} threads cannot be forked")));
+        return Err(io::Error::other(format!(
+            "a process of {threads} threads cannot be forked"
+        )));
     }
     // SAFETY: this process has one thread (checked above), so no lock is held by another one in the child.
     match unsafe { libc::fork() } {
         -1 => Err(io::Error::last_os_error()),
         0 => Ok(Fork::Child),
-        child => Pid::from_raw(child).map(Fork::Parent).ok_or_else(|| io::Error::other("fork gave no process id")),
+        child => Pid::from_raw(child)
+            .map(Fork::Parent)
+            .ok_or_else(|| io::Error::other("fork gave no process id")),
     }
 }
 
@@ -67,7 +71,11 @@ pub(crate) fn take_signal(fd: BorrowedFd<'_>) -> Option<i32> {
     // pattern of this structure of integers is valid.
     unsafe {
         let got = libc::read(fd.as_raw_fd(), info.as_mut_ptr().cast(), want);
-        if usize::try_from(got) == Ok(want) { i32::try_from(info.assume_init().ssi_signo).ok() } else { None }
+        if usize::try_from(got) == Ok(want) {
+            i32::try_from(info.assume_init().ssi_signo).ok()
+        } else {
+            None
+        }
     }
 }
 
@@ -84,7 +92,11 @@ pub(crate) fn spawn_tied(command: &mut Command) -> io::Result<Child> {
                 return Err(io::Error::last_os_error());
             }
             // The parent may have died before the line above.
-            if libc::getppid() != parent { Err(io::Error::from_raw_os_error(libc::ESRCH)) } else { Ok(()) }
+            if libc::getppid() != parent {
+                Err(io::Error::from_raw_os_error(libc::ESRCH))
+            } else {
+                Ok(())
+            }
         });
     }
     command.spawn()
@@ -94,9 +106,19 @@ pub(crate) fn spawn_tied(command: &mut Command) -> io::Result<Child> {
 pub(crate) fn signal(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
     // SAFETY: a system call on integers; a null siginfo means the same as kill(2).
     let done = unsafe {
-        libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, std::ptr::null::<libc::siginfo_t>(), 0)
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            pidfd.as_raw_fd(),
+            signal,
+            std::ptr::null::<libc::siginfo_t>(),
+            0,
+        )
     };
-    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    if done == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 /// Waits until `fd` is readable. False: the time was up.
@@ -104,7 +126,10 @@ pub(crate) fn wait_readable(fd: BorrowedFd<'_>, within: Duration) -> io::Result<
     let end = Instant::now() + within;
     loop {
         let left = end.saturating_duration_since(Instant::now());
-        match poll(&mut [PollFd::from_borrowed_fd(fd, PollFlags::IN)], Some(&timespec(left))) {
+        match poll(
+            &mut [PollFd::from_borrowed_fd(fd, PollFlags::IN)],
+            Some(&timespec(left)),
+        ) {
             Ok(0) => return Ok(false),
             Ok(_) => return Ok(true),
             Err(rustix::io::Errno::INTR) => {}
@@ -115,5 +140,8 @@ pub(crate) fn wait_readable(fd: BorrowedFd<'_>, within: Duration) -> io::Result<
 
 /// A duration as poll takes it.
 pub(crate) fn timespec(duration: Duration) -> Timespec {
-    Timespec { tv_sec: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX), tv_nsec: duration.subsec_nanos().into() }
+    Timespec {
+        tv_sec: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: duration.subsec_nanos().into(),
+    }
 }

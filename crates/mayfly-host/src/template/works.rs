@@ -7,10 +7,14 @@ use std::sync::Arc;
 
 use mayfly_core::bytes::Bytes;
 use mayfly_core::error::{Code, Refusal};
-use mayfly_core::names::{TemplateName, TemplatePart};
+use mayfly_core::ids::Digest;
+use mayfly_core::names::{PoolPath, TemplateName, TemplatePart};
 use mayfly_core::ports::{BuiltTemplate, HostError, HostResult, Storage as _, Templates};
+use mayfly_core::template::Layout;
 
 use super::{Source, build_tree, builtin, builtin_names, digest_tree, load_source, split_tree};
+use sha2::{Digest as _, Sha256};
+
 use crate::runner::Runner;
 use crate::storage::btrfs::BtrfsPool;
 
@@ -40,37 +44,60 @@ impl Templates for TemplateWorks {
         let name: TemplateName = "build".parse().expect("a constant name is valid");
         let mut staging = self.pool.begin_template(&name)?;
         let base = staging.part(&TemplatePart::Base)?;
-        build_tree(&runner, &source, &base, mirror, progress).map_err(|error| build_failed(recipe, &error))?;
+        build_tree(&runner, &source, &base, mirror, progress)
+            .map_err(|error| build_failed(recipe, &error))?;
         progress("taking the digest");
-        let digest = digest_tree(&runner, &base).map_err(|error| build_failed(recipe, &error))?;
+        let tree = digest_tree(&runner, &base).map_err(|error| build_failed(recipe, &error))?;
+        let digest = digest_with_layout(&tree, layout);
         progress("splitting it into datasets");
         let mut targets: BTreeMap<TemplatePart, PathBuf> = BTreeMap::new();
-        for dataset in layout.mounts.iter().filter(|m| !m.path.is_top()).map(|m| &m.dataset) {
+        for dataset in layout
+            .mounts
+            .iter()
+            .filter(|m| !m.path.is_top())
+            .map(|m| &m.dataset)
+        {
             let part = TemplatePart::Dataset(dataset.clone());
             targets.insert(part.clone(), staging.part(&part)?);
         }
-        split_tree(&runner, &base, layout, &targets).map_err(|error| build_failed(recipe, &error))?;
+        split_tree(&runner, &base, layout, &targets)
+            .map_err(|error| build_failed(recipe, &error))?;
         progress("putting it into the pool");
         staging.publish(&digest)?;
         let size_bytes = self.size(&digest, targets.keys())?;
-        Ok(BuiltTemplate { digest, size_bytes, manifest: source.recipe.manifest.clone() })
+        Ok(BuiltTemplate {
+            digest,
+            size_bytes,
+            manifest: source.recipe.manifest.clone(),
+        })
     }
 }
 
 impl TemplateWorks {
     fn size<'a>(
         &self,
-        digest: &mayfly_core::ids::Digest,
+        digest: &Digest,
         parts: impl Iterator<Item = &'a TemplatePart>,
     ) -> HostResult<Bytes> {
         let mut size = Bytes(0);
         for part in parts.chain([&TemplatePart::Base]) {
-            let name = mayfly_core::names::PoolPath::template(digest, part);
+            let name = PoolPath::template(digest, part);
             let used = self.pool.look(&name)?.and_then(|seen| seen.used);
             size = size.saturating_add(used.unwrap_or_default());
         }
         Ok(size)
     }
+}
+
+/// One tree may be split in more than one way, and each way is a template of its own: the digest of a built template is
+/// the sha256 of its canonical tar's sha256 and its layout.
+fn digest_with_layout(tree: &Digest, layout: &Layout) -> Digest {
+    let layout = serde_json::to_vec(layout).expect("a layout has nothing that JSON lacks");
+    let sum = Sha256::new()
+        .chain_update(tree.as_str())
+        .chain_update(layout)
+        .finalize();
+    Digest::from_random(sum.into())
 }
 
 fn find(recipe: &str) -> HostResult<Source> {
@@ -83,7 +110,10 @@ fn find(recipe: &str) -> HostResult<Source> {
         HostError::Refused(Refusal::new(
             Code::TemplateNotFound,
             format!("there is no built-in recipe {recipe}"),
-            format!("choose one of {}, or give the path of a recipe", known.join(", ")),
+            format!(
+                "choose one of {}, or give the path of a recipe",
+                known.join(", ")
+            ),
         ))
     })
 }

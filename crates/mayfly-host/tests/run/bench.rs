@@ -32,12 +32,22 @@ pub(crate) fn unable() -> Option<String> {
     if !rustix::process::geteuid().is_root() {
         return Some("these tests need root".into());
     }
-    for tool in ["/usr/bin/lxc-start", "/usr/bin/busybox", "/usr/sbin/mkfs.btrfs", "/usr/bin/cc"] {
+    for tool in [
+        "/usr/bin/lxc-start",
+        "/usr/bin/busybox",
+        "/usr/sbin/mkfs.btrfs",
+        "/usr/bin/cc",
+    ] {
         if !Path::new(tool).exists() {
             return Some(format!("{tool} is missing"));
         }
     }
-    (!supervisor().exists()).then(|| format!("{} is not built: cargo build --examples", supervisor().display()))
+    (!supervisor().exists()).then(|| {
+        format!(
+            "{} is not built: cargo build --examples",
+            supervisor().display()
+        )
+    })
 }
 
 fn target() -> PathBuf {
@@ -49,39 +59,74 @@ fn supervisor() -> PathBuf {
     target().join("examples/supervise")
 }
 
-/// The static guest helper and the probe, built once.
+/// The static guest helper and the probe, built once. `MAYFLY_GUEST` names a helper that is built already.
 fn programs() -> &'static (PathBuf, PathBuf) {
     static BUILT: OnceLock<(PathBuf, PathBuf)> = OnceLock::new();
     BUILT.get_or_init(|| {
-        let triple = "x86_64-unknown-linux-gnu";
-        let built = Command::new(env!("CARGO"))
-            .args(["build", "--quiet", "--release", "-p", "mayfly-guest", "--target", triple])
-            .env("RUSTFLAGS", "-C target-feature=+crt-static")
-            .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
-            .status();
-        assert!(built.unwrap().success(), "the guest helper does not build");
-        let top = target().parent().unwrap().to_owned();
+        let helper = std::env::var_os("MAYFLY_GUEST").map_or_else(build_helper, PathBuf::from);
         let probe = target().join("run-probe");
         let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/run/probe.c");
-        assert!(Command::new("cc").args(["-static", "-O1", "-o"]).arg(&probe).arg(source).status().unwrap().success());
-        (top.join(triple).join("release/mayfly-guest"), probe)
+        assert!(
+            Command::new("cc")
+                .args(["-static", "-O1", "-o"])
+                .arg(&probe)
+                .arg(source)
+                .status()
+                .unwrap()
+                .success()
+        );
+        (helper, probe)
     })
 }
 
+/// In a target directory of its own, so that it does not wait for other builds.
+fn build_helper() -> PathBuf {
+    let triple = "x86_64-unknown-linux-gnu";
+    let at = target().join("run-helper");
+    let built = Command::new(env!("CARGO"))
+        .args([
+            "build",
+            "--quiet",
+            "--release",
+            "-p",
+            "mayfly-guest",
+            "--target",
+            triple,
+            "--target-dir",
+        ])
+        .arg(&at)
+        .env("RUSTFLAGS", "-C target-feature=+crt-static")
+        .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
+        .status();
+    assert!(built.unwrap().success(), "the guest helper does not build");
+    at.join(triple).join("release/mayfly-guest")
+}
+
 pub(crate) fn sh(script: &str) -> Output {
-    Command::new("/bin/sh").args(["-euc", script]).stdin(Stdio::null()).output().unwrap()
+    Command::new("/bin/sh")
+        .args(["-euc", script])
+        .stdin(Stdio::null())
+        .output()
+        .unwrap()
 }
 
 pub(crate) fn must(script: &str) -> String {
     let done = sh(script);
-    assert!(done.status.success(), "{script}: {}", String::from_utf8_lossy(&done.stderr));
+    assert!(
+        done.status.success(),
+        "{script}: {}",
+        String::from_utf8_lossy(&done.stderr)
+    );
     String::from_utf8(done.stdout).unwrap()
 }
 
 impl Bench {
     /// Each test takes a number of its own, because containers and ids are the host's.
     pub(crate) fn new(vps: u32) -> Self {
-        let dir = tempfile::Builder::new().prefix("mayfly-run").tempdir().unwrap();
+        let dir = tempfile::Builder::new()
+            .prefix("mayfly-run")
+            .tempdir()
+            .unwrap();
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o711)).unwrap();
         let at = dir.path().display();
         must(&format!(
@@ -90,13 +135,30 @@ impl Bench {
         ));
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
         let pool = dir.path().join("pool");
-        let line = mounts.lines().find(|l| l.split(' ').nth(4) == pool.to_str()).unwrap();
+        let line = mounts
+            .lines()
+            .find(|l| l.split(' ').nth(4) == pool.to_str())
+            .unwrap();
         let (major, minor) = line.split(' ').nth(2).unwrap().split_once(':').unwrap();
-        let place = PoolPlace { device: (major.parse().unwrap(), minor.parse().unwrap()), prefix: String::new() };
-        let node = NodeId::from_random(u64::from(std::process::id()).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes());
+        let place = PoolPlace {
+            device: (major.parse().unwrap(), minor.parse().unwrap()),
+            prefix: String::new(),
+        };
+        let node = NodeId::from_random(
+            (u64::from(std::process::id()) << 32 | u64::from(vps)).to_be_bytes(),
+        );
         let runs = dir.path().join("runs");
-        let node = Node { node, runs, pool: Some(place) };
-        Self { dir, node, vps: vps.try_into().unwrap(), runs: 0.into() }
+        let node = Node {
+            node,
+            runs,
+            pool: Some(place),
+        };
+        Self {
+            dir,
+            node,
+            vps: vps.try_into().unwrap(),
+            runs: 0.into(),
+        }
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -110,12 +172,16 @@ impl Bench {
         let run: RunId = format!("{number:06x}").parse().unwrap();
         let vps = self.vps;
         let root = self.dataset(&format!("{vps}.impermanence-{run}"));
-        for name in ["bin", "boot", "dev", "etc", "proc", "run", "sbin", "sys", "tmp", "var"] {
+        for name in [
+            "bin", "boot", "dev", "etc", "proc", "run", "sbin", "sys", "tmp", "var",
+        ] {
             fs::create_dir(root.join(name)).unwrap();
         }
         fs::copy("/usr/bin/busybox", root.join("bin/busybox")).unwrap();
         fs::copy(&programs().1, root.join("bin/probe")).unwrap();
-        for name in ["sh", "mount", "cat", "ls", "sleep", "poweroff", "reboot", "touch", "stty", "id"] {
+        for name in [
+            "sh", "mount", "cat", "ls", "sleep", "poweroff", "reboot", "touch", "stty", "id",
+        ] {
             symlink("busybox", root.join("bin").join(name)).unwrap();
         }
         self.script(&root.join("sbin/init"), INIT);
@@ -126,7 +192,9 @@ impl Bench {
             }
             fs::create_dir(root.join(name)).unwrap();
             RunMount {
-                source: MountSource::Directory { path: dataset.to_str().unwrap().into() },
+                source: MountSource::Directory {
+                    path: dataset.to_str().unwrap().into(),
+                },
                 target: format!("/{name}").parse().unwrap(),
                 read_only: *read_only,
             }
@@ -139,9 +207,19 @@ impl Bench {
             run,
             hostname: "web1".parse().unwrap(),
             mounts: mounts.collect(),
-            root: MountSource::Directory { path: root.to_str().unwrap().into() },
-            ids: IdRange { first: 0x1000_0000 + vps.get() % 1000 * IdRange::SIZE, count: IdRange::SIZE },
-            limits: Limits { memory_bytes: None, swap_bytes: Default::default(), cpu_percent: None, processes: Some(500) },
+            root: MountSource::Directory {
+                path: root.to_str().unwrap().into(),
+            },
+            ids: IdRange {
+                first: 0x1000_0000 + vps.get() % 1000 * IdRange::SIZE,
+                count: IdRange::SIZE,
+            },
+            limits: Limits {
+                memory_bytes: None,
+                swap_bytes: Default::default(),
+                cpu_percent: None,
+                processes: Some(500),
+            },
             init: "/sbin/init".parse().unwrap(),
             halt_signal: libc::SIGUSR1,
             boot_report: serde_json::json!({ "root": "fresh" }),
@@ -153,7 +231,10 @@ impl Bench {
 
     fn dataset(&self, name: &str) -> PathBuf {
         let at = self.path("pool").join(name);
-        must(&format!("mkdir -p $(dirname {0}); btrfs subvolume create {0}; mkdir {0}/private", at.display()));
+        must(&format!(
+            "mkdir -p $(dirname {0}); btrfs subvolume create {0}; mkdir {0}/private",
+            at.display()
+        ));
         at.join("private")
     }
 
@@ -188,7 +269,10 @@ impl Bench {
     pub(crate) fn exec(&self, argv: &[&str]) -> (bool, String) {
         let done = self.command(argv).output().unwrap();
         let text = [done.stdout, done.stderr].concat();
-        (done.status.success(), String::from_utf8_lossy(&text).into_owned())
+        (
+            done.status.success(),
+            String::from_utf8_lossy(&text).into_owned(),
+        )
     }
 
     /// Nothing of the VPS is anywhere: processes, mounts, cgroups, sockets.
@@ -196,12 +280,21 @@ impl Bench {
         let evidence = self.node.observe_evidence(self.vps).unwrap();
         assert!(evidence.is_empty(), "{evidence:?}");
         let name = format!("mayfly-{}", self.node.node);
-        let groups = must(&format!("find /sys/fs/cgroup -type d -path '*/{name}/{}.*'", self.vps));
+        let groups = must(&format!(
+            "find /sys/fs/cgroup -type d -path '*/{name}/{}.*'",
+            self.vps
+        ));
         assert_eq!(groups, "");
         let own = fs::read_to_string("/proc/self/mountinfo").unwrap();
         let at = self.path("runs");
-        assert!(!own.contains(at.to_str().unwrap()), "a mount of a run is in the host's namespace");
-        assert_eq!(must(&format!("find {} -type s -o -type p", at.display())), "");
+        assert!(
+            !own.contains(at.to_str().unwrap()),
+            "a mount of a run is in the host's namespace"
+        );
+        assert_eq!(
+            must(&format!("find {} -type s -o -type p", at.display())),
+            ""
+        );
     }
 }
 

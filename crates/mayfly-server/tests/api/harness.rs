@@ -7,7 +7,10 @@ use std::time::{Duration, Instant};
 
 use axum::Router;
 use futures_util::StreamExt as _;
-use mayfly_api::{BuildTemplate, Change, Client, ClientError, ConsoleSays, CreateVps, ErrorInfo, OperationView, Socket};
+use mayfly_api::{
+    BuildTemplate, Change, Client, ClientError, ConsoleSays, CreateVps, ErrorInfo, OperationView,
+    Socket,
+};
 use mayfly_core::documents::{NodeDoc, OperationState, PoolSpec, SCHEMA, VpsDoc};
 use mayfly_core::error::Refusal;
 use mayfly_core::fake::FakeHost;
@@ -51,7 +54,11 @@ impl Consoles for FakeConsoles {
     ) -> Result<AttachCommand, Refusal> {
         let mut env: Vec<_> = env.clone().into_iter().collect();
         env.push(("PATH".into(), "/usr/bin:/bin".into()));
-        Ok(AttachCommand { program: "/usr/bin/env".into(), args: command.iter().map(Into::into).collect(), env })
+        Ok(AttachCommand {
+            program: "/usr/bin/env".into(),
+            args: command.iter().map(Into::into).collect(),
+            env,
+        })
     }
 
     fn console_socket(&self, doc: &VpsDoc) -> Option<PathBuf> {
@@ -85,9 +92,15 @@ impl Node {
         let dir = tempfile::tempdir().unwrap();
         let host = FakeHost::new();
         let began = Instant::now();
-        let pool = PoolSpec::Btrfs { directory: "/srv/pool".into() };
+        let pool = PoolSpec::Btrfs {
+            directory: "/srv/pool".into(),
+        };
         let engine = Engine::new(Deps {
-            node: NodeDoc { schema: SCHEMA, id: host.node(), pool },
+            node: NodeDoc {
+                schema: SCHEMA,
+                id: host.node(),
+                pool,
+            },
             store: Arc::new(MemoryStore::new(Arc::new(move || began.elapsed()))),
             storage: Arc::new(host.clone()),
             runtime: Arc::new(host.clone()),
@@ -110,13 +123,25 @@ impl Node {
         let served = tokio::spawn(serve(listener, state, async {
             let _ = ended.await;
         }));
-        Self { host, client: Client::new(&socket), consoles, engine, socket, end, served, _dir: dir }
+        Self {
+            host,
+            client: Client::new(&socket),
+            consoles,
+            engine,
+            socket,
+            end,
+            served,
+            _dir: dir,
+        }
     }
 
     /// Ends the node; what hangs would be seen here.
     pub(crate) async fn stop(self) {
         self.end.send(()).unwrap();
-        tokio::time::timeout(Duration::from_secs(10), self.served).await.expect("the server does not end").unwrap();
+        tokio::time::timeout(Duration::from_secs(10), self.served)
+            .await
+            .expect("the server does not end")
+            .unwrap();
         self.engine.stop_threads();
     }
 
@@ -127,20 +152,37 @@ impl Node {
     /// Asks for a change and waits until it is done.
     pub(crate) async fn done(&self, change: &Change) -> OperationView {
         let operation = self.client.submit(change).await.unwrap();
-        let operation = self.client.operation(operation.id.as_str(), Duration::from_secs(20)).await.unwrap();
-        assert_eq!(operation.state, OperationState::Done, "{change:?}: {:?}", operation.error);
+        let operation = self
+            .client
+            .operation(operation.id.as_str(), Duration::from_secs(20))
+            .await
+            .unwrap();
+        assert_eq!(
+            operation.state,
+            OperationState::Done,
+            "{change:?}: {:?}",
+            operation.error
+        );
         operation
     }
 
     pub(crate) async fn template(&self, recipe: &str) {
-        let body = BuildTemplate { recipe: recipe.into(), name: None, mirror: None };
+        let body = BuildTemplate {
+            recipe: recipe.into(),
+            name: None,
+            mirror: None,
+        };
         self.done(&Change::build_template(&body)).await;
     }
 
     /// Sends `METHOD PATH [BODY]` as it is; answers with status and JSON.
     pub(crate) async fn raw(&self, request: &str) -> (u16, serde_json::Value) {
         let mut words = request.splitn(3, ' ');
-        let (method, path, body) = (words.next().unwrap(), words.next().unwrap(), words.next().unwrap_or(""));
+        let (method, path, body) = (
+            words.next().unwrap(),
+            words.next().unwrap(),
+            words.next().unwrap_or(""),
+        );
         let length = body.len();
         let text = format!(
             "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"
@@ -151,9 +193,14 @@ impl Node {
         let mut answer = Vec::new();
         let _ = stream.read_to_end(&mut answer).await;
         let answer = String::from_utf8(answer).unwrap();
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{request}: no answer"));
+        let (head, body) = answer
+            .split_once("\r\n\r\n")
+            .unwrap_or_else(|| panic!("{request}: no answer"));
         assert!(head.contains("content-type: application/json"), "{head}");
-        (head.split(' ').nth(1).unwrap().parse().unwrap(), serde_json::from_str(body).unwrap())
+        (
+            head.split(' ').nth(1).unwrap().parse().unwrap(),
+            serde_json::from_str(body).unwrap(),
+        )
     }
 }
 
@@ -181,8 +228,14 @@ pub(crate) fn field(body: &serde_json::Value, name: &str) -> String {
 }
 
 /// Takes one frame of a console.
-pub(crate) async fn console_frame(socket: &mut Socket, shown: &mut Vec<u8>, notes: &mut Vec<String>) {
-    let frame = tokio::time::timeout(Duration::from_secs(10), socket.next()).await.expect("the console is silent");
+pub(crate) async fn console_frame(
+    socket: &mut Socket,
+    shown: &mut Vec<u8>,
+    notes: &mut Vec<String>,
+) {
+    let frame = tokio::time::timeout(Duration::from_secs(10), socket.next())
+        .await
+        .expect("the console is silent");
     match frame.unwrap().unwrap() {
         Message::Binary(bytes) => shown.extend_from_slice(&bytes),
         Message::Text(says) => match serde_json::from_str(&says).unwrap() {

@@ -1,4 +1,5 @@
 //! Client and server over a real socket, with the real engine on a host in memory.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod harness;
 
@@ -9,7 +10,8 @@ use axum::http::{Request, StatusCode};
 use futures_util::{SinkExt as _, StreamExt as _};
 use harness::{Node, create, field, refused};
 use mayfly_api::{
-    Change, EventView, ExecRequest, ExecSays, ExecStart, FeatureState, SetFeatures, StopVps, VpsState, paths,
+    Change, EventView, ExecRequest, ExecSays, ExecStart, FeatureState, SetFeatures, StopVps,
+    VpsState, paths,
 };
 use mayfly_core::documents::OperationState;
 use mayfly_core::error::Code;
@@ -24,29 +26,66 @@ async fn a_vps_lives_over_the_socket() {
     let made = node.done(&create("debian-12-impermanence", true)).await;
     let id = made.vps.unwrap().to_string();
     let web = node.client.vps("web1").await.unwrap();
-    assert_eq!((web.state, web.id.to_string()), (VpsState::Running, id.clone()));
+    assert_eq!(
+        (web.state, web.id.to_string()),
+        (VpsState::Running, id.clone())
+    );
     let first = web.run.unwrap().root;
-    assert!(first.as_str().starts_with(&format!("{id}.impermanence-")), "{first}");
+    assert!(
+        first.as_str().starts_with(&format!("{id}.impermanence-")),
+        "{first}"
+    );
 
     let restart = Change::restart("web1", &mayfly_api::RestartVps::default());
     let plan = node.client.plan(&restart).await.unwrap().plan;
-    assert!(plan.lines.len() > 3 && plan.lines.len() == plan.steps.len(), "{plan:?}");
-    assert_eq!(node.client.vps("web1").await.unwrap().run.unwrap().root, first, "a plan changed something");
+    assert!(
+        plan.lines.len() > 3 && plan.lines.len() == plan.steps.len(),
+        "{plan:?}"
+    );
+    assert_eq!(
+        node.client.vps("web1").await.unwrap().run.unwrap().root,
+        first,
+        "a plan changed something"
+    );
     let op = node.done(&restart).await;
-    assert_eq!((op.verb.as_str(), op.by.as_str(), op.steps_done), ("restart", "uid 0", op.lines.len()));
+    assert_eq!(
+        (op.verb.as_str(), op.by.as_str(), op.steps_done),
+        ("restart", "uid 0", op.lines.len())
+    );
     assert_ne!(node.client.vps(&id).await.unwrap().run.unwrap().root, first);
 
-    node.done(&Change::stop(&id, &StopVps { force: true, ..StopVps::default() })).await;
+    node.done(&Change::stop(
+        &id,
+        &StopVps {
+            force: true,
+            ..StopVps::default()
+        },
+    ))
+    .await;
     let web = node.client.vps("web1").await.unwrap();
     assert!(web.state == VpsState::Stopped && web.run.is_none() && web.last_root.is_some());
-    let again = node.client.submit(&Change::stop(&id, &StopVps::default())).await.unwrap();
-    let again = node.client.operation(&again.id.as_str()[..14], Duration::from_secs(5)).await.unwrap();
+    let again = node
+        .client
+        .submit(&Change::stop(&id, &StopVps::default()))
+        .await
+        .unwrap();
+    let again = node
+        .client
+        .operation(&again.id.as_str()[..14], Duration::from_secs(5))
+        .await
+        .unwrap();
     assert_eq!(again.state, OperationState::Failed);
     let why = again.error.unwrap();
-    assert_eq!((why.code, why.operation), (Code::VpsNotRunning, Some(again.id)));
+    assert_eq!(
+        (why.code, why.operation),
+        (Code::VpsNotRunning, Some(again.id))
+    );
 
     node.done(&Change::destroy("web1", true)).await;
-    assert_eq!(refused(node.client.vps("web1").await).code, Code::VpsNotFound);
+    assert_eq!(
+        refused(node.client.vps("web1").await).code,
+        Code::VpsNotFound
+    );
     assert!(node.client.vpses().await.unwrap().is_empty());
     node.stop().await;
 }
@@ -57,8 +96,11 @@ async fn datasets_mounts_and_features_have_addresses() {
     node.template("debian-12").await;
     node.done(&create("debian-12", false)).await;
     let quota = |text: &str| text.parse().unwrap();
-    let root = mayfly_api::SetDataset { quota_bytes: quota("10G") };
-    node.done(&Change::set_dataset("web1", &Default::default(), &root)).await;
+    let root = mayfly_api::SetDataset {
+        quota_bytes: quota("10G"),
+    };
+    node.done(&Change::set_dataset("web1", &Default::default(), &root))
+        .await;
     for name in ["srv", "srv/data"] {
         let body = mayfly_api::CreateDataset {
             name: name.parse().unwrap(),
@@ -68,18 +110,41 @@ async fn datasets_mounts_and_features_have_addresses() {
         node.done(&Change::create_dataset("web1", &body)).await;
     }
     let deep = "srv/data".parse().unwrap();
-    node.done(&Change::set_dataset("web1", &deep, &mayfly_api::SetDataset { quota_bytes: quota("2G") })).await;
+    node.done(&Change::set_dataset(
+        "web1",
+        &deep,
+        &mayfly_api::SetDataset {
+            quota_bytes: quota("2G"),
+        },
+    ))
+    .await;
     let all = node.client.datasets("web1").await.unwrap();
-    assert_eq!((all.len(), all[2].quota_bytes, all[2].mounted_at.len()), (3, quota("2G"), 1));
+    assert_eq!(
+        (all.len(), all[2].quota_bytes, all[2].mounted_at.len()),
+        (3, quota("2G"), 1)
+    );
     assert!(all.iter().all(|d| d.used_bytes.is_some()));
-    node.done(&Change::remove_mount("web1", &"/srv/data".parse().unwrap())).await;
-    node.done(&Change::destroy_dataset("web1", &deep, false)).await;
+    node.done(&Change::remove_mount("web1", &"/srv/data".parse().unwrap()))
+        .await;
+    node.done(&Change::destroy_dataset("web1", &deep, false))
+        .await;
     assert_eq!(node.client.mounts("web1").await.unwrap().len(), 1);
 
     let features = node.client.features("web1").await.unwrap();
     assert_eq!(features[0].state, FeatureState::Off);
-    let wish = SetFeatures { fuse: Some(true), ..SetFeatures::default() };
-    assert_eq!(refused(node.client.submit(&Change::set_features("web1", &wish)).await).code, Code::FeatureUnavailable);
+    let wish = SetFeatures {
+        fuse: Some(true),
+        ..SetFeatures::default()
+    };
+    assert_eq!(
+        refused(
+            node.client
+                .submit(&Change::set_features("web1", &wish))
+                .await
+        )
+        .code,
+        Code::FeatureUnavailable
+    );
     node.stop().await;
 }
 
@@ -87,32 +152,93 @@ async fn datasets_mounts_and_features_have_addresses() {
 async fn refusals_are_json_whatever_was_asked() {
     let node = Node::start().await;
     for (request, status, code, part) in [
-        ("GET /v1/nothing", 404, "api.no_such_route", "GET /v1/nothing"),
-        ("DELETE /v1/pool", 404, "api.no_such_route", "DELETE /v1/pool"),
+        (
+            "GET /v1/nothing",
+            404,
+            "api.no_such_route",
+            "GET /v1/nothing",
+        ),
+        (
+            "DELETE /v1/pool",
+            404,
+            "api.no_such_route",
+            "DELETE /v1/pool",
+        ),
         ("GET /v1/vps/web9", 404, "vps.not_found", "web9"),
-        ("GET /v1/vps/%00%1b%5b2J", 404, "vps.not_found", "\\u{1b}[2J"),
+        (
+            "GET /v1/vps/%00%1b%5b2J",
+            404,
+            "vps.not_found",
+            "\\u{1b}[2J",
+        ),
         ("GET /v1/templates/x", 404, "template.not_found", "x"),
         ("GET /v1/operations/zz", 404, "operation.not_found", "zz"),
         ("GET /v1/operations/0?wait=1", 400, "input.invalid", "wait"),
-        ("POST /v1/vps/web9/start?dry=true", 400, "input.invalid", "dry"),
+        (
+            "POST /v1/vps/web9/start?dry=true",
+            400,
+            "input.invalid",
+            "dry",
+        ),
         ("GET /v1/vps/web9/exec", 400, "input.invalid", "websocket"),
-        ("DELETE /v1/vps/web9/mounts?path=nix", 400, "input.invalid", "absolute"),
-        ("PATCH /v1/vps/web9/datasets/a%2F..%2Fb {\"quota_bytes\":1}", 400, "input.invalid", "a/../b"),
-        ("POST /v1/vps {\"template\":\"d\",\"id\":\"x\"}", 400, "input.invalid", "field `id`"),
-        ("POST /v1/vps {\"template\":\"d\",\"ram\":1}", 400, "input.invalid", "ram"),
+        (
+            "DELETE /v1/vps/web9/mounts?path=nix",
+            400,
+            "input.invalid",
+            "absolute",
+        ),
+        (
+            "PATCH /v1/vps/web9/datasets/a%2F..%2Fb {\"quota_bytes\":1}",
+            400,
+            "input.invalid",
+            "a/../b",
+        ),
+        (
+            "POST /v1/vps {\"template\":\"d\",\"id\":\"x\"}",
+            400,
+            "input.invalid",
+            "field `id`",
+        ),
+        (
+            "POST /v1/vps {\"template\":\"d\",\"ram\":1}",
+            400,
+            "input.invalid",
+            "ram",
+        ),
         ("POST /v1/vps {", 400, "input.invalid", "not well formed"),
-        ("POST /v1/vps {\"template\":\"nope\"}", 404, "template.not_found", "nope"),
-        ("PATCH /v1/vps/web9/features {}", 400, "input.invalid", "no feature"),
+        (
+            "POST /v1/vps {\"template\":\"nope\"}",
+            404,
+            "template.not_found",
+            "nope",
+        ),
+        (
+            "PATCH /v1/vps/web9/features {}",
+            400,
+            "input.invalid",
+            "no feature",
+        ),
     ] {
         let (got, body) = node.raw(request).await;
         assert_eq!(got, status, "{request}: {body}");
         assert_eq!(body["error"]["code"], code, "{request}: {body}");
         let message = body["error"]["message"].as_str().unwrap();
         assert!(message.contains(part), "{request}: {message}");
-        assert!(!body["error"]["hint"].as_str().unwrap().is_empty(), "{request}: no next step");
+        assert!(
+            !body["error"]["hint"].as_str().unwrap().is_empty(),
+            "{request}: no next step"
+        );
     }
-    let (status, body) = node.raw(&format!("POST /v1/vps {{\"template\":\"{}\"}}", "x".repeat(70_000))).await;
-    assert_eq!((status, field(&body, "code")), (400, "input.invalid".to_owned()));
+    let (status, body) = node
+        .raw(&format!(
+            "POST /v1/vps {{\"template\":\"{}\"}}",
+            "x".repeat(70_000)
+        ))
+        .await;
+    assert_eq!(
+        (status, field(&body, "code")),
+        (400, "input.invalid".to_owned())
+    );
     node.stop().await;
 }
 
@@ -120,7 +246,13 @@ async fn refusals_are_json_whatever_was_asked() {
 async fn strangers_learn_nothing() {
     let node = Node::start().await;
     for peer in [None, Some(mayfly_server::Peer { uid: 1000 })] {
-        for address in ["/v1/node", "/v1/vps", "/v1/events", "/v1/nothing", "/v1/vps/x/exec"] {
+        for address in [
+            "/v1/node",
+            "/v1/vps",
+            "/v1/events",
+            "/v1/nothing",
+            "/v1/vps/x/exec",
+        ] {
             let mut request = Request::get(address).body(Body::empty()).unwrap();
             if let Some(peer) = peer {
                 request.extensions_mut().insert(peer);
@@ -137,10 +269,23 @@ async fn a_pool_that_cannot_be_looked_at_is_not_an_empty_one() {
     let node = Node::start().await;
     node.template("debian-12").await;
     node.done(&create("debian-12", false)).await;
-    assert_eq!(node.client.pool().await.unwrap().datasets.iter().filter(|d| d.role == "persistent").count(), 1);
+    assert_eq!(
+        node.client
+            .pool()
+            .await
+            .unwrap()
+            .datasets
+            .iter()
+            .filter(|d| d.role == "persistent")
+            .count(),
+        1
+    );
     node.host.fail_looks("pool");
     assert_eq!(refused(node.client.pool().await).code, Code::CouldNotLook);
-    assert_eq!(refused(node.client.datasets("web1").await).code, Code::CouldNotLook);
+    assert_eq!(
+        refused(node.client.datasets("web1").await).code,
+        Code::CouldNotLook
+    );
     let status = node.client.node().await.unwrap();
     assert!(status.space.is_none() && status.vpses == 1 && !status.trouble.is_empty());
     let web = node.client.vps("web1").await.unwrap();
@@ -156,35 +301,75 @@ async fn events_tell_every_change_in_order() {
     let made = node.done(&create("debian-12", true)).await;
     let mut seen = Vec::new();
     let over = loop {
-        let line = tokio::time::timeout(Duration::from_secs(10), lines.next_line()).await.expect("events stopped");
+        let line = tokio::time::timeout(Duration::from_secs(10), lines.next_line())
+            .await
+            .expect("events stopped");
         let event: EventView = serde_json::from_str(&line.unwrap().unwrap()).unwrap();
-        assert!(seen.last().is_none_or(|last: &EventView| last.revision <= event.revision));
-        let over = event.operation.as_ref().is_some_and(|op| op.id == made.id && op.state.is_over());
+        assert!(
+            seen.last()
+                .is_none_or(|last: &EventView| last.revision <= event.revision)
+        );
+        let over = event
+            .operation
+            .as_ref()
+            .is_some_and(|op| op.id == made.id && op.state.is_over());
         seen.push(event);
         if over {
             break seen.last().unwrap().revision;
         }
     };
     let kinds = |kind: &str| seen.iter().filter(|e| e.kind == kind).count();
-    assert!(kinds("template") == 1 && kinds("operation") > 4 && kinds("vps") > 1, "{seen:?}");
-    assert!(seen.iter().any(|e| e.vps.as_ref().is_some_and(|v| v.hostname.as_str() == "web1")));
+    assert!(
+        kinds("template") == 1 && kinds("operation") > 4 && kinds("vps") > 1,
+        "{seen:?}"
+    );
+    assert!(seen.iter().any(|e| {
+        e.vps
+            .as_ref()
+            .is_some_and(|v| v.hostname.as_str() == "web1")
+    }));
     let mut later = node.client.events(Some(over - 1)).await.unwrap();
-    let first: EventView = serde_json::from_str(&later.next_line().await.unwrap().unwrap()).unwrap();
+    let first: EventView =
+        serde_json::from_str(&later.next_line().await.unwrap().unwrap()).unwrap();
     assert_eq!(first.revision, over);
     node.stop().await;
 }
 
-async fn exec(node: &Node, start: &ExecStart, typed: &[u8]) -> (Result<i32, Code>, Vec<u8>, Vec<u8>) {
-    let mut socket = node.client.websocket(&paths::of_vps("web1", "exec")).await.unwrap();
+async fn exec(
+    node: &Node,
+    start: &ExecStart,
+    typed: &[u8],
+) -> (Result<i32, Code>, Vec<u8>, Vec<u8>) {
+    let mut socket = node
+        .client
+        .websocket(&paths::of_vps("web1", "exec"))
+        .await
+        .unwrap();
     let text = |value: String| Message::text(value);
-    socket.send(text(serde_json::to_string(start).unwrap())).await.unwrap();
+    socket
+        .send(text(serde_json::to_string(start).unwrap()))
+        .await
+        .unwrap();
     let _ = socket.send(Message::Binary(typed.to_vec().into())).await;
-    let _ = socket.send(text(serde_json::to_string(&ExecRequest::Eof(true)).unwrap())).await;
+    let _ = socket
+        .send(text(
+            serde_json::to_string(&ExecRequest::Eof(true)).unwrap(),
+        ))
+        .await;
     let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
     loop {
-        match tokio::time::timeout(Duration::from_secs(20), socket.next()).await.unwrap().unwrap().unwrap() {
+        match tokio::time::timeout(Duration::from_secs(20), socket.next())
+            .await
+            .unwrap()
+            .unwrap()
+            .unwrap()
+        {
             Message::Binary(frame) => {
-                let stream = if frame[0] == mayfly_api::STDOUT { &mut stdout } else { &mut stderr };
+                let stream = if frame[0] == mayfly_api::STDOUT {
+                    &mut stdout
+                } else {
+                    &mut stderr
+                };
                 stream.extend_from_slice(&frame[1..]);
             }
             Message::Text(says) => match serde_json::from_str(&says).unwrap() {
@@ -198,25 +383,54 @@ async fn exec(node: &Node, start: &ExecStart, typed: &[u8]) -> (Result<i32, Code
 
 fn run(command: &[&str], tty: bool) -> ExecStart {
     let command = command.iter().map(ToString::to_string).collect();
-    ExecStart { command, tty, rows: 33, cols: 99, env: [("WORD".to_owned(), "set".to_owned())].into() }
+    ExecStart {
+        command,
+        tty,
+        rows: 33,
+        cols: 99,
+        env: [("WORD".to_owned(), "set".to_owned())].into(),
+    }
 }
 
 #[tokio::test]
 async fn exec_carries_streams_status_and_refusals() {
     let node = Node::start().await;
-    assert_eq!(exec(&node, &run(&["id"], false), b"").await.0, Err(Code::VpsNotFound));
+    assert_eq!(
+        exec(&node, &run(&["id"], false), b"").await.0,
+        Err(Code::VpsNotFound)
+    );
     node.template("debian-12").await;
     node.done(&create("debian-12", false)).await;
-    assert_eq!(exec(&node, &run(&["id"], false), b"").await.0, Err(Code::VpsNotRunning));
+    assert_eq!(
+        exec(&node, &run(&["id"], false), b"").await.0,
+        Err(Code::VpsNotRunning)
+    );
     node.done(&Change::start("web1")).await;
-    assert_eq!(exec(&node, &run(&[], false), b"").await.0, Err(Code::Invalid));
-    assert_eq!(exec(&node, &run(&["a\0b"], false), b"").await.0, Err(Code::Invalid));
+    assert_eq!(
+        exec(&node, &run(&[], false), b"").await.0,
+        Err(Code::Invalid)
+    );
+    assert_eq!(
+        exec(&node, &run(&["a\0b"], false), b"").await.0,
+        Err(Code::Invalid)
+    );
     let typed = vec![b'x'; 200_000];
-    let (code, stdout, stderr) = exec(&node, &run(&["sh", "-c", "cat; echo $WORD >&2; exit 42"], false), &typed).await;
-    assert_eq!((code, stdout.len(), stderr.as_slice()), (Ok(42), 200_000, b"set\n".as_slice()));
+    let (code, stdout, stderr) = exec(
+        &node,
+        &run(&["sh", "-c", "cat; echo $WORD >&2; exit 42"], false),
+        &typed,
+    )
+    .await;
+    assert_eq!(
+        (code, stdout.len(), stderr.as_slice()),
+        (Ok(42), 200_000, b"set\n".as_slice())
+    );
     let (code, stdout, _) = exec(&node, &run(&["sh", "-c", "stty size; tty"], true), b"").await;
     let text = String::from_utf8_lossy(&stdout);
-    assert!(code == Ok(0) && text.contains("33 99") && text.contains("/dev/pts/"), "{text}");
+    assert!(
+        code == Ok(0) && text.contains("33 99") && text.contains("/dev/pts/"),
+        "{text}"
+    );
     node.stop().await;
 }
 
@@ -225,15 +439,23 @@ async fn a_client_that_goes_takes_its_program_along() {
     let node = Node::start().await;
     node.template("debian-12").await;
     node.done(&create("debian-12", true)).await;
-    let mut socket = node.client.websocket(&paths::of_vps("web1", "exec")).await.unwrap();
+    let mut socket = node
+        .client
+        .websocket(&paths::of_vps("web1", "exec"))
+        .await
+        .unwrap();
     let start = run(&["sh", "-c", "sleep 1000 & echo $!; wait"], false);
-    socket.send(Message::text(serde_json::to_string(&start).unwrap())).await.unwrap();
+    socket
+        .send(Message::text(serde_json::to_string(&start).unwrap()))
+        .await
+        .unwrap();
     let pid = loop {
         if let Message::Binary(frame) = socket.next().await.unwrap().unwrap() {
             break String::from_utf8_lossy(&frame[1..]).trim().to_owned();
         }
     };
-    let alive = || std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|s| !s.contains(") Z "));
+    let alive =
+        || std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|s| !s.contains(") Z "));
     assert!(alive());
     drop(socket);
     for _ in 0..500 {
@@ -251,7 +473,11 @@ async fn a_console_goes_on_through_runs_without_showing_anything_twice() {
     node.template("debian-12").await;
     let id = node.done(&create("debian-12", false)).await.vps.unwrap();
     node.consoles.print(b"first run\r\n");
-    let mut socket = node.client.websocket(&paths::of_vps("web1", "console")).await.unwrap();
+    let mut socket = node
+        .client
+        .websocket(&paths::of_vps("web1", "console"))
+        .await
+        .unwrap();
     let mut shown = Vec::new();
     let mut notes = Vec::new();
     while notes.is_empty() {
@@ -264,14 +490,26 @@ async fn a_console_goes_on_through_runs_without_showing_anything_twice() {
     node.done(&Change::start("web1")).await;
     let (mut supervisor, _) = listener.accept().await.unwrap();
     supervisor.write_all(b"first run\r\n").await.unwrap();
-    supervisor.write_all(b"second run\r\nlogin: ").await.unwrap();
+    supervisor
+        .write_all(b"second run\r\nlogin: ")
+        .await
+        .unwrap();
     while !shown.ends_with(b"login: ") {
         harness::console_frame(&mut socket, &mut shown, &mut notes).await;
     }
-    assert_eq!(String::from_utf8_lossy(&shown), "first run\r\nsecond run\r\nlogin: ");
+    assert_eq!(
+        String::from_utf8_lossy(&shown),
+        "first run\r\nsecond run\r\nlogin: "
+    );
 
-    socket.send(Message::Binary(b"root\r".to_vec().into())).await.unwrap();
-    socket.send(Message::text(r#"{"resize":{"rows":50,"cols":132}}"#)).await.unwrap();
+    socket
+        .send(Message::Binary(b"root\r".to_vec().into()))
+        .await
+        .unwrap();
+    socket
+        .send(Message::text(r#"{"resize":{"rows":50,"cols":132}}"#))
+        .await
+        .unwrap();
     let mut keys = [0; 5];
     supervisor.read_exact(&mut keys).await.unwrap();
     assert_eq!(&keys, b"root\r");
@@ -292,6 +530,9 @@ async fn a_console_goes_on_through_runs_without_showing_anything_twice() {
         followed.extend_from_slice(&log.next_bytes().await.unwrap().unwrap());
     }
     assert_eq!(followed, b"all of it");
-    assert_eq!(node.client.log("web1").await.unwrap(), b"first run\r\nsecond run\r\nlogin: ");
+    assert_eq!(
+        node.client.log("web1").await.unwrap(),
+        b"first run\r\nsecond run\r\nlogin: "
+    );
     node.stop().await;
 }

@@ -52,12 +52,17 @@ impl ChangeArgs {
         let operation = context.client.submit(change).await?;
         if self.no_wait {
             context.screen.show(&operation, |op| {
-                format!("operation {}\n  next: mayfly operation watch {}\n", op.id, op.id)
+                format!(
+                    "operation {}\n  next: mayfly operation watch {}\n",
+                    op.id, op.id
+                )
             })?;
             return Ok(ExitCode::SUCCESS);
         }
         let operation = watch(context, operation).await?;
-        context.screen.show(&operation, |op| format!("{}\n", escape(&done(op))))?;
+        context
+            .screen
+            .show(&operation, |op| format!("{}\n", escape(&done(op))))?;
         Ok(ExitCode::SUCCESS)
     }
 
@@ -73,18 +78,30 @@ impl ChangeArgs {
                 "say it with --yes",
             ));
         }
-        write!(io::stderr(), "{} will be destroyed. Type {} to go on: ", escape(what), escape(name))?;
+        write!(
+            io::stderr(),
+            "{} will be destroyed. Type {} to go on: ",
+            escape(what),
+            escape(name)
+        )?;
         let mut typed = String::new();
         io::stdin().read_line(&mut typed)?;
         if typed.trim() == name {
             return Ok(());
         }
-        Err(Failure::refused(Code::Invalid, format!("{what} was not destroyed: another name was typed"), "try again"))
+        Err(Failure::refused(
+            Code::Invalid,
+            format!("{what} was not destroyed: another name was typed"),
+            "try again",
+        ))
     }
 }
 
 /// Waits until an operation is over and tells each step. One that failed is a failure.
-pub(super) async fn watch(context: &Context, operation: OperationView) -> Result<OperationView, Failure> {
+pub(super) async fn watch(
+    context: &Context,
+    operation: OperationView,
+) -> Result<OperationView, Failure> {
     let mut operation = operation;
     let mut progress = Progress::default();
     loop {
@@ -101,8 +118,15 @@ pub(super) async fn watch(context: &Context, operation: OperationView) -> Result
             }
             OperationState::Queued | OperationState::Running | OperationState::Undoing => {}
         }
-        let wait = if context.screen.is_watched() { LOOK } else { WAIT };
-        operation = context.client.operation(operation.id.as_str(), wait).await?;
+        let wait = if context.screen.is_watched() {
+            LOOK
+        } else {
+            WAIT
+        };
+        operation = context
+            .client
+            .operation(operation.id.as_str(), wait)
+            .await?;
     }
 }
 
@@ -118,13 +142,20 @@ impl Progress {
     fn news(&mut self, operation: &OperationView) -> Vec<String> {
         let mut lines = Vec::new();
         let all = operation.lines.len();
-        for (index, line) in operation.lines.iter().enumerate().take(operation.steps_done).skip(self.steps) {
+        for (index, line) in operation
+            .lines
+            .iter()
+            .enumerate()
+            .take(operation.steps_done)
+            .skip(self.steps)
+        {
             lines.push(format!("[{}/{all}] {line}", index + 1));
         }
         self.steps = self.steps.max(operation.steps_done);
         let progress = &operation.progress;
         let is_step = operation.lines.contains(progress);
-        if !progress.is_empty() && !is_step && *progress != self.last && !operation.state.is_over() {
+        if !progress.is_empty() && !is_step && *progress != self.last && !operation.state.is_over()
+        {
             lines.push(format!("  {progress}"));
             self.last.clone_from(progress);
         }
@@ -139,7 +170,11 @@ fn render_plan(body: &PlanBody) -> String {
         return "nothing to do\n".to_owned();
     }
     let width = lines.len().to_string().len();
-    lines.iter().enumerate().map(|(index, line)| format!("{:>width$}. {}\n", index + 1, escape(line))).collect()
+    lines
+        .iter()
+        .enumerate()
+        .map(|(index, line)| format!("{:>width$}. {}\n", index + 1, escape(line)))
+        .collect()
 }
 
 #[cfg(test)]
@@ -160,31 +195,64 @@ mod tests {
     #[test]
     fn each_step_is_told_once_and_long_ones_speak() {
         let mut progress = Progress::default();
-        assert_eq!(progress.news(&operation("queued", 0, "waiting for its turn")), ["  waiting for its turn"]);
-        assert_eq!(progress.news(&operation("queued", 0, "waiting for its turn")), [""; 0]);
-        assert_eq!(progress.news(&operation("running", 1, "start it")), ["[1/2] make it"]);
-        assert_eq!(progress.news(&operation("running", 1, "3 of 9 packages")), ["  3 of 9 packages"]);
-        assert_eq!(progress.news(&operation("done", 2, "done")), ["[2/2] start it"]);
+        assert_eq!(
+            progress.news(&operation("queued", 0, "waiting for its turn")),
+            ["  waiting for its turn"]
+        );
+        assert_eq!(
+            progress.news(&operation("queued", 0, "waiting for its turn")),
+            [""; 0]
+        );
+        assert_eq!(
+            progress.news(&operation("running", 1, "start it")),
+            ["[1/2] make it"]
+        );
+        assert_eq!(
+            progress.news(&operation("running", 1, "3 of 9 packages")),
+            ["  3 of 9 packages"]
+        );
+        assert_eq!(
+            progress.news(&operation("done", 2, "done")),
+            ["[2/2] start it"]
+        );
         assert_eq!(progress.news(&operation("done", 2, "done")), [""; 0]);
     }
 
     #[test]
     fn a_plan_is_a_numbered_list() {
         let plan = |lines: &[&str]| PlanBody {
-            plan: PlanView { lines: lines.iter().map(ToString::to_string).collect(), steps: vec![] },
+            plan: PlanView {
+                lines: lines.iter().map(ToString::to_string).collect(),
+                steps: vec![],
+            },
         };
         assert_eq!(render_plan(&plan(&[])), "nothing to do\n");
-        assert_eq!(render_plan(&plan(&["make it", "start\x1b it"])), "1. make it\n2. start\\u{1b} it\n");
+        assert_eq!(
+            render_plan(&plan(&["make it", "start\x1b it"])),
+            "1. make it\n2. start\\u{1b} it\n"
+        );
     }
 
     #[test]
     fn without_a_terminal_only_yes_destroys() {
         let args = ChangeArgs::default();
-        assert!(args.confirm(ConfirmArgs { yes: true }, "VPS 100", "web1").is_ok());
-        assert!(ChangeArgs { dry_run: true, no_wait: false }.confirm(ConfirmArgs::default(), "VPS 100", "web1").is_ok());
+        assert!(
+            args.confirm(ConfirmArgs { yes: true }, "VPS 100", "web1")
+                .is_ok()
+        );
+        assert!(
+            ChangeArgs {
+                dry_run: true,
+                no_wait: false
+            }
+            .confirm(ConfirmArgs::default(), "VPS 100", "web1")
+            .is_ok()
+        );
         if !io::stdin().is_terminal() {
             let refused = args.confirm(ConfirmArgs::default(), "VPS 100", "web1");
-            assert!(matches!(refused, Err(Failure::Error(info)) if info.hint == "say it with --yes"));
+            assert!(
+                matches!(refused, Err(Failure::Error(info)) if info.hint == "say it with --yes")
+            );
         }
     }
 }

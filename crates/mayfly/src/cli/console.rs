@@ -49,7 +49,10 @@ pub(super) async fn logs(context: &Context, args: LogsArgs) -> Result<ExitCode, 
 
 /// Connects the terminal to the console.
 pub(super) async fn console(context: &Context, vps: &str) -> Result<ExitCode, Failure> {
-    let socket = context.client.websocket(&paths::of_vps(vps, "console")).await?;
+    let socket = context
+        .client
+        .websocket(&paths::of_vps(vps, "console"))
+        .await?;
     let (mut sink, mut frames) = socket.split();
     let raw = Raw::enter()?;
     if raw.is_some() {
@@ -173,8 +176,14 @@ mod tests {
 
     #[test]
     fn every_other_key_arrives() {
-        assert_eq!(press(&[b"\x1dx\x1d", b"y\x1b[A"]), (b"\x1dx\x1dy\x1b[A".to_vec(), false));
+        assert_eq!(
+            press(&[b"\x1dx\x1d", b"y\x1b[A"]),
+            (b"\x1dx\x1dy\x1b[A".to_vec(), false)
+        );
         assert_eq!(press(&[b"\x01a\x01\x01q"]), (b"\x01a\x01q".to_vec(), false));
-        assert_eq!(press(&[b"\x01\x1d\x01z"]), (b"\x01\x1d\x01z".to_vec(), false));
+        assert_eq!(
+            press(&[b"\x01\x1d\x01z"]),
+            (b"\x01\x1d\x01z".to_vec(), false)
+        );
     }
 }

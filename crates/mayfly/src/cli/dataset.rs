@@ -65,35 +65,69 @@ fn parse_quota(text: &str) -> Result<Bytes, String> {
 
 pub(super) async fn run(context: &Context, verb: DatasetVerb) -> Result<ExitCode, Failure> {
     match verb {
-        DatasetVerb::Create { dataset: DatasetRef { vps, name }, quota, mount, change } => {
+        DatasetVerb::Create {
+            dataset: DatasetRef { vps, name },
+            quota,
+            mount,
+            change,
+        } => {
             let done = match &mount {
                 None => format!("dataset {vps}/{name} is made"),
                 Some(path) => format!("dataset {vps}/{name} is made and mounted at {path}"),
             };
-            let body = CreateDataset { name, quota_bytes: quota, mount };
-            change.carry_out(context, &Change::create_dataset(&vps, &body), |_| done).await
+            let body = CreateDataset {
+                name,
+                quota_bytes: quota,
+                mount,
+            };
+            change
+                .carry_out(context, &Change::create_dataset(&vps, &body), |_| done)
+                .await
         }
         DatasetVerb::List { vps } => {
             let id = context.client.vps(&vps).await?.id;
-            context.screen.show(&context.client.datasets(&vps).await?, |all| render_list(id, all))?;
+            context
+                .screen
+                .show(&context.client.datasets(&vps).await?, |all| {
+                    render_list(id, all)
+                })?;
             Ok(ExitCode::SUCCESS)
         }
-        DatasetVerb::Set { dataset, quota, change } => {
+        DatasetVerb::Set {
+            dataset,
+            quota,
+            change,
+        } => {
             let body = SetDataset { quota_bytes: quota };
             let asked = Change::set_dataset(&dataset.vps, &dataset.name, &body);
-            change.carry_out(context, &asked, |_| format!("dataset {} has quota {quota}", typed(&dataset))).await
+            change
+                .carry_out(context, &asked, |_| {
+                    format!("dataset {} has quota {quota}", typed(&dataset))
+                })
+                .await
         }
-        DatasetVerb::Destroy { dataset, force, sure, change } => {
+        DatasetVerb::Destroy {
+            dataset,
+            force,
+            sure,
+            change,
+        } => {
             let shown = typed(&dataset);
             change.confirm(sure, &format!("dataset {shown}, with all data,"), &shown)?;
             let asked = Change::destroy_dataset(&dataset.vps, &dataset.name, force);
-            change.carry_out(context, &asked, |_| format!("dataset {shown} is destroyed")).await
+            change
+                .carry_out(context, &asked, |_| format!("dataset {shown} is destroyed"))
+                .await
         }
     }
 }
 
 fn typed(dataset: &DatasetRef) -> String {
-    if dataset.name.is_root() { dataset.vps.clone() } else { format!("{}/{}", dataset.vps, dataset.name) }
+    if dataset.name.is_root() {
+        dataset.vps.clone()
+    } else {
+        format!("{}/{}", dataset.vps, dataset.name)
+    }
 }
 
 /// Datasets as a table, named as they are typed.
@@ -103,7 +137,10 @@ pub(super) fn render_list(vps: VpsId, all: &[DatasetView]) -> String {
         .map(|d| {
             let mounted: Vec<_> = d.mounted_at.iter().map(ToString::to_string).collect();
             vec![
-                typed(&DatasetRef { vps: vps.to_string(), name: d.name.clone() }),
+                typed(&DatasetRef {
+                    vps: vps.to_string(),
+                    name: d.name.clone(),
+                }),
                 d.quota_bytes.to_string(),
                 or_dash(d.used_bytes),
                 or_dash((!mounted.is_empty()).then(|| mounted.join(", "))),

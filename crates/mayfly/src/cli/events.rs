@@ -25,7 +25,8 @@ pub(super) async fn run(context: &Context, args: EventsArgs) -> Result<ExitCode,
             context.screen.print(&format!("{line}\n"))?;
             continue;
         }
-        let shown = serde_json::from_str::<EventView>(&line).map_or_else(|_| escape(&line), |event| render(&event));
+        let shown = serde_json::from_str::<EventView>(&line)
+            .map_or_else(|_| escape(&line), |event| render(&event));
         context.screen.print(&format!("{shown}\n"))?;
     }
     Err(Failure::refused(
@@ -45,7 +46,11 @@ fn render(event: &EventView) -> String {
     }
     if let Some(op) = &event.operation {
         let vps = op.vps.map(|vps| format!(" {vps}")).unwrap_or_default();
-        text.push_str(&format!("  {}{vps}  {}", op.verb, operation::state(op.state)));
+        text.push_str(&format!(
+            "  {}{vps}  {}",
+            op.verb,
+            operation::state(op.state)
+        ));
         if !op.lines.is_empty() {
             text.push_str(&format!("  {}/{}", op.steps_done, op.lines.len()));
         }
@@ -76,7 +81,10 @@ mod tests {
             }))
             .unwrap(),
         };
-        assert_eq!(render(&event), "7  operation 0a  start 100  running  1/2  b\\n");
+        assert_eq!(
+            render(&event),
+            "7  operation 0a  start 100  running  1/2  b\\n"
+        );
         event.operation = None;
         event.removed = true;
         assert_eq!(render(&event), "7  operation 0a  removed");

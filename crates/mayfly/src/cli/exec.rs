@@ -46,8 +46,17 @@ pub(super) async fn run(context: &Context, args: ExecArgs) -> Result<ExitCode, F
     if let (true, Ok(term)) = (tty, std::env::var("TERM")) {
         env.entry("TERM".to_owned()).or_insert(term);
     }
-    let start = ExecStart { command: args.command, tty, rows, cols, env };
-    let socket = context.client.websocket(&paths::of_vps(&args.vps, "exec")).await?;
+    let start = ExecStart {
+        command: args.command,
+        tty,
+        rows,
+        cols,
+        env,
+    };
+    let socket = context
+        .client
+        .websocket(&paths::of_vps(&args.vps, "exec"))
+        .await?;
     let (mut sink, mut frames) = socket.split();
     sink.send(text(&start)).await.map_err(lost)?;
     let _raw = if tty { Raw::enter()? } else { None };
@@ -78,7 +87,9 @@ pub(super) async fn run(context: &Context, args: ExecArgs) -> Result<ExitCode, F
         match frame.ok_or_else(|| lost("it was closed"))?.map_err(lost)? {
             Message::Binary(bytes) => print(&bytes)?,
             Message::Text(says) => match serde_json::from_str(&says).map_err(lost)? {
-                ExecSays::Exit(code) => return Ok(ExitCode::from(u8::try_from(code).unwrap_or(255))),
+                ExecSays::Exit(code) => {
+                    return Ok(ExitCode::from(u8::try_from(code).unwrap_or(255)));
+                }
                 ExecSays::Error(info) => return Err(info.into()),
             },
             Message::Close(_) => return Err(lost("it was closed")),

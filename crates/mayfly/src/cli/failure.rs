@@ -25,16 +25,26 @@ impl Failure {
 
     /// A mistake of this program.
     pub(crate) fn mistake(what: &str) -> Self {
-        Self::refused(Code::Internal, what, "this is a mistake in Mayfly; please report it")
+        Self::refused(
+            Code::Internal,
+            what,
+            "this is a mistake in Mayfly; please report it",
+        )
     }
 
     /// Tells it and gives the exit status.
     pub(crate) fn print(self, json: bool) -> ExitCode {
-        let Self::Error(info) = self else { return ExitCode::SUCCESS };
+        let Self::Error(info) = self else {
+            return ExitCode::SUCCESS;
+        };
         // Nothing is left to be done where even this cannot be told.
         let _ = if json {
             let body = ErrorBody { error: *info };
-            writeln!(io::stdout(), "{}", serde_json::to_string(&body).unwrap_or_default())
+            writeln!(
+                io::stdout(),
+                "{}",
+                serde_json::to_string(&body).unwrap_or_default()
+            )
         } else {
             io::stderr().write_all(render(&info).as_bytes())
         };
@@ -77,7 +87,11 @@ impl From<io::Error> for Failure {
         if error.kind() == io::ErrorKind::BrokenPipe {
             return Self::NobodyReads;
         }
-        Self::refused(Code::HostFailed, error.to_string(), "mend the cause and try again")
+        Self::refused(
+            Code::HostFailed,
+            error.to_string(),
+            "mend the cause and try again",
+        )
     }
 }
 
@@ -85,7 +99,11 @@ impl From<anyhow::Error> for Failure {
     fn from(error: anyhow::Error) -> Self {
         match error.downcast::<Refusal>() {
             Ok(refusal) => refusal.into(),
-            Err(error) => Self::refused(Code::HostFailed, format!("{error:#}"), "mend the cause and try again"),
+            Err(error) => Self::refused(
+                Code::HostFailed,
+                format!("{error:#}"),
+                "mend the cause and try again",
+            ),
         }
     }
 }
@@ -96,26 +114,44 @@ mod tests {
 
     #[test]
     fn an_error_is_object_and_reason_next_step_and_code() {
-        let refusal = Refusal::new(Code::VpsNotFound, "there is no VPS web9", "see `mayfly list`");
+        let refusal = Refusal::new(
+            Code::VpsNotFound,
+            "there is no VPS web9",
+            "see `mayfly list`",
+        );
         let mut info = ErrorInfo::from(refusal);
-        assert_eq!(render(&info), "error: there is no VPS web9\n  next: see `mayfly list`\n  [vps.not_found]\n");
+        assert_eq!(
+            render(&info),
+            "error: there is no VPS web9\n  next: see `mayfly list`\n  [vps.not_found]\n"
+        );
         info.operation = Some("0123456789abcdef0123".parse().unwrap());
         assert!(render(&info).ends_with("  operation: 0123456789abcdef0123\n  [vps.not_found]\n"));
     }
 
     #[test]
     fn what_a_guest_said_cannot_reach_the_terminal_raw() {
-        let info = ErrorInfo::from(Refusal::new(Code::VpsStartFailed, "init said \x1b[2J\nerror: fake", ""));
-        assert_eq!(render(&info), "error: init said \\u{1b}[2J\\nerror: fake\n  [vps.start_failed]\n");
+        let info = ErrorInfo::from(Refusal::new(
+            Code::VpsStartFailed,
+            "init said \x1b[2J\nerror: fake",
+            "",
+        ));
+        assert_eq!(
+            render(&info),
+            "error: init said \\u{1b}[2J\\nerror: fake\n  [vps.start_failed]\n"
+        );
     }
 
     #[test]
     fn a_chain_of_causes_is_told_once() {
         let error = anyhow::anyhow!("permission denied").context("cannot make /x");
-        let Failure::Error(info) = Failure::from(error) else { panic!() };
+        let Failure::Error(info) = Failure::from(error) else {
+            panic!()
+        };
         assert_eq!(info.message, "cannot make /x: permission denied");
         let refusal = Refusal::new(Code::NodeExists, "a", "b");
-        let Failure::Error(info) = Failure::from(anyhow::Error::from(refusal)) else { panic!() };
+        let Failure::Error(info) = Failure::from(anyhow::Error::from(refusal)) else {
+            panic!()
+        };
         assert_eq!(info.code, Code::NodeExists);
     }
 }

@@ -59,11 +59,21 @@ pub(crate) enum Kind {
 }
 
 fn parse_switch(text: &str) -> Result<(Feature, bool), String> {
-    let names = || Feature::value_variants().iter().filter_map(ValueEnum::to_possible_value);
-    let (name, value) = text.split_once('=').ok_or("write FEATURE=on or FEATURE=off")?;
+    let names = || {
+        Feature::value_variants()
+            .iter()
+            .filter_map(ValueEnum::to_possible_value)
+    };
+    let (name, value) = text
+        .split_once('=')
+        .ok_or("write FEATURE=on or FEATURE=off")?;
     let feature = Feature::from_str(name, false).map_err(|_| {
         let known: Vec<_> = names().map(|n| n.get_name().to_owned()).collect();
-        format!("there is no feature `{}`; there are {}", name.escape_debug(), known.join(", "))
+        format!(
+            "there is no feature `{}`; there are {}",
+            name.escape_debug(),
+            known.join(", ")
+        )
     })?;
     match value {
         "on" => Ok((feature, true)),
@@ -75,13 +85,19 @@ fn parse_switch(text: &str) -> Result<(Feature, bool), String> {
 pub(super) async fn run(context: &Context, verb: FeatureVerb) -> Result<ExitCode, Failure> {
     match verb {
         FeatureVerb::List { vps } => {
-            context.screen.show(&context.client.features(&vps).await?, |all| render_list(all))?;
+            context
+                .screen
+                .show(&context.client.features(&vps).await?, |all| {
+                    render_list(all)
+                })?;
             Ok(ExitCode::SUCCESS)
         }
         FeatureVerb::Set(args) => {
             let body = features(&args)?;
             let done = format!("features of VPS {} are set", args.vps);
-            args.change.carry_out(context, &Change::set_features(&args.vps, &body), |_| done).await
+            args.change
+                .carry_out(context, &Change::set_features(&args.vps, &body), |_| done)
+                .await
         }
     }
 }
@@ -125,7 +141,10 @@ fn features(args: &SetArgs) -> Result<SetFeatures, Failure> {
 }
 
 fn twice(feature: Feature) -> Failure {
-    let name = feature.to_possible_value().map(|n| n.get_name().to_owned()).unwrap_or_default();
+    let name = feature
+        .to_possible_value()
+        .map(|n| n.get_name().to_owned())
+        .unwrap_or_default();
     Failure::refused(Code::Invalid, format!("{name} is set twice"), "say it once")
 }
 
@@ -160,7 +179,10 @@ mod tests {
 
     #[test]
     fn switches_are_on_or_off() {
-        assert_eq!(parse_switch("impermanence=on"), Ok((Feature::Impermanence, true)));
+        assert_eq!(
+            parse_switch("impermanence=on"),
+            Ok((Feature::Impermanence, true))
+        );
         assert_eq!(parse_switch("tun=off"), Ok((Feature::Tun, false)));
         for bad in ["impermanence", "impermanence=1", "Tun=on", "ipv6=on", "=on"] {
             assert!(parse_switch(bad).is_err(), "{bad} was taken");
@@ -174,7 +196,10 @@ mod tests {
         with.root_kind = Some(Kind::Empty);
         let wish = features(&with).unwrap();
         let on = wish.impermanence.unwrap();
-        assert_eq!((on.on, on.root_quota_bytes, on.root_kind), (true, Some(Bytes::gib(5)), Some(RootKind::Empty)));
+        assert_eq!(
+            (on.on, on.root_quota_bytes, on.root_kind),
+            (true, Some(Bytes::gib(5)), Some(RootKind::Empty))
+        );
         assert_eq!((wish.fuse, wish.tun), (Some(true), None));
         with.switches = args(&["fuse=on"]).switches;
         assert!(features(&with).is_err());
@@ -183,9 +208,17 @@ mod tests {
 
     #[test]
     fn what_is_not_built_is_shown_as_such() {
-        let feature = |name: &str, state, detail: &str| FeatureView { name: name.into(), state, detail: detail.into() };
+        let feature = |name: &str, state, detail: &str| FeatureView {
+            name: name.into(),
+            state,
+            detail: detail.into(),
+        };
         let all = [
-            feature("impermanence", FeatureState::On, "root quota 10G, root kind template"),
+            feature(
+                "impermanence",
+                FeatureState::On,
+                "root quota 10G, root kind template",
+            ),
             feature("nesting", FeatureState::NotBuilt, ""),
         ];
         assert_eq!(

@@ -31,7 +31,12 @@ use crate::serve::ServeArgs;
 
 /// VPSes whose root filesystem lives for one boot
 #[derive(Debug, Parser)]
-#[command(name = "mayfly", version, disable_help_subcommand = true, max_term_width = 100)]
+#[command(
+    name = "mayfly",
+    version,
+    disable_help_subcommand = true,
+    max_term_width = 100
+)]
 pub(crate) struct Cli {
     /// Print JSON
     #[arg(long, global = true)]
@@ -117,8 +122,13 @@ struct Context {
 
 /// Carries out a verb that needs the daemon.
 pub(crate) fn run(verb: Verb, json: bool, socket: Option<PathBuf>) -> Result<ExitCode, Failure> {
-    let context = Context { client: Client::new(socket_path(socket)), screen: Screen { json } };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let context = Context {
+        client: Client::new(socket_path(socket)),
+        screen: Screen { json },
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     let done = runtime.block_on(dispatch(verb, &context));
     // A thread that waits for someone to type does not hold the end.
     runtime.shutdown_background();
@@ -126,13 +136,19 @@ pub(crate) fn run(verb: Verb, json: bool, socket: Option<PathBuf>) -> Result<Exi
 }
 
 fn socket_path(given: Option<PathBuf>) -> PathBuf {
-    let named = std::env::var_os("MAYFLY_SOCKET").filter(|name| !name.is_empty()).map(PathBuf::from);
-    given.or(named).unwrap_or_else(|| PathBuf::from(DEFAULT_STATE_DIR).join(paths::SOCKET))
+    let named = std::env::var_os("MAYFLY_SOCKET")
+        .filter(|name| !name.is_empty())
+        .map(PathBuf::from);
+    given
+        .or(named)
+        .unwrap_or_else(|| PathBuf::from(DEFAULT_STATE_DIR).join(paths::SOCKET))
 }
 
 async fn dispatch(verb: Verb, context: &Context) -> Result<ExitCode, Failure> {
     match verb {
-        Verb::Init(_) | Verb::Serve(_) | Verb::Supervise(_) => Err(Failure::mistake("a verb without a daemon got here")),
+        Verb::Init(_) | Verb::Serve(_) | Verb::Supervise(_) => {
+            Err(Failure::mistake("a verb without a daemon got here"))
+        }
         Verb::Status => node::status(context).await,
         Verb::Pool(verb) => node::pool(context, verb).await,
         Verb::Template(verb) => template::run(context, verb).await,

@@ -43,18 +43,35 @@ pub(crate) enum MountVerb {
 
 pub(super) async fn run(context: &Context, verb: MountVerb) -> Result<ExitCode, Failure> {
     match verb {
-        MountVerb::Add { dataset: DatasetRef { vps, name }, path, read_only, change } => {
+        MountVerb::Add {
+            dataset: DatasetRef { vps, name },
+            path,
+            read_only,
+            change,
+        } => {
             let done = format!("mount {path} is added");
-            let body = AddMount { dataset: name, path, read_only };
-            change.carry_out(context, &Change::add_mount(&vps, &body), |_| done).await
+            let body = AddMount {
+                dataset: name,
+                path,
+                read_only,
+            };
+            change
+                .carry_out(context, &Change::add_mount(&vps, &body), |_| done)
+                .await
         }
         MountVerb::List { vps } => {
-            context.screen.show(&context.client.mounts(&vps).await?, |all| render_list(&vps, all))?;
+            context
+                .screen
+                .show(&context.client.mounts(&vps).await?, |all| {
+                    render_list(&vps, all)
+                })?;
             Ok(ExitCode::SUCCESS)
         }
         MountVerb::Remove { vps, path, change } => {
             change
-                .carry_out(context, &Change::remove_mount(&vps, &path), |_| format!("mount {path} is removed"))
+                .carry_out(context, &Change::remove_mount(&vps, &path), |_| {
+                    format!("mount {path} is removed")
+                })
                 .await
         }
     }
@@ -64,8 +81,21 @@ fn render_list(vps: &str, all: &[MountView]) -> String {
     let rows: Vec<_> = all
         .iter()
         .map(|m| {
-            let dataset = if m.dataset.is_root() { vps.to_owned() } else { format!("{vps}/{}", m.dataset) };
-            vec![m.path.to_string(), dataset, if m.read_only { "read-only" } else { "read-write" }.to_owned()]
+            let dataset = if m.dataset.is_root() {
+                vps.to_owned()
+            } else {
+                format!("{vps}/{}", m.dataset)
+            };
+            vec![
+                m.path.to_string(),
+                dataset,
+                if m.read_only {
+                    "read-only"
+                } else {
+                    "read-write"
+                }
+                .to_owned(),
+            ]
         })
         .collect();
     table(&["path", "dataset", "access"], &rows)
@@ -83,7 +113,10 @@ mod tests {
             read_only,
         };
         assert_eq!(
-            render_list("web1", &[mount("", "/persistent", false), mount("nix", "/nix", true)]),
+            render_list(
+                "web1",
+                &[mount("", "/persistent", false), mount("nix", "/nix", true)]
+            ),
             "\
 PATH         DATASET   ACCESS
 /persistent  web1      read-write

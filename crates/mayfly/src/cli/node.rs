@@ -17,13 +17,17 @@ pub(crate) enum PoolVerb {
 }
 
 pub(super) async fn status(context: &Context) -> Result<ExitCode, Failure> {
-    context.screen.show(&context.client.node().await?, render_node)?;
+    context
+        .screen
+        .show(&context.client.node().await?, render_node)?;
     Ok(ExitCode::SUCCESS)
 }
 
 pub(super) async fn pool(context: &Context, verb: PoolVerb) -> Result<ExitCode, Failure> {
     let PoolVerb::Show = verb;
-    context.screen.show(&context.client.pool().await?, render_pool)?;
+    context
+        .screen
+        .show(&context.client.pool().await?, render_pool)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -36,7 +40,12 @@ fn render_node(node: &NodeView) -> String {
         ("node", node.id.to_string()),
         ("version", node.version.clone()),
         ("pool", pool_name(&node.pool)),
-        ("space", node.space.as_ref().map_or_else(|| "could not be looked at".to_owned(), space)),
+        (
+            "space",
+            node.space
+                .as_ref()
+                .map_or_else(|| "could not be looked at".to_owned(), space),
+        ),
         ("vpses", vpses),
         ("templates", node.templates.to_string()),
         ("operations", format!("{} under way", node.operations)),
@@ -46,12 +55,22 @@ fn render_node(node: &NodeView) -> String {
 }
 
 fn render_pool(pool: &PoolView) -> String {
-    let mut text = facts(&[("pool", pool_name(&pool.pool)), ("space", space(&pool.space))]);
+    let mut text = facts(&[
+        ("pool", pool_name(&pool.pool)),
+        ("space", space(&pool.space)),
+    ]);
     if !pool.datasets.is_empty() {
         let rows: Vec<_> = pool
             .datasets
             .iter()
-            .map(|d| vec![d.dataset.clone(), d.role.clone(), or_dash(d.quota_bytes), or_dash(d.used_bytes)])
+            .map(|d| {
+                vec![
+                    d.dataset.clone(),
+                    d.role.clone(),
+                    or_dash(d.quota_bytes),
+                    or_dash(d.used_bytes),
+                ]
+            })
             .collect();
         text.push('\n');
         text.push_str(&table(&["dataset", "role", "quota", "used"], &rows));
@@ -81,8 +100,15 @@ fn space(space: &ShareView) -> String {
 /// The pool as `--pool` names it.
 fn pool_name(spec: &PoolSpec) -> String {
     match spec {
-        PoolSpec::Loop { file, size_bytes, sparse } => {
-            format!("loop:{file},size={size_bytes}{}", if *sparse { ",sparse" } else { "" })
+        PoolSpec::Loop {
+            file,
+            size_bytes,
+            sparse,
+        } => {
+            format!(
+                "loop:{file},size={size_bytes}{}",
+                if *sparse { ",sparse" } else { "" }
+            )
         }
         PoolSpec::Btrfs { directory } => format!("btrfs:{directory}"),
     }
@@ -107,7 +133,11 @@ mod tests {
         let node = NodeView {
             id: "0123456789abcdef".parse().unwrap(),
             version: "0.1.0".into(),
-            pool: PoolSpec::Loop { file: "/srv/pool.img".into(), size_bytes: Bytes::gib(20), sparse: true },
+            pool: PoolSpec::Loop {
+                file: "/srv/pool.img".into(),
+                size_bytes: Bytes::gib(20),
+                sparse: true,
+            },
             vpses: 3,
             running: 2,
             needs_operator: 1,
@@ -136,7 +166,9 @@ trouble:
     #[test]
     fn the_pool_is_listed_with_what_waits() {
         let pool = PoolView {
-            pool: PoolSpec::Btrfs { directory: "/srv/pool".into() },
+            pool: PoolSpec::Btrfs {
+                directory: "/srv/pool".into(),
+            },
             space: SPACE,
             datasets: vec![PoolDatasetView {
                 dataset: "100.impermanence-c5a8b7".into(),

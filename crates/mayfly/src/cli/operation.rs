@@ -30,14 +30,21 @@ pub(crate) enum OperationVerb {
 
 pub(super) async fn run(context: &Context, verb: OperationVerb) -> Result<ExitCode, Failure> {
     match verb {
-        OperationVerb::List => context.screen.show(&context.client.operations().await?, |all| render_list(all))?,
+        OperationVerb::List => context
+            .screen
+            .show(&context.client.operations().await?, |all| render_list(all))?,
         OperationVerb::Show { operation } => {
-            context.screen.show(&context.client.operation(&operation, Duration::ZERO).await?, render_one)?;
+            context.screen.show(
+                &context.client.operation(&operation, Duration::ZERO).await?,
+                render_one,
+            )?;
         }
         OperationVerb::Watch { operation } => {
             let operation = context.client.operation(&operation, Duration::ZERO).await?;
             let operation = watch(context, operation).await?;
-            context.screen.show(&operation, |op| format!("operation {} ({}) is done\n", op.id, escape(&op.verb)))?;
+            context.screen.show(&operation, |op| {
+                format!("operation {} ({}) is done\n", op.id, escape(&op.verb))
+            })?;
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -81,11 +88,21 @@ fn render_one(op: &OperationView) -> String {
         ("id", op.id.to_string()),
         ("what", op.verb.clone()),
         ("vps", or_dash(op.vps)),
-        ("asked", format!("{} by {}", moment(op.created_unix_ms), op.by)),
+        (
+            "asked",
+            format!("{} by {}", moment(op.created_unix_ms), op.by),
+        ),
         ("state", state(op.state).to_owned()),
     ];
     if let Some(ended) = op.ended_unix_ms {
-        rows.push(("over", format!("{}, after {} ms", moment(ended), ended.saturating_sub(op.created_unix_ms))));
+        rows.push((
+            "over",
+            format!(
+                "{}, after {} ms",
+                moment(ended),
+                ended.saturating_sub(op.created_unix_ms)
+            ),
+        ));
     }
     if !op.state.is_over() {
         rows.push(("progress", op.progress.clone()));

@@ -13,7 +13,11 @@ pub(super) struct Screen {
 
 impl Screen {
     /// Prints a value as JSON where that was asked for, else the text made of it.
-    pub(super) fn show<T: Serialize>(&self, value: &T, text: impl FnOnce(&T) -> String) -> Result<(), Failure> {
+    pub(super) fn show<T: Serialize>(
+        &self,
+        value: &T,
+        text: impl FnOnce(&T) -> String,
+    ) -> Result<(), Failure> {
         if self.json {
             let mut json = serde_json::to_string_pretty(value).map_err(io::Error::other)?;
             json.push('\n');
@@ -131,7 +135,9 @@ impl Tame {
             Sequence::Control(mut rest) => match c {
                 '\x1b' => Sequence::Escape,
                 '\x40'..='\x7e' => {
-                    let colour = rest.chars().all(|c| c.is_ascii_digit() || c == ';' || c == ':');
+                    let colour = rest
+                        .chars()
+                        .all(|c| c.is_ascii_digit() || c == ';' || c == ':');
                     if c == 'm' && colour && rest.len() <= 32 {
                         shown.push_str(&format!("\x1b[{rest}m"));
                     }
@@ -152,7 +158,9 @@ impl Tame {
                     shown.push('\n');
                     Sequence::None
                 }
-                c => Sequence::Text { escape: c == '\x1b' },
+                c => Sequence::Text {
+                    escape: c == '\x1b',
+                },
             },
             Sequence::One => Sequence::None,
         };
@@ -169,14 +177,20 @@ mod tests {
 
     #[test]
     fn names_are_harmless_on_a_terminal() {
-        assert_eq!(escape("grüße\x1b]0;x\x07\r\n\u{202e}"), "grüße\\u{1b}]0;x\\u{7}\\r\\n\\u{202e}");
+        assert_eq!(
+            escape("grüße\x1b]0;x\x07\r\n\u{202e}"),
+            "grüße\\u{1b}]0;x\\u{7}\\r\\n\\u{202e}"
+        );
         assert_eq!(escape("it's \"so\" \\ and 日本"), "it's \"so\" \\ and 日本");
     }
 
     #[test]
     fn consoles_keep_lines_and_colours_only() {
         let said = b"\x1b[2J\x1b[H[\x1b[0;32m  OK  \x1b[0m] up\r\n\x1b]0;title\x07\x1b(Bx\x08\x07\x1b[6n\x1bc\tend\xc2\x9b31m";
-        assert_eq!(Tame::default().feed(said), "[\x1b[0;32m  OK  \x1b[0m] up\nx\tend31m");
+        assert_eq!(
+            Tame::default().feed(said),
+            "[\x1b[0;32m  OK  \x1b[0m] up\nx\tend31m"
+        );
     }
 
     #[test]

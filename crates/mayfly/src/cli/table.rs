@@ -7,21 +7,32 @@ use super::screen::escape;
 /// Rows under headings, two spaces apart. Cells are made harmless here.
 pub(super) fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
     let heading = headings.iter().map(|h| h.to_uppercase()).collect();
-    let all: Vec<Vec<String>> =
-        std::iter::once(heading).chain(rows.iter().map(|r| r.iter().map(|c| escape(c)).collect())).collect();
+    let all: Vec<Vec<String>> = std::iter::once(heading)
+        .chain(rows.iter().map(|r| r.iter().map(|c| escape(c)).collect()))
+        .collect();
     align(&all)
 }
 
 /// Words and what they are, one a line.
 pub(super) fn facts(facts: &[(&str, String)]) -> String {
-    let rows: Vec<Vec<String>> = facts.iter().map(|(word, fact)| vec![format!("{word}:"), escape(fact)]).collect();
+    let rows: Vec<Vec<String>> = facts
+        .iter()
+        .map(|(word, fact)| vec![format!("{word}:"), escape(fact)])
+        .collect();
     align(&rows)
 }
 
 fn align(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let width = |column: usize| rows.iter().filter_map(|r| r.get(column)).map(|c| c.chars().count()).max();
-    let widths: Vec<usize> = (0..columns).map(|column| width(column).unwrap_or(0)).collect();
+    let width = |column: usize| {
+        rows.iter()
+            .filter_map(|r| r.get(column))
+            .map(|c| c.chars().count())
+            .max()
+    };
+    let widths: Vec<usize> = (0..columns)
+        .map(|column| width(column).unwrap_or(0))
+        .collect();
     let mut text = String::new();
     for row in rows {
         let mut line = String::new();
@@ -41,8 +52,13 @@ pub(super) fn or_dash<T: ToString>(value: Option<T>) -> String {
 
 /// A moment in UTC, to the second.
 pub(super) fn moment(unix_ms: u64) -> String {
-    let at = i64::try_from(unix_ms).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok());
-    at.map_or_else(|| "-".to_owned(), |at| at.strftime("%Y-%m-%d %H:%M:%SZ").to_string())
+    let at = i64::try_from(unix_ms)
+        .ok()
+        .and_then(|ms| Timestamp::from_millisecond(ms).ok());
+    at.map_or_else(
+        || "-".to_owned(),
+        |at| at.strftime("%Y-%m-%d %H:%M:%SZ").to_string(),
+    )
 }
 
 /// The time since then, in its two largest units.
@@ -68,9 +84,18 @@ mod tests {
 
     #[test]
     fn columns_are_aligned_and_lines_have_no_tail() {
-        let rows = [vec!["100".into(), "web1".into(), "-".into()], vec!["11327".into(), "ä".into(), String::new()]];
-        assert_eq!(table(&["id", "name", "state"], &rows), "ID     NAME  STATE\n100    web1  -\n11327  ä\n");
-        assert_eq!(facts(&[("id", "7".into()), ("state", "a\nb".into())]), "id:     7\nstate:  a\\nb\n");
+        let rows = [
+            vec!["100".into(), "web1".into(), "-".into()],
+            vec!["11327".into(), "ä".into(), String::new()],
+        ];
+        assert_eq!(
+            table(&["id", "name", "state"], &rows),
+            "ID     NAME  STATE\n100    web1  -\n11327  ä\n"
+        );
+        assert_eq!(
+            facts(&[("id", "7".into()), ("state", "a\nb".into())]),
+            "id:     7\nstate:  a\\nb\n"
+        );
     }
 
     #[test]

@@ -49,18 +49,29 @@ pub(crate) struct BuildArgs {
 pub(super) async fn run(context: &Context, verb: TemplateVerb) -> Result<ExitCode, Failure> {
     match verb {
         TemplateVerb::Build(args) => return build(context, args).await,
-        TemplateVerb::List => context.screen.show(&context.client.templates().await?, |all| render_list(all))?,
-        TemplateVerb::Show { name } => context.screen.show(&context.client.template(&name).await?, render_one)?,
+        TemplateVerb::List => context
+            .screen
+            .show(&context.client.templates().await?, |all| render_list(all))?,
+        TemplateVerb::Show { name } => context
+            .screen
+            .show(&context.client.template(&name).await?, render_one)?,
         TemplateVerb::Remove { name, change } => {
             let removed = format!("template {name} is removed");
-            return change.carry_out(context, &Change::remove_template(&name), |_| removed).await;
+            return change
+                .carry_out(context, &Change::remove_template(&name), |_| removed)
+                .await;
         }
     }
     Ok(ExitCode::SUCCESS)
 }
 
 async fn build(context: &Context, args: BuildArgs) -> Result<ExitCode, Failure> {
-    let BuildArgs { recipe, name, mirror, change } = args;
+    let BuildArgs {
+        recipe,
+        name,
+        mirror,
+        change,
+    } = args;
     let (recipe, named) = resolve_recipe(&recipe)?;
     let name = match name.or(named) {
         Some(name) => name,
@@ -73,8 +84,14 @@ async fn build(context: &Context, args: BuildArgs) -> Result<ExitCode, Failure> 
         }
     };
     let built = format!("template {name} is built");
-    let body = BuildTemplate { recipe, name: Some(name), mirror };
-    change.carry_out(context, &Change::build_template(&body), |_| built).await
+    let body = BuildTemplate {
+        recipe,
+        name: Some(name),
+        mirror,
+    };
+    change
+        .carry_out(context, &Change::build_template(&body), |_| built)
+        .await
 }
 
 /// The recipe as the daemon finds it, and the name that it suggests. What has a slash is a file.
@@ -83,10 +100,17 @@ fn resolve_recipe(recipe: &str) -> Result<(String, Option<TemplateName>), Failur
         return Ok((recipe.to_owned(), recipe.parse().ok()));
     }
     let file = std::path::absolute(recipe)?;
-    let stem = file.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+    let stem = file
+        .file_stem()
+        .and_then(|stem| stem.to_str())
+        .unwrap_or_default();
     let name = stem.parse().ok();
     let file = file.into_os_string().into_string().map_err(|_| {
-        Failure::refused(Code::Invalid, format!("{} is not UTF-8", recipe.escape_debug()), "rename the file")
+        Failure::refused(
+            Code::Invalid,
+            format!("{} is not UTF-8", recipe.escape_debug()),
+            "rename the file",
+        )
     })?;
     Ok((file, name))
 }
@@ -99,14 +123,30 @@ fn render_list(all: &[TemplateView]) -> String {
                 t.name.to_string(),
                 format!("{} {}", t.manifest.distribution, t.manifest.version),
                 root_kind(t.manifest.root_kind).to_owned(),
-                if t.manifest.layout.impermanence { "on" } else { "off" }.to_owned(),
+                if t.manifest.layout.impermanence {
+                    "on"
+                } else {
+                    "off"
+                }
+                .to_owned(),
                 t.size_bytes.to_string(),
                 moment(t.created_unix_ms),
                 t.digest.short().to_owned(),
             ]
         })
         .collect();
-    table(&["name", "system", "root kind", "impermanence", "size", "made", "digest"], &rows)
+    table(
+        &[
+            "name",
+            "system",
+            "root kind",
+            "impermanence",
+            "size",
+            "made",
+            "digest",
+        ],
+        &rows,
+    )
 }
 
 fn render_one(t: &TemplateView) -> String {
@@ -116,20 +156,43 @@ fn render_one(t: &TemplateView) -> String {
         ("digest", t.digest.to_string()),
         ("size", t.size_bytes.to_string()),
         ("made", moment(t.created_unix_ms)),
-        ("system", format!("{} {} ({})", t.manifest.distribution, t.manifest.version, t.manifest.architecture)),
+        (
+            "system",
+            format!(
+                "{} {} ({})",
+                t.manifest.distribution, t.manifest.version, t.manifest.architecture
+            ),
+        ),
         ("init", t.manifest.init.to_string()),
         ("root kind", root_kind(t.manifest.root_kind).to_owned()),
-        ("impermanence", if layout.impermanence { "on" } else { "off" }.to_owned()),
+        (
+            "impermanence",
+            if layout.impermanence { "on" } else { "off" }.to_owned(),
+        ),
     ];
     if let Some(storage) = &layout.storage {
         rows.push(("storage", storage.to_string()));
     }
     for dataset in &layout.datasets {
-        rows.push(("dataset", format!("{}, quota {}", dataset.name, String::from(dataset.quota))));
+        rows.push((
+            "dataset",
+            format!("{}, quota {}", dataset.name, String::from(dataset.quota)),
+        ));
     }
     for mount in &layout.mounts {
-        let dataset = if mount.dataset.is_root() { "the root dataset".to_owned() } else { mount.dataset.to_string() };
-        rows.push(("mount", format!("{dataset} at {}{}", mount.path, if mount.read_only { ", read-only" } else { "" })));
+        let dataset = if mount.dataset.is_root() {
+            "the root dataset".to_owned()
+        } else {
+            mount.dataset.to_string()
+        };
+        rows.push((
+            "mount",
+            format!(
+                "{dataset} at {}{}",
+                mount.path,
+                if mount.read_only { ", read-only" } else { "" }
+            ),
+        ));
     }
     facts(&rows)
 }
@@ -177,16 +240,28 @@ debian-12-impermanence  debian 12  template   on            216M  2025-11-22 18:
     fn one_template_shows_its_layout() {
         let text = render_one(&template());
         assert!(text.contains("dataset:       srv, quota 30%\n"), "{text}");
-        assert!(text.contains("mount:         the root dataset at /persistent\n"), "{text}");
-        assert!(text.contains("mount:         srv at /srv, read-only\n"), "{text}");
+        assert!(
+            text.contains("mount:         the root dataset at /persistent\n"),
+            "{text}"
+        );
+        assert!(
+            text.contains("mount:         srv at /srv, read-only\n"),
+            "{text}"
+        );
     }
 
     #[test]
     fn a_recipe_with_a_slash_is_a_file() {
         let (recipe, name) = resolve_recipe("debian-12").unwrap();
-        assert_eq!((recipe.as_str(), name.unwrap().as_str()), ("debian-12", "debian-12"));
+        assert_eq!(
+            (recipe.as_str(), name.unwrap().as_str()),
+            ("debian-12", "debian-12")
+        );
         let (recipe, name) = resolve_recipe("/etc/mayfly/web.toml").unwrap();
-        assert_eq!((recipe.as_str(), name.unwrap().as_str()), ("/etc/mayfly/web.toml", "web"));
+        assert_eq!(
+            (recipe.as_str(), name.unwrap().as_str()),
+            ("/etc/mayfly/web.toml", "web")
+        );
         let (recipe, _) = resolve_recipe("./web.toml").unwrap();
         assert!(recipe.starts_with('/'), "{recipe}");
     }

@@ -20,7 +20,11 @@ fn help_is_as_reviewed() {
     if std::env::var_os("MAYFLY_BLESS").is_some() {
         std::fs::write(golden, &help).unwrap();
     }
-    assert_eq!(help, std::fs::read_to_string(golden).unwrap(), "MAYFLY_BLESS=1 takes it as it is");
+    assert_eq!(
+        help,
+        std::fs::read_to_string(golden).unwrap(),
+        "MAYFLY_BLESS=1 takes it as it is"
+    );
 }
 
 #[test]
@@ -72,7 +76,14 @@ fn the_fixed_words_are_understood() {
 
 #[test]
 fn what_follows_the_dashes_belongs_to_the_program() {
-    let Cli { json, verb: Verb::Exec(_), .. } = parse("exec web1 -- cat --json -y").unwrap() else { panic!() };
+    let Cli {
+        json,
+        verb: Verb::Exec(_),
+        ..
+    } = parse("exec web1 -- cat --json -y").unwrap()
+    else {
+        panic!()
+    };
     assert!(!json);
 }
 
@@ -100,13 +111,21 @@ fn nonsense_is_a_usage_error() {
         "rescue web1",
         "pool",
     ] {
-        let error = parse(line).err().unwrap_or_else(|| panic!("`{line}` was taken"));
-        let help = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+        let error = parse(line)
+            .err()
+            .unwrap_or_else(|| panic!("`{line}` was taken"));
+        let help = matches!(
+            error.kind(),
+            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion
+        );
         assert!(!help && error.exit_code() == 2, "{line}: {error}");
     }
 }
 
 #[test]
 fn the_socket_is_named_or_the_default() {
-    assert_eq!(socket_path(Some("/srv/x.sock".into())), PathBuf::from("/srv/x.sock"));
+    assert_eq!(
+        socket_path(Some("/srv/x.sock".into())),
+        PathBuf::from("/srv/x.sock")
+    );
 }

@@ -108,7 +108,11 @@ pub(super) async fn create(context: &Context, args: CreateArgs) -> Result<ExitCo
         impermanence: args.impermanence,
         start: args.start,
     };
-    let done = if args.start { "is made and runs" } else { "is made" };
+    let done = if args.start {
+        "is made and runs"
+    } else {
+        "is made"
+    };
     args.change
         .carry_out(context, &Change::create(&body), |op| match &args.name {
             Some(name) => format!("VPS {} ({name}) {done}", or_dash(op.vps)),
@@ -118,19 +122,34 @@ pub(super) async fn create(context: &Context, args: CreateArgs) -> Result<ExitCo
 }
 
 pub(super) async fn start(context: &Context, args: StartArgs) -> Result<ExitCode, Failure> {
-    args.change.carry_out(context, &Change::start(&args.vps), |_| format!("VPS {} runs", args.vps)).await
+    args.change
+        .carry_out(context, &Change::start(&args.vps), |_| {
+            format!("VPS {} runs", args.vps)
+        })
+        .await
 }
 
 pub(super) async fn stop(context: &Context, args: StopArgs) -> Result<ExitCode, Failure> {
-    let body = StopVps { timeout_ms: millis(args.timeout), force: args.force, discard: args.discard };
+    let body = StopVps {
+        timeout_ms: millis(args.timeout),
+        force: args.force,
+        discard: args.discard,
+    };
     let change = Change::stop(&args.vps, &body);
-    args.change.carry_out(context, &change, |_| format!("VPS {} is stopped", args.vps)).await
+    args.change
+        .carry_out(context, &change, |_| format!("VPS {} is stopped", args.vps))
+        .await
 }
 
 pub(super) async fn restart(context: &Context, args: RestartArgs) -> Result<ExitCode, Failure> {
-    let body = RestartVps { timeout_ms: millis(args.timeout), force: args.force };
+    let body = RestartVps {
+        timeout_ms: millis(args.timeout),
+        force: args.force,
+    };
     let change = Change::restart(&args.vps, &body);
-    args.change.carry_out(context, &change, |_| format!("VPS {} runs again", args.vps)).await
+    args.change
+        .carry_out(context, &change, |_| format!("VPS {} runs again", args.vps))
+        .await
 }
 
 pub(super) async fn destroy(context: &Context, args: DestroyArgs) -> Result<ExitCode, Failure> {
@@ -142,18 +161,29 @@ pub(super) async fn destroy(context: &Context, args: DestroyArgs) -> Result<Exit
         n => format!(" and its {n} subdatasets"),
     };
     let what = format!("VPS {} ({}){others}, with all data,", vps.id, vps.hostname);
-    args.change.confirm(args.sure, &what, vps.hostname.as_str())?;
+    args.change
+        .confirm(args.sure, &what, vps.hostname.as_str())?;
     let change = Change::destroy(&vps.id.to_string(), args.now);
-    args.change.carry_out(context, &change, |_| format!("VPS {} ({}) is destroyed", vps.id, vps.hostname)).await
+    args.change
+        .carry_out(context, &change, |_| {
+            format!("VPS {} ({}) is destroyed", vps.id, vps.hostname)
+        })
+        .await
 }
 
 pub(super) async fn list(context: &Context) -> Result<ExitCode, Failure> {
-    context.screen.show(&context.client.vpses().await?, |all| render_list(all))?;
+    context
+        .screen
+        .show(&context.client.vpses().await?, |all| render_list(all))?;
     Ok(ExitCode::SUCCESS)
 }
 
 pub(super) async fn show(context: &Context, vps: &str) -> Result<ExitCode, Failure> {
-    context.screen.show(&context.client.vps(vps).await?, |vps| render_one(vps, now_unix_ms()))?;
+    context
+        .screen
+        .show(&context.client.vps(vps).await?, |vps| {
+            render_one(vps, now_unix_ms())
+        })?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -176,11 +206,18 @@ fn render_list(all: &[VpsView]) -> String {
             ]
         })
         .collect();
-    table(&["id", "name", "state", "template", "root", "disk", "memory"], &rows)
+    table(
+        &["id", "name", "state", "template", "root", "disk", "memory"],
+        &rows,
+    )
 }
 
 fn render_one(v: &VpsView, now_unix_ms: u64) -> String {
-    let mut rows = vec![("id", v.id.to_string()), ("name", v.hostname.to_string()), ("state", state(v, now_unix_ms))];
+    let mut rows = vec![
+        ("id", v.id.to_string()),
+        ("name", v.hostname.to_string()),
+        ("state", state(v, now_unix_ms)),
+    ];
     if let Some(why) = &v.why {
         rows.push(("why", why.clone()));
     }
@@ -203,12 +240,45 @@ fn render_one(v: &VpsView, now_unix_ms: u64) -> String {
     if let Some(root) = &v.last_root {
         rows.push(("last root", format!("{root}, kept until the next start")));
     }
-    rows.push(("disk space", format!("{}, {} unassigned", v.disk_bytes, v.disk_unassigned_bytes)));
-    rows.push(("memory", v.limits.memory_bytes.map_or_else(|| "no limit".to_owned(), |m| m.to_string())));
-    rows.push(("cpus", v.limits.cpu_percent.map_or_else(|| "no limit".to_owned(), cpus)));
-    rows.push(("processes", v.limits.processes.map_or_else(|| "no limit".to_owned(), |n| n.to_string())));
-    rows.push(("on crash", if v.on_crash == OnCrash::Restart { "restart" } else { "stop" }.to_owned()));
-    rows.push(("host ids", format!("{} to {}", v.ids.first, u64::from(v.ids.first) + u64::from(v.ids.count) - 1)));
+    rows.push((
+        "disk space",
+        format!("{}, {} unassigned", v.disk_bytes, v.disk_unassigned_bytes),
+    ));
+    rows.push((
+        "memory",
+        v.limits
+            .memory_bytes
+            .map_or_else(|| "no limit".to_owned(), |m| m.to_string()),
+    ));
+    rows.push((
+        "cpus",
+        v.limits
+            .cpu_percent
+            .map_or_else(|| "no limit".to_owned(), cpus),
+    ));
+    rows.push((
+        "processes",
+        v.limits
+            .processes
+            .map_or_else(|| "no limit".to_owned(), |n| n.to_string()),
+    ));
+    rows.push((
+        "on crash",
+        if v.on_crash == OnCrash::Restart {
+            "restart"
+        } else {
+            "stop"
+        }
+        .to_owned(),
+    ));
+    rows.push((
+        "host ids",
+        format!(
+            "{} to {}",
+            v.ids.first,
+            u64::from(v.ids.first) + u64::from(v.ids.count) - 1
+        ),
+    ));
     rows.extend(v.notes.iter().map(|note| ("note", note.clone())));
     let mut text = facts(&rows);
     text.push('\n');
@@ -230,14 +300,20 @@ fn state(v: &VpsView, now_unix_ms: u64) -> String {
 fn impermanence(v: &VpsView) -> String {
     match &v.impermanence {
         None => "off".to_owned(),
-        Some(on) => format!("on, root quota {}, root kind {}", on.root_quota_bytes, root_kind(on.root_kind)),
+        Some(on) => format!(
+            "on, root quota {}, root kind {}",
+            on.root_quota_bytes,
+            root_kind(on.root_kind)
+        ),
     }
 }
 
 fn cpus(percent: u32) -> String {
     match percent % 100 {
         0 => (percent / 100).to_string(),
-        rest => format!("{}.{rest:02}", percent / 100).trim_end_matches('0').to_owned(),
+        rest => format!("{}.{rest:02}", percent / 100)
+            .trim_end_matches('0')
+            .to_owned(),
     }
 }
 

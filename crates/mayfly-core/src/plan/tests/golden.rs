@@ -17,6 +17,7 @@ fn render(plan: &Plan) -> String {
         text += &match &planned.undo {
             Undo::Step(step) => format!("    undo: {step}\n"),
             Undo::None { why } => format!("    no undo: {why}\n"),
+            Undo::Housekeeping => "    housekeeping: its failure fails nothing\n".to_owned(),
         };
     }
     if text.is_empty() {

@@ -12,7 +12,7 @@ use crate::ids::{Incarnation, OperationId, RunId, VpsId};
 use crate::names::{PoolPath, TemplateName};
 use crate::observed::{InitSeen, MarkSeen, Observed};
 use crate::plan::{
-    CreateInput, Plan, PlanContext, Step, Undo, needed_probe, plan_template_build,
+    Busy, CreateInput, Plan, PlanContext, Step, Undo, needed_probe, plan_template_build,
     plan_template_remove, plan_vps, resolve_new_vps, sort_leftovers,
 };
 use crate::ports::{Clock as _, Runtime as _, Storage as _, Templates as _};
@@ -147,6 +147,9 @@ impl Hands {
                 done = self.perform(&planned.step);
             }
             let Err(refusal) = done else { continue };
+            if planned.undo == Undo::Housekeeping {
+                continue;
+            }
             for planned in plan.steps[..=at].iter().rev() {
                 if let Undo::Step(undo) = &planned.undo {
                     self.perform(undo)
@@ -292,7 +295,7 @@ impl Hands {
             &pool,
             &self.docs(),
             &self.template_docs(),
-            &Default::default(),
+            &Busy::default(),
             &context.node,
             &context.operation,
         );

@@ -10,10 +10,13 @@ use crate::bytes::Bytes;
 use crate::ids::{Incarnation, NodeId, OperationId, VpsId};
 use crate::names::PoolPath;
 use crate::observed::{DatasetSeen, Mark, MarkSeen, PoolSeen, Role};
-use crate::plan::{Leftovers, Step, sort_leftovers};
+use crate::plan::{Busy, Leftovers, Step, sort_leftovers};
 
 fn sort(hands: &Hands, pool: &PoolSeen, busy: &[u32]) -> Leftovers {
-    let busy: BTreeSet<VpsId> = busy.iter().map(|n| id(*n)).collect();
+    let busy = Busy {
+        vpses: busy.iter().map(|n| id(*n)).collect(),
+        templates: false,
+    };
     let context = hands.context();
     sort_leftovers(
         pool,

@@ -100,7 +100,7 @@ fn a_profile_that_is_missing_or_dangling_is_refused_with_the_cure() {
     let refusal = refused(&mut hands, &start(1), Code::VpsWouldNotBoot);
     assert!(refusal.message.contains("not executable"), "{refusal:?}");
     assert!(
-        refusal.hint.contains("impermanence=off") && refusal.hint.contains("nixos-rebuild boot"),
+        refusal.hint.contains("impermanence=off") && refusal.hint.contains("deploy a system"),
         "{refusal:?}"
     );
 }

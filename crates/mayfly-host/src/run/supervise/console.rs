@@ -49,10 +49,23 @@ impl Console {
         grantpt(&master)?;
         unlockpt(&master)?;
         let name = ptsname(&master, Vec::new())?;
-        let slave = openat(CWD, &name, OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty())?;
+        let slave = openat(
+            CWD,
+            &name,
+            OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )?;
         let slave_path = PathBuf::from(name.into_string().map_err(io::Error::other)?);
         fcntl_setfl(&master, OFlags::NONBLOCK)?;
-        tcsetwinsize(&master, Winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 })?;
+        tcsetwinsize(
+            &master,
+            Winsize {
+                ws_row: 24,
+                ws_col: 80,
+                ws_xpixel: 0,
+                ws_ypixel: 0,
+            },
+        )?;
         let listener = super::listen(socket)?;
         let ring = Ring::open(ring)?;
         Ok(Self {
@@ -73,7 +86,15 @@ impl Console {
     }
 
     pub(super) fn resize(&self, rows: u16, cols: u16) -> io::Result<()> {
-        Ok(tcsetwinsize(&self.master, Winsize { ws_row: rows, ws_col: cols, ws_xpixel: 0, ws_ypixel: 0 })?)
+        Ok(tcsetwinsize(
+            &self.master,
+            Winsize {
+                ws_row: rows,
+                ws_col: cols,
+                ws_xpixel: 0,
+                ws_ypixel: 0,
+            },
+        )?)
     }
 
     /// LXC makes the slave turn each newline into two characters, and the guest's own terminal did that already.
@@ -88,10 +109,18 @@ impl Console {
 
     pub(super) fn interests<'a>(&'a self, add: &mut dyn FnMut(Source, BorrowedFd<'a>, PollFlags)) {
         if !self.hung_up {
-            let out = if self.input.is_empty() { PollFlags::empty() } else { PollFlags::OUT };
+            let out = if self.input.is_empty() {
+                PollFlags::empty()
+            } else {
+                PollFlags::OUT
+            };
             add(Source::Console, self.master.as_fd(), PollFlags::IN | out);
         }
-        add(Source::ConsoleListener, self.listener.as_fd(), PollFlags::IN);
+        add(
+            Source::ConsoleListener,
+            self.listener.as_fd(),
+            PollFlags::IN,
+        );
         for (index, viewer) in self.viewers.iter().enumerate() {
             let mut flags = PollFlags::empty();
             if viewer.position < self.ring.head() {
@@ -143,14 +172,20 @@ impl Console {
     pub(super) fn on_viewer_comes(&mut self) {
         while let Ok((stream, _)) = self.listener.accept() {
             if self.viewers.len() < MOST_VIEWERS && stream.set_nonblocking(true).is_ok() {
-                self.viewers.push(Viewer { stream, position: self.ring.tail(), types: true });
+                self.viewers.push(Viewer {
+                    stream,
+                    position: self.ring.tail(),
+                    types: true,
+                });
             }
         }
     }
 
     /// Serves one viewer. False: it is to be dropped.
     pub(super) fn on_viewer(&mut self, index: usize, ready: PollFlags) -> bool {
-        let Some(viewer) = self.viewers.get_mut(index) else { return true };
+        let Some(viewer) = self.viewers.get_mut(index) else {
+            return true;
+        };
         if ready.contains(PollFlags::IN) && viewer.types {
             let mut buffer = [0; 4096];
             match viewer.stream.read(&mut buffer) {
@@ -173,7 +208,9 @@ impl Console {
         let viewer = &mut self.viewers[index];
         let mut buffer = [0; 16 << 10];
         for _ in 0..2 * CONSOLE_READS {
-            let Ok(n) = self.ring.read_at(viewer.position, &mut buffer) else { return false };
+            let Ok(n) = self.ring.read_at(viewer.position, &mut buffer) else {
+                return false;
+            };
             match viewer.stream.write(&buffer[..n]) {
                 Ok(0) => return n == 0,
                 Ok(sent) => viewer.position += sent as u64,
@@ -195,16 +232,24 @@ impl Console {
 
     /// Whether every viewer has seen everything.
     pub(super) fn is_flushed(&self) -> bool {
-        self.hung_up_or_empty() && self.viewers.iter().all(|viewer| viewer.position >= self.ring.head())
+        self.hung_up_or_empty()
+            && self
+                .viewers
+                .iter()
+                .all(|viewer| viewer.position >= self.ring.head())
     }
 
     fn hung_up_or_empty(&self) -> bool {
         use rustix::event::{PollFd, poll};
         let mut fds = [PollFd::new(&self.master, PollFlags::IN)];
-        self.hung_up || !matches!(poll(&mut fds, Some(&rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 })), Ok(n) if n > 0)
+        self.hung_up
+            || !matches!(poll(&mut fds, Some(&rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 })), Ok(n) if n > 0)
     }
 }
 
 fn transient(e: &io::Error) -> bool {
-    matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
+    matches!(
+        e.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+    )
 }

@@ -28,11 +28,18 @@ struct Caller {
 
 impl Control {
     pub(super) fn open(socket: &Path) -> io::Result<Self> {
-        Ok(Self { listener: super::listen(socket)?, callers: Vec::new() })
+        Ok(Self {
+            listener: super::listen(socket)?,
+            callers: Vec::new(),
+        })
     }
 
     pub(super) fn interests<'a>(&'a self, add: &mut dyn FnMut(Source, BorrowedFd<'a>, PollFlags)) {
-        add(Source::ControlListener, self.listener.as_fd(), PollFlags::IN);
+        add(
+            Source::ControlListener,
+            self.listener.as_fd(),
+            PollFlags::IN,
+        );
         for (index, caller) in self.callers.iter().enumerate() {
             add(Source::Caller(index), caller.stream.as_fd(), PollFlags::IN);
         }
@@ -41,25 +48,38 @@ impl Control {
     pub(super) fn on_caller_comes(&mut self) {
         while let Ok((stream, _)) = self.listener.accept() {
             if self.callers.len() < MOST_CALLERS && stream.set_nonblocking(true).is_ok() {
-                self.callers.push(Caller { stream, line: Vec::new(), waits_for: None, closed: false });
+                self.callers.push(Caller {
+                    stream,
+                    line: Vec::new(),
+                    waits_for: None,
+                    closed: false,
+                });
             }
         }
     }
 
     /// Reads what a caller asks; each request is to be answered with [`Control::answer`].
     pub(super) fn on_caller(&mut self, index: usize) -> Vec<Result<Request, String>> {
-        let Some(caller) = self.callers.get_mut(index) else { return Vec::new() };
+        let Some(caller) = self.callers.get_mut(index) else {
+            return Vec::new();
+        };
         let mut buffer = [0; 4096];
         match caller.stream.read(&mut buffer) {
             Ok(0) => caller.closed = true,
             Ok(n) => caller.line.extend_from_slice(&buffer[..n]),
-            Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+            Err(e)
+                if matches!(
+                    e.kind(),
+                    io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+                ) => {}
             Err(_) => caller.closed = true,
         }
         let mut requests = Vec::new();
         while let Some(end) = caller.line.iter().position(|b| *b == b'\n') {
             let line: Vec<u8> = caller.line.drain(..=end).collect();
-            requests.push(serde_json::from_slice(&line).map_err(|e| format!("this is no request: {e}")));
+            requests.push(
+                serde_json::from_slice(&line).map_err(|e| format!("this is no request: {e}")),
+            );
         }
         caller.closed |= caller.line.len() > LINE_LIMIT;
         requests
@@ -82,7 +102,10 @@ impl Control {
     /// Answers everybody who waited for this state. Its file is written already.
     pub(super) fn tell_waiting(&mut self, state: &RunState) {
         for caller in &mut self.callers {
-            if caller.waits_for.is_some_and(|phase| reached(state.phase, phase)) {
+            if caller
+                .waits_for
+                .is_some_and(|phase| reached(state.phase, phase))
+            {
                 caller.waits_for = None;
                 caller.send(&Answer::Ok(Box::new(state.clone())));
             }

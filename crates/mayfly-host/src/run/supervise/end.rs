@@ -41,15 +41,23 @@ pub(super) fn judge(facts: &Facts) -> RunEnd {
         return RunEnd::Killed;
     }
     if !facts.reached {
-        return RunEnd::FailedToStart { detail: start_failure(facts) };
+        return RunEnd::FailedToStart {
+            detail: start_failure(facts),
+        };
     }
     match init {
         Some(InitEnd::Halted) => RunEnd::PowerOff,
         Some(InitEnd::Rebooted) => RunEnd::Reboot,
         Some(InitEnd::Signal(_) | InitEnd::Status(_)) | None if facts.asked => RunEnd::PowerOff,
-        Some(InitEnd::Signal(signal)) => RunEnd::Crashed { detail: format!("init was killed by signal {signal}") },
-        Some(InitEnd::Status(status)) => RunEnd::Crashed { detail: format!("init ended by itself with status {status}") },
-        None => RunEnd::Crashed { detail: lxc_end(facts.lxc) },
+        Some(InitEnd::Signal(signal)) => RunEnd::Crashed {
+            detail: format!("init was killed by signal {signal}"),
+        },
+        Some(InitEnd::Status(status)) => RunEnd::Crashed {
+            detail: format!("init ended by itself with status {status}"),
+        },
+        None => RunEnd::Crashed {
+            detail: lxc_end(facts.lxc),
+        },
     }
 }
 
@@ -57,9 +65,22 @@ fn start_failure(facts: &Facts) -> String {
     if let Some(why) = facts.helper.as_ref().or(facts.unprepared.as_ref()) {
         return bounded(why);
     }
-    let errors: Vec<&str> = facts.log.lines().filter_map(error_message).take(3).collect();
-    let what = if facts.timed_out { "init was not reached in time".to_owned() } else { lxc_end(facts.lxc) };
-    if errors.is_empty() { what } else { bounded(&format!("{what}: {}", errors.join("; "))) }
+    let errors: Vec<&str> = facts
+        .log
+        .lines()
+        .filter_map(error_message)
+        .take(3)
+        .collect();
+    let what = if facts.timed_out {
+        "init was not reached in time".to_owned()
+    } else {
+        lxc_end(facts.lxc)
+    };
+    if errors.is_empty() {
+        what
+    } else {
+        bounded(&format!("{what}: {}", errors.join("; ")))
+    }
 }
 
 fn lxc_end(status: Option<ExitStatus>) -> String {
@@ -109,7 +130,9 @@ fn message(line: &str) -> Option<&str> {
 
 fn error_message(line: &str) -> Option<&str> {
     let (head, _) = line.split_once(" - ")?;
-    head.split_whitespace().any(|word| word == "ERROR").then(|| message(line))?
+    head.split_whitespace()
+        .any(|word| word == "ERROR")
+        .then(|| message(line))?
 }
 
 /// The end of LXC's log; empty where there is none.
@@ -135,39 +158,95 @@ mod tests {
     }
 
     fn ran(message: &str) -> Facts {
-        Facts { reached: true, log: log(message), lxc: Some(ExitStatus::from_raw(0)), ..Facts::default() }
+        Facts {
+            reached: true,
+            log: log(message),
+            lxc: Some(ExitStatus::from_raw(0)),
+            ..Facts::default()
+        }
     }
 
     #[test]
     fn ends_are_told_apart() {
-        assert_eq!(judge(&ran("Child <7> ended on signal Interrupt(2)")), RunEnd::PowerOff);
-        assert_eq!(judge(&ran("Child <7> ended on signal Hangup(1)")), RunEnd::Reboot);
-        let crashed = |detail: &str| RunEnd::Crashed { detail: detail.into() };
-        assert_eq!(judge(&ran("Child <7> ended on signal Killed(9)")), crashed("init was killed by signal 9"));
-        assert_eq!(judge(&ran("Child <7> ended on error (3)")), crashed("init ended by itself with status 3"));
-        assert_eq!(judge(&ran("anything")), crashed("init ended by itself with status 0"));
-        let dead = Facts { reached: true, lxc: Some(ExitStatus::from_raw(9)), ..Facts::default() };
+        assert_eq!(
+            judge(&ran("Child <7> ended on signal Interrupt(2)")),
+            RunEnd::PowerOff
+        );
+        assert_eq!(
+            judge(&ran("Child <7> ended on signal Hangup(1)")),
+            RunEnd::Reboot
+        );
+        let crashed = |detail: &str| RunEnd::Crashed {
+            detail: detail.into(),
+        };
+        assert_eq!(
+            judge(&ran("Child <7> ended on signal Killed(9)")),
+            crashed("init was killed by signal 9")
+        );
+        assert_eq!(
+            judge(&ran("Child <7> ended on error (3)")),
+            crashed("init ended by itself with status 3")
+        );
+        assert_eq!(
+            judge(&ran("anything")),
+            crashed("init ended by itself with status 0")
+        );
+        let dead = Facts {
+            reached: true,
+            lxc: Some(ExitStatus::from_raw(9)),
+            ..Facts::default()
+        };
         assert_eq!(judge(&dead), crashed("lxc-start was killed by signal 9"));
     }
 
     #[test]
     fn a_wanted_end_is_no_crash() {
-        let asked = Facts { asked: true, ..ran("Child <7> ended on error (3)") };
+        let asked = Facts {
+            asked: true,
+            ..ran("Child <7> ended on error (3)")
+        };
         assert_eq!(judge(&asked), RunEnd::PowerOff);
-        let killed = Facts { killed: true, ..ran("Child <7> ended on signal Killed(9)") };
+        let killed = Facts {
+            killed: true,
+            ..ran("Child <7> ended on signal Killed(9)")
+        };
         assert_eq!(judge(&killed), RunEnd::Killed);
-        let in_time = Facts { killed: true, ..ran("Child <7> ended on signal Interrupt(2)") };
+        let in_time = Facts {
+            killed: true,
+            ..ran("Child <7> ended on signal Interrupt(2)")
+        };
         assert_eq!(judge(&in_time), RunEnd::PowerOff);
     }
 
     #[test]
     fn a_failed_start_says_what_it_knows() {
-        let facts = Facts { helper: Some("/sbin/init cannot be reached".into()), ..ran("Child <7> ended on error (1)") };
-        let failed = |detail: &str| RunEnd::FailedToStart { detail: detail.into() };
-        assert_eq!(judge(&Facts { reached: false, ..facts }), failed("/sbin/init cannot be reached"));
+        let facts = Facts {
+            helper: Some("/sbin/init cannot be reached".into()),
+            ..ran("Child <7> ended on error (1)")
+        };
+        let failed = |detail: &str| RunEnd::FailedToStart {
+            detail: detail.into(),
+        };
+        assert_eq!(
+            judge(&Facts {
+                reached: false,
+                ..facts
+            }),
+            failed("/sbin/init cannot be reached")
+        );
         let line = "lxc-start m 2026 ERROR    conf - ../src/lxc/conf.c:f:1 - No such file - Failed to mount \x1b x\n";
-        let facts = Facts { log: line.into(), lxc: Some(ExitStatus::from_raw(256)), ..Facts::default() };
-        assert_eq!(judge(&facts), failed("lxc-start ended with status 1: No such file - Failed to mount \\u{1b} x"));
-        assert_eq!(judge(&Facts::default()), failed("lxc-start was not started"));
+        let facts = Facts {
+            log: line.into(),
+            lxc: Some(ExitStatus::from_raw(256)),
+            ..Facts::default()
+        };
+        assert_eq!(
+            judge(&facts),
+            failed("lxc-start ended with status 1: No such file - Failed to mount \\u{1b} x")
+        );
+        assert_eq!(
+            judge(&Facts::default()),
+            failed("lxc-start was not started")
+        );
     }
 }

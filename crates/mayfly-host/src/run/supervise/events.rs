@@ -51,14 +51,24 @@ pub(super) struct Watch {
 
 impl Watch {
     pub(super) fn new(lxc_pid: Pid, lxc: OwnedFd, report: Report, began: Instant) -> Self {
-        Self { lxc_pid, lxc, init: None, report, began, stop: Stop::No, over: false }
+        Self {
+            lxc_pid,
+            lxc,
+            init: None,
+            report,
+            began,
+            stop: Stop::No,
+            over: false,
+        }
     }
 
     /// Serves events until lxc-start has ended.
     pub(super) fn watch(mut self, own: &mut Supervisor, facts: &mut Facts) -> io::Result<()> {
         while !self.over {
             self.on_time(own, facts);
-            let timeout = self.deadline(own).map(|at| at.saturating_duration_since(Instant::now()));
+            let timeout = self
+                .deadline(own)
+                .map(|at| at.saturating_duration_since(Instant::now()));
             let mut gone = Vec::new();
             for (source, ready) in own.wait(Some(&self), timeout)? {
                 if !self.on_event(own, facts, source, ready) {
@@ -84,7 +94,13 @@ impl Watch {
     }
 
     /// False: the viewer that the event is about is to be dropped.
-    fn on_event(&mut self, own: &mut Supervisor, facts: &mut Facts, source: Source, ready: PollFlags) -> bool {
+    fn on_event(
+        &mut self,
+        own: &mut Supervisor,
+        facts: &mut Facts,
+        source: Source,
+        ready: PollFlags,
+    ) -> bool {
         match source {
             Source::Lxc => self.over = true,
             Source::Init => self.stop = Stop::Ending(Instant::now() + LXC_DEADLINE),
@@ -96,19 +112,22 @@ impl Watch {
             }
             Source::ControlListener => own.control.on_caller_comes(),
             Source::Caller(index) => self.on_caller(own, facts, index),
-            Source::Console | Source::ConsoleListener | Source::Viewer(_) => return own.on_console_event(source, ready),
+            Source::Console | Source::ConsoleListener | Source::Viewer(_) => {
+                return own.on_console_event(source, ready);
+            }
         }
         true
     }
 
     fn on_report(&mut self, own: &mut Supervisor, facts: &mut Facts) {
+        // The helper speaks: LXC has set the console's modes and will not do it again.
+        own.console.make_transparent();
         match self.report.on_ready() {
             Some(Told::Executed) => {
                 facts.reached = true;
                 own.state.phase = RunPhase::Running;
                 own.state.launch_us = u64::try_from(self.began.elapsed().as_micros()).ok();
                 self.find_init(own);
-                own.console.make_transparent();
                 if let Err(e) = own.save() {
                     eprintln!("cannot write the state: {e}");
                 }
@@ -121,7 +140,9 @@ impl Watch {
     /// Init is the child of lxc-start that is process 1 of its own namespace.
     fn find_init(&mut self, own: &mut Supervisor) {
         for pid in children(self.lxc_pid) {
-            let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty()) else { continue };
+            let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty()) else {
+                continue;
+            };
             // Looked at after the descriptor was taken: the id cannot mean another process any more.
             if is_init_of(pid, self.lxc_pid) {
                 own.state.init_pid = Some(pid.as_raw_pid());
@@ -129,7 +150,9 @@ impl Watch {
                 return;
             }
         }
-        eprintln!("init is not among the children of lxc-start: it can be killed only with its monitor");
+        eprintln!(
+            "init is not among the children of lxc-start: it can be killed only with its monitor"
+        );
     }
 
     fn on_caller(&mut self, own: &mut Supervisor, facts: &mut Facts, index: usize) {
@@ -139,7 +162,9 @@ impl Watch {
                     self.stop(own, facts, Duration::from_millis(timeout_ms), force);
                     Ok(())
                 }
-                Ok(Request::Resize { rows, cols }) => own.console.resize(rows, cols).map_err(|e| e.to_string()),
+                Ok(Request::Resize { rows, cols }) => {
+                    own.console.resize(rows, cols).map_err(|e| e.to_string())
+                }
                 Ok(Request::Status {}) => Ok(()),
                 Ok(Request::Wait { phase }) => {
                     own.control.wait(index, phase, &own.state);
@@ -147,7 +172,8 @@ impl Watch {
                 }
                 Err(why) => Err(why),
             };
-            let answer = done.map_or_else(Answer::Error, |()| Answer::Ok(Box::new(own.state.clone())));
+            let answer =
+                done.map_or_else(Answer::Error, |()| Answer::Ok(Box::new(own.state.clone())));
             own.control.answer(index, &answer);
         }
     }
@@ -209,7 +235,11 @@ impl Watch {
 
 impl Supervisor {
     /// Waits for events of everything that is watched.
-    fn wait(&self, watch: Option<&Watch>, timeout: Option<Duration>) -> io::Result<Vec<(Source, PollFlags)>> {
+    fn wait(
+        &self,
+        watch: Option<&Watch>,
+        timeout: Option<Duration>,
+    ) -> io::Result<Vec<(Source, PollFlags)>> {
         let mut sources = Vec::with_capacity(16);
         let mut fds = Vec::with_capacity(16);
         {
@@ -228,7 +258,10 @@ impl Supervisor {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(e) => return Err(e.into()),
         }
-        let ready = sources.iter().zip(&fds).map(|(source, fd)| (*source, fd.revents()));
+        let ready = sources
+            .iter()
+            .zip(&fds)
+            .map(|(source, fd)| (*source, fd.revents()));
         Ok(ready.filter(|(_, flags)| !flags.is_empty()).collect())
     }
 
@@ -247,7 +280,9 @@ impl Supervisor {
         let end = Instant::now() + FLUSH_DEADLINE;
         while !self.console.is_flushed() && Instant::now() < end {
             let left = end.saturating_duration_since(Instant::now());
-            let Ok(events) = self.wait(None, Some(left)) else { return };
+            let Ok(events) = self.wait(None, Some(left)) else {
+                return;
+            };
             let mut gone = Vec::new();
             for (source, ready) in events {
                 if !self.on_console_event(source, ready) {
@@ -264,12 +299,22 @@ impl Supervisor {
 /// The children of a process with one thread.
 fn children(of: Pid) -> Vec<Pid> {
     let pid = of.as_raw_pid();
-    let list = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-    list.split_whitespace().filter_map(|word| word.parse().ok()).filter_map(Pid::from_raw).collect()
+    let list =
+        std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    list.split_whitespace()
+        .filter_map(|word| word.parse().ok())
+        .filter_map(Pid::from_raw)
+        .collect()
 }
 
 fn is_init_of(pid: Pid, parent: Pid) -> bool {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", pid.as_raw_pid())).unwrap_or_default();
-    let last = |key: &str| status.lines().find_map(|line| line.strip_prefix(key)).and_then(|l| l.split_whitespace().last());
+    let status =
+        std::fs::read_to_string(format!("/proc/{}/status", pid.as_raw_pid())).unwrap_or_default();
+    let last = |key: &str| {
+        status
+            .lines()
+            .find_map(|line| line.strip_prefix(key))
+            .and_then(|l| l.split_whitespace().last())
+    };
     last("NSpid:") == Some("1") && last("PPid:") == Some(parent.as_raw_pid().to_string().as_str())
 }

@@ -19,14 +19,30 @@ use crate::sys::ns;
 use crate::sys::process::spawn_tied;
 
 /// Where distributions put LXC's programs.
-const PROGRAM_DIRECTORIES: [&str; 6] =
-    ["/usr/bin", "/bin", "/usr/sbin", "/sbin", "/usr/local/bin", "/run/current-system/sw/bin"];
+const PROGRAM_DIRECTORIES: [&str; 6] = [
+    "/usr/bin",
+    "/bin",
+    "/usr/sbin",
+    "/sbin",
+    "/usr/local/bin",
+    "/run/current-system/sw/bin",
+];
 
 /// The absolute path of one of LXC's programs.
 pub(crate) fn find_program(name: &str) -> io::Result<std::path::PathBuf> {
-    PROGRAM_DIRECTORIES.iter().map(|dir| Path::new(dir).join(name)).find(|path| path.is_file()).ok_or_else(|| {
-        io::Error::new(io::ErrorKind::NotFound, format!("{name} is in none of {}: install LXC", PROGRAM_DIRECTORIES.join(", ")))
-    })
+    PROGRAM_DIRECTORIES
+        .iter()
+        .map(|dir| Path::new(dir).join(name))
+        .find(|path| path.is_file())
+        .ok_or_else(|| {
+            io::Error::new(
+                io::ErrorKind::NotFound,
+                format!(
+                    "{name} is in none of {}: install LXC",
+                    PROGRAM_DIRECTORIES.join(", ")
+                ),
+            )
+        })
 }
 
 /// What runs, and what must stay open while it does.
@@ -38,7 +54,10 @@ pub(super) struct Launched {
 /// Makes the run's namespaces and starts lxc-start in them.
 pub(super) fn launch(spec: &RunSpec, dir: &RunDir, console: &Console) -> io::Result<Launched> {
     let lxc_start = find_program("lxc-start")?;
-    fs::DirBuilder::new().recursive(true).mode(0o711).create(dir.mounts())?;
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o711)
+        .create(dir.mounts())?;
     let report = serde_json::to_vec_pretty(&spec.boot_report)?;
     replace(&dir.boot_report(), &report)?;
     chown(dir.boot_report(), Some(0), Some(spec.ids.first))?;
@@ -46,7 +65,12 @@ pub(super) fn launch(spec: &RunSpec, dir: &RunDir, console: &Console) -> io::Res
     mounts::enter(spec, dir)?;
     let user_namespace = ns::create_user_namespace(spec.ids.first, spec.ids.count)
         .map_err(|e| explained("cannot make the user namespace", &e))?;
-    let config = render_lxc_config(spec, dir, &ns::path_of(&user_namespace), HostTraits::observe());
+    let config = render_lxc_config(
+        spec,
+        dir,
+        &ns::path_of(&user_namespace),
+        HostTraits::observe(),
+    );
     fs::write(dir.lxc_config(), config)?;
     fs::write(dir.seccomp(), render_seccomp())?;
     fs::write(dir.post_stop(), render_post_stop())?;
@@ -57,11 +81,17 @@ pub(super) fn launch(spec: &RunSpec, dir: &RunDir, console: &Console) -> io::Res
         .arg("-f")
         .arg(dir.lxc_config())
         .arg("-s")
-        .arg(format!("lxc.console.path={}", console.slave_path().display()))
+        .arg(format!(
+            "lxc.console.path={}",
+            console.slave_path().display()
+        ))
         .env_clear()
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null());
     let lxc = spawn_tied(&mut command).map_err(|e| explained("cannot execute lxc-start", &e))?;
-    Ok(Launched { lxc, _user_namespace: user_namespace })
+    Ok(Launched {
+        lxc,
+        _user_namespace: user_namespace,
+    })
 }

@@ -121,7 +121,8 @@ impl Supervisor {
             protocol: PROTOCOL,
             phase: RunPhase::Starting,
             supervisor_pid: own,
-            supervisor_start_ticks: state::start_ticks(own)?.ok_or_else(|| io::Error::other("no start time"))?,
+            supervisor_start_ticks: state::start_ticks(own)?
+                .ok_or_else(|| io::Error::other("no start time"))?,
             lxc_pid: None,
             init_pid: None,
             launch_us: None,
@@ -132,7 +133,14 @@ impl Supervisor {
         let control = Control::open(&dir.control_socket())?;
         // What LXC makes in the container must not inherit the narrow mask.
         rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
-        let mut supervisor = Self { dir, spec, state, signals, console, control };
+        let mut supervisor = Self {
+            dir,
+            spec,
+            state,
+            signals,
+            console,
+            control,
+        };
         supervisor.save()?;
         rustix::io::write(tell, b"+")?;
         Ok((supervisor, began))
@@ -162,7 +170,9 @@ impl Supervisor {
         groups.adopt_supervisor()?;
         let report = Report::create(&self.dir, self.spec.ids.first)?;
         let mut launched = launch::launch(&self.spec, &self.dir, &self.console)?;
-        let pid = i32::try_from(launched.lxc.id()).ok().and_then(Pid::from_raw);
+        let pid = i32::try_from(launched.lxc.id())
+            .ok()
+            .and_then(Pid::from_raw);
         let pid = pid.ok_or_else(|| io::Error::other("lxc-start has no process id"))?;
         self.state.lxc_pid = Some(pid.as_raw_pid());
         let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
@@ -172,14 +182,20 @@ impl Supervisor {
             // Without events nobody watches the guest: it must not go on.
             let _ = launched.lxc.kill();
         }
-        facts.lxc = launched.lxc.wait().ok().or(Some(ExitStatus::from_raw(libc::SIGKILL)));
+        facts.lxc = launched
+            .lxc
+            .wait()
+            .ok()
+            .or(Some(ExitStatus::from_raw(libc::SIGKILL)));
         watched
     }
 
     /// Sweeps up, and says so. The end is written only when nothing of the run is alive any more.
     fn finish(mut self, groups: Option<&Groups>, end: &RunEnd) -> i32 {
         let own = Some(self.state.supervisor_pid);
-        let survivors = groups.map_or(Ok(Default::default()), |groups| groups.kill(own, SWEEP_DEADLINE));
+        let survivors = groups.map_or(Ok(Default::default()), |groups| {
+            groups.kill(own, SWEEP_DEADLINE)
+        });
         let proven = match survivors.map_err(|e: LookError| e.to_string()) {
             Ok(left) if left.is_empty() => Ok(()),
             Ok(left) => Err(format!("processes {left:?} do not die")),
@@ -198,9 +214,15 @@ impl Supervisor {
         }
         self.console.print(&ring::note(&describe(end)));
         self.flush_console();
-        for path in [self.dir.control_socket(), self.dir.console_socket(), self.dir.report()] {
+        for path in [
+            self.dir.control_socket(),
+            self.dir.console_socket(),
+            self.dir.report(),
+        ] {
             match fs::remove_file(&path) {
-                Err(e) if e.kind() != io::ErrorKind::NotFound => eprintln!("cannot remove {}: {e}", path.display()),
+                Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                    eprintln!("cannot remove {}: {e}", path.display())
+                }
                 _ => {}
             }
         }
@@ -239,7 +261,8 @@ fn describe(end: &RunEnd) -> String {
 }
 
 fn with_cause(e: &dyn std::error::Error) -> String {
-    e.source().map_or_else(|| e.to_string(), |cause| format!("{e}: {cause}"))
+    e.source()
+        .map_or_else(|| e.to_string(), |cause| format!("{e}: {cause}"))
 }
 
 /// A socket that only root may connect to: the umask is narrow when this is called.
@@ -248,7 +271,8 @@ fn listen(path: &Path) -> io::Result<UnixListener> {
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
         _ => {}
     }
-    let listener = UnixListener::bind(path).map_err(|e| mounts::explained(&format!("cannot listen on {}", path.display()), &e))?;
+    let listener = UnixListener::bind(path)
+        .map_err(|e| mounts::explained(&format!("cannot listen on {}", path.display()), &e))?;
     listener.set_nonblocking(true)?;
     Ok(listener)
 }

@@ -9,12 +9,15 @@ use std::path::{Path, PathBuf};
 use mayfly_core::run::{MountSource, RunSpec};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::mount::{
-    MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount_change, move_mount, open_tree, unmount,
+    MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount_change, move_mount,
+    open_tree, unmount,
 };
 
 use crate::run::lxc_config::HANDOVER;
 use crate::run::paths::RunDir;
-use crate::sys::mount::{ATIME_FIELD, NO_ATIME, NO_DEV, NO_EXEC, NO_SUID, READ_ONLY, set_attributes};
+use crate::sys::mount::{
+    ATIME_FIELD, NO_ATIME, NO_DEV, NO_EXEC, NO_SUID, READ_ONLY, set_attributes,
+};
 use crate::sys::ns::unshare_mounts;
 
 /// Enters a mount namespace of its own and mounts there what the guest will see.
@@ -23,8 +26,11 @@ use crate::sys::ns::unshare_mounts;
 /// stays set for ever, so it is cleared here (sudo must work), and read-only is set here (so that it holds).
 pub(super) fn enter(spec: &RunSpec, dir: &RunDir) -> io::Result<()> {
     unshare_mounts().map_err(|e| explained("cannot make a mount namespace", &e))?;
-    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
-        .map_err(|e| explained("cannot make the mount namespace private", &e.into()))?;
+    mount_change(
+        "/",
+        MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,
+    )
+    .map_err(|e| explained("cannot make the mount namespace private", &e.into()))?;
     show_directory(&spec.root, &dir.root(), false)?;
     for (index, mount) in spec.mounts.iter().enumerate() {
         show_directory(&mount.source, &dir.dataset(index), mount.read_only)?;
@@ -36,12 +42,26 @@ pub(super) fn enter(spec: &RunSpec, dir: &RunDir) -> io::Result<()> {
             _ => dir.report(),
         };
         let target = dir.handover(name);
-        fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&target)?;
-        show(&source, &target, READ_ONLY | NO_SUID | NO_DEV, OFlags::empty())?;
+        fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&target)?;
+        show(
+            &source,
+            &target,
+            READ_ONLY | NO_SUID | NO_DEV,
+            OFlags::empty(),
+        )?;
     }
     for point in &spec.detach {
-        unmount(point.as_str(), UnmountFlags::DETACH)
-            .map_err(|e| explained(&format!("cannot let go of {point} in the mount namespace"), &e.into()))?;
+        unmount(point.as_str(), UnmountFlags::DETACH).map_err(|e| {
+            explained(
+                &format!("cannot let go of {point} in the mount namespace"),
+                &e.into(),
+            )
+        })?;
     }
     Ok(())
 }
@@ -62,21 +82,48 @@ pub(super) fn leave(spec: &RunSpec, dir: &RunDir) -> Vec<String> {
 
 fn show_directory(source: &MountSource, target: &Path, read_only: bool) -> io::Result<()> {
     let MountSource::Directory { path } = source;
-    fs::DirBuilder::new().recursive(true).mode(0o711).create(target)?;
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o711)
+        .create(target)?;
     let read_only = if read_only { READ_ONLY } else { 0 };
-    show(Path::new(path), target, read_only | NO_DEV, OFlags::DIRECTORY)
+    show(
+        Path::new(path),
+        target,
+        read_only | NO_DEV,
+        OFlags::DIRECTORY,
+    )
 }
 
 /// Mounts one file or directory, not what is mounted below it, with exactly these attributes.
 fn show(source: &Path, target: &Path, attributes: u64, kind: OFlags) -> io::Result<()> {
-    let failed = |e: io::Error| explained(&format!("cannot mount {} at {}", source.display(), target.display()), &e);
-    let found = openat(CWD, source, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC | kind, Mode::empty())
-        .map_err(|e| failed(e.into()))?;
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+    let failed = |e: io::Error| {
+        explained(
+            &format!("cannot mount {} at {}", source.display(), target.display()),
+            &e,
+        )
+    };
+    let found = openat(
+        CWD,
+        source,
+        OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC | kind,
+        Mode::empty(),
+    )
+    .map_err(|e| failed(e.into()))?;
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_EMPTY_PATH;
     let tree = open_tree(&found, "", flags).map_err(|e| failed(e.into()))?;
     let clear = READ_ONLY | NO_SUID | NO_DEV | NO_EXEC | ATIME_FIELD;
     set_attributes(tree.as_fd(), attributes | NO_ATIME, clear).map_err(failed)?;
-    move_mount(&tree, "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).map_err(|e| failed(e.into()))
+    move_mount(
+        &tree,
+        "",
+        CWD,
+        target,
+        MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
+    )
+    .map_err(|e| failed(e.into()))
 }
 
 /// An error that also says what was being done.

@@ -5,7 +5,7 @@ use std::io::{self, Read as _};
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt as _;
 
-use rustix::fs::{CWD, Gid, Mode, Uid, chownat, AtFlags, mkfifoat};
+use rustix::fs::{AtFlags, CWD, Gid, Mode, Uid, chownat, mkfifoat};
 
 use crate::run::paths::RunDir;
 
@@ -39,10 +39,22 @@ impl Report {
             _ => {}
         }
         mkfifoat(CWD, &path, Mode::RUSR | Mode::WUSR)?;
-        chownat(CWD, &path, Some(Uid::ROOT), Some(Gid::from_raw(guest_root)), AtFlags::SYMLINK_NOFOLLOW)?;
+        chownat(
+            CWD,
+            &path,
+            Some(Uid::ROOT),
+            Some(Gid::from_raw(guest_root)),
+            AtFlags::SYMLINK_NOFOLLOW,
+        )?;
         rustix::fs::chmod(&path, Mode::RUSR | Mode::WUSR | Mode::WGRP)?;
-        let fifo = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW).open(&path)?;
-        Ok(Self { fifo: Some(fifo), text: Vec::new() })
+        let fifo = OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW)
+            .open(&path)?;
+        Ok(Self {
+            fifo: Some(fifo),
+            text: Vec::new(),
+        })
     }
 
     /// What to poll, until the report is complete.
@@ -87,8 +99,18 @@ fn parse_report(text: &[u8]) -> Told {
 /// Text from a guest: printable, on one line, not longer than a paragraph.
 pub(super) fn bounded(text: &str) -> String {
     // What the helper escaped already is not escaped again.
-    let escape = |c: char| if c == '\\' || c == '\'' || c == '"' { vec![c] } else { c.escape_debug().collect() };
-    text.chars().take(1000).flat_map(escape).take(1000).collect()
+    let escape = |c: char| {
+        if c == '\\' || c == '\'' || c == '"' {
+            vec![c]
+        } else {
+            c.escape_debug().collect()
+        }
+    };
+    text.chars()
+        .take(1000)
+        .flat_map(escape)
+        .take(1000)
+        .collect()
 }
 
 #[cfg(test)]
@@ -98,19 +120,29 @@ mod tests {
     #[test]
     fn a_report_is_exec_or_error() {
         assert_eq!(parse_report(b"exec /sbin/init\n"), Told::Executed);
-        assert_eq!(parse_report(b"exec /sbin/init\nerror no loader\n"), Told::Error("no loader".into()));
-        assert_eq!(parse_report(b"error no init\n"), Told::Error("no init".into()));
+        assert_eq!(
+            parse_report(b"exec /sbin/init\nerror no loader\n"),
+            Told::Error("no loader".into())
+        );
+        assert_eq!(
+            parse_report(b"error no init\n"),
+            Told::Error("no init".into())
+        );
         assert_eq!(parse_report(b""), Told::Nothing);
         assert_eq!(parse_report(b"executed\nx"), Told::Nothing);
     }
 
     #[test]
     fn hostile_text_is_escaped_and_cut() {
-        let Told::Error(why) = parse_report(b"error \x1b[2J\r\x00\xff it's\\n\n") else { panic!() };
+        let Told::Error(why) = parse_report(b"error \x1b[2J\r\x00\xff it's\\n\n") else {
+            panic!()
+        };
         assert_eq!(why, "\\u{1b}[2J\\r\\0\u{fffd} it's\\n");
         let mut flood = b"error ".to_vec();
         flood.extend(vec![b'\x07'; 100_000]);
-        let Told::Error(why) = parse_report(&flood) else { panic!() };
+        let Told::Error(why) = parse_report(&flood) else {
+            panic!()
+        };
         assert!(why.len() <= 1000);
     }
 }

@@ -62,10 +62,19 @@ fn a_stopped_vps_shows_what_it_kept() {
     v.state = VpsState::Stopped;
     v.last_root = v.run.take().map(|run| run.root);
     v.impermanence = None;
-    assert!(render_list(&[v.clone()]).contains("11327  web1  stopped  debian-12-impermanence  -     120G  2G\n"));
+    assert!(
+        render_list(&[v.clone()])
+            .contains("11327  web1  stopped  debian-12-impermanence  -     120G  2G\n")
+    );
     let text = render_one(&v, 0);
-    assert!(text.contains("state:         stopped, though it ought to run\n"), "{text}");
-    assert!(text.contains("last root:     11327.impermanence-c5a8b7, kept until the next start\n"), "{text}");
+    assert!(
+        text.contains("state:         stopped, though it ought to run\n"),
+        "{text}"
+    );
+    assert!(
+        text.contains("last root:     11327.impermanence-c5a8b7, kept until the next start\n"),
+        "{text}"
+    );
     assert!(text.contains("impermanence:  off\n"), "{text}");
 }
 
@@ -76,11 +85,20 @@ fn trouble_is_told_in_full_and_escaped() {
     v.why = Some("undo failed\x1b[2J".into());
     v.notes = vec!["could not look at the pool".into()];
     let text = render_one(&v, 0);
-    assert!(text.contains("state:         needs operator\nwhy:           undo failed\\u{1b}[2J\n"), "{text}");
-    assert!(text.contains("note:          could not look at the pool\n"), "{text}");
+    assert!(
+        text.contains("state:         needs operator\nwhy:           undo failed\\u{1b}[2J\n"),
+        "{text}"
+    );
+    assert!(
+        text.contains("note:          could not look at the pool\n"),
+        "{text}"
+    );
 }
 
 #[test]
 fn cpus_are_written_as_they_are_typed() {
-    assert_eq!([cpus(200), cpus(150), cpus(5), cpus(125)], ["2", "1.5", "0.05", "1.25"]);
+    assert_eq!(
+        [cpus(200), cpus(150), cpus(5), cpus(125)],
+        ["2", "1.5", "0.05", "1.25"]
+    );
 }

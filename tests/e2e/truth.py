@@ -1,0 +1,241 @@
+"""What is true of a node, looked up with the host's own tools, and compared with what the node says."""
+import contextlib
+import hashlib
+import os
+import pathlib
+import re
+import shutil
+import stat
+import subprocess
+
+from harness import alive, find_processes, mounts_everywhere, sh, wait_for
+
+TINY = pathlib.Path(__file__).resolve().parent.parent / "fixtures/tiny/recipe.toml"
+
+
+def ensure_tiny(node):
+    """The template `tiny`: nothing but an init. Built within seconds."""
+    if not any(t["name"] == "tiny" for t in node.json("template", "list")):
+        node.run("template", "build", TINY, "--name", "tiny")
+
+
+@contextlib.contextmanager
+def own_node(make, name, size="4G"):
+    """A node for one test alone, with the template `tiny`."""
+    node = make(name, size=size)
+    try:
+        node.init()
+        node.serve()
+        ensure_tiny(node)
+        yield node
+    finally:
+        node.remove()
+    left = node.leftovers()
+    assert not left or os.environ.get("MAYFLY_KEEP"), left
+
+
+def tree_hash(top):
+    """One hash over names, kinds, modes, owners, and contents of a tree."""
+    total = hashlib.sha256()
+    for directory, names, files in os.walk(top):
+        names.sort()
+        for name in sorted(names + files):
+            path = os.path.join(directory, name)
+            seen = os.lstat(path)
+            what = (os.path.relpath(path, top), oct(seen.st_mode), seen.st_uid, seen.st_gid)
+            total.update(repr(what).encode())
+            if stat.S_ISREG(seen.st_mode):
+                total.update(pathlib.Path(path).read_bytes())
+            elif stat.S_ISLNK(seen.st_mode):
+                total.update(os.readlink(path).encode())
+    return total.hexdigest()
+
+
+def pool_path(node):
+    """The pool as the daemon sees it, as a path that works here."""
+    return pathlib.Path(f"/proc/{node.daemon.pid}/root{node.state}/pool")
+
+
+def subvolumes(node):
+    """{path in the pool: uuid} of every subvolume, as `btrfs` lists them."""
+    listed = sh("btrfs", "subvolume", "list", "-u", pool_path(node)).stdout
+    found = {}
+    for line in listed.splitlines():
+        uuid, path = re.search(r" uuid (\S+) path (.*)$", line).groups()
+        found[path] = uuid
+    return found
+
+
+def marks(node):
+    """{uuid: text} of the ownership marks."""
+    directory = pool_path(node) / ".mayfly/marks"
+    return {name: os.readlink(directory / name) if os.path.islink(directory / name) else "not a mark"
+            for name in os.listdir(directory)}
+
+
+def pool_device(node):
+    """The pool's device, as it stands in mount tables."""
+    text = pathlib.Path(f"/proc/{node.daemon.pid}/mountinfo").read_text()
+    for line in text.splitlines():
+        fields = line.split(" ")
+        if fields[4] == f"{node.state}/pool":
+            return fields[2]
+    raise AssertionError("the daemon has no pool mounted")
+
+
+def mounts_of_pool(node):
+    """(process, directory of the pool, mount point) in every mount namespace but the daemon's own."""
+    device = pool_device(node)
+    own = os.readlink(f"/proc/{node.daemon.pid}/ns/mnt")
+    seen, found = {own}, []
+    for entry in os.listdir("/proc"):
+        if not entry.isdigit():
+            continue
+        with contextlib.suppress(OSError):
+            namespace = os.readlink(f"/proc/{entry}/ns/mnt")
+            if namespace in seen:
+                continue
+            text = pathlib.Path(f"/proc/{entry}/mountinfo").read_text(errors="replace")
+            if text:
+                seen.add(namespace)
+                for line in text.splitlines():
+                    fields = line.split(" ")
+                    if fields[2] == device:
+                        found.append((int(entry), fields[3].lstrip("/"), fields[4]))
+    return found
+
+
+def inits(node, vps=None):
+    """(process, dataset at its `/`) of every guest init: a process that is number 1 in a process namespace of its own,
+    in a cgroup of the node's runs or on a root of its pool."""
+    device = pool_device(node)
+    in_cgroups = set(node.processes(vps))
+    found = []
+    for entry in os.listdir("/proc"):
+        if not entry.isdigit() or not alive(int(entry)):
+            continue
+        with contextlib.suppress(OSError, IndexError):
+            status = pathlib.Path(f"/proc/{entry}/status").read_text()
+            numbers = re.search(r"^NSpid:\s+(.*)$", status, re.M).group(1).split()
+            if len(numbers) < 2 or numbers[-1] != "1":
+                continue
+            tops = [line.split(" ") for line in pathlib.Path(f"/proc/{entry}/mountinfo").read_text().splitlines()]
+            root = next((f[3].lstrip("/") for f in tops if f[4] == "/" and f[2] == device), None)
+            ours = root is not None and (vps is None or re.match(rf"{vps}(\.|/)", root))
+            if ours or int(entry) in in_cgroups:
+                found.append((int(entry), root))
+    return found
+
+
+def operations_over(node, seconds=60):
+    """Waits until no operation is under way, nor follows from one that has just ended."""
+    def over():
+        if node.daemon.poll() is not None:
+            raise AssertionError(f"the daemon ended: {node.log_end()}")
+        if any(op["state"] not in ("done", "failed") for op in node.json("operation", "list")):
+            return False
+        return all(v["state"] in ("stopped", "running", "needs_operator") for v in node.json("list"))
+    return wait_for("all operations are over", over, seconds)
+
+
+def documents(node):
+    """All that the node says of its VPSes, templates and pool, without what changes by itself."""
+    vpses = {}
+    for vps in node.json("list"):
+        shown = node.show(vps["id"])
+        for dataset in shown["datasets"]:
+            dataset.pop("used_bytes")
+        vpses[vps["id"]] = shown
+    pool = node.json("pool", "show")
+    quotas = {d["dataset"]: (d["role"], d["quota_bytes"]) for d in pool["datasets"]}
+    return {"vpses": vpses, "templates": node.json("template", "list"), "quotas": quotas, "reports": pool["reports"],
+            "waiting": pool["waiting"]}
+
+
+def snapshot(node):
+    """The host's state as far as a refused request must leave it alone."""
+    own = pool_path(node) / ".mayfly"
+    return {
+        "documents": documents(node),
+        "subvolumes": subvolumes(node),
+        "marks": marks(node),
+        "intents": sorted(os.listdir(own / "intents")),
+        "staging": sorted(os.listdir(own / "staging")),
+        "cgroups": node.cgroups(),
+        "runs": sorted(os.listdir(node.state / "runs")),
+        "consoles": sorted(os.listdir(node.state / "consoles")),
+        "inits": sorted(inits(node)),
+        "carried out": sum(op["state"] == "done" for op in node.json("operation", "list")),
+    }
+
+
+def differences(before, after):
+    """What is not equal in two snapshots, in words."""
+    return [f"{key}: {before[key]} before, {after[key]} after" for key in before if before[key] != after[key]]
+
+
+def assert_no_orphans(node, spare=(), seconds=40):
+    """The pool, the cgroups, the mount tables and the state directory have exactly what the node's documents explain.
+    `spare` are subvolumes that a test made by hand."""
+    wait_for("the graveyard is empty", lambda: not node.graves(), seconds)
+    said = documents(node)
+    there = {path: uuid for path, uuid in subvolumes(node).items() if path not in spare}
+    running = {}
+    explained = {path for path in there if path.startswith("templates/")}
+    for vps, doc in said["vpses"].items():
+        assert doc["state"] in ("stopped", "running"), f"VPS {vps} is {doc['state']}: {doc['why']} {doc['notes']}"
+        explained.update(d["dataset"] for d in doc["datasets"])
+        if doc["run"]:
+            explained.add(doc["run"]["root"])
+            running[vps] = doc["run"]
+        if doc["last_root"]:
+            explained.add(doc["last_root"])
+    assert set(there) == explained, f"orphans {set(there) - explained}, missing {explained - set(there)}"
+    pool = pool_path(node)
+    top = {name for name in os.listdir(pool) if name not in (".mayfly", "trash", "templates")} - {s for s in spare}
+    assert top == {path for path in explained if "/" not in path}, f"in the pool: {sorted(top)}"
+    assert not os.listdir(pool / ".mayfly/staging"), "something lies in the staging area"
+    assert not os.listdir(pool / ".mayfly/intents"), "an intent is left"
+    marked = set(marks(node)) - {uuid for path, uuid in subvolumes(node).items() if path in spare}
+    assert marked == set(there.values()), f"marks of nothing: {marked - set(there.values())}"
+    assert not said["waiting"], said["waiting"]
+    templates = {t["digest"][:16] for t in said["templates"]}
+    assert {name for name in os.listdir(pool / "templates")} == templates, os.listdir(pool / "templates")
+
+    runs = {f"{vps}.{run['id']}" for vps, run in running.items()}
+    assert {os.path.basename(c) for c in node.cgroups()} <= runs, f"cgroups {node.cgroups()}, running {runs}"
+    supervised = [pathlib.Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[2] for pid in node.supervisors()]
+    assert sorted(os.path.basename(d.decode()) for d in supervised) == sorted(runs), f"{supervised}, running {runs}"
+    kept = {name for name in os.listdir(node.state / "runs")}
+    assert runs <= kept and {name.split(".")[0] for name in kept} <= {str(vps) for vps in said["vpses"]}, kept
+    assert set(os.listdir(node.state / "consoles")) <= {str(vps) for vps in said["vpses"]}
+    roots = {run["root"] for run in running.values()}
+    for pid, directory, at in mounts_of_pool(node):
+        vps = int(re.match(r"\d+", directory).group()) if re.match(r"\d+[./]", directory) else None
+        assert vps in running, f"process {pid} has {directory} of the pool mounted at {at}"
+        temporary = ".impermanence-" in directory
+        assert not temporary or directory.rsplit("/", 1)[0] in roots, f"process {pid} has {directory} at {at}"
+    found = inits(node)
+    wanted = {(run["init_pid"], f"{run['root']}/private") for run in running.values()}
+    assert set(found) == wanted and len(found) == len(running), f"inits {found}, wanted {wanted}"
+
+
+def kill(pid, number=9):
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
+def gone(pid, seconds=10):
+    wait_for(f"process {pid} is gone", lambda: not alive(pid), seconds, 0.01)
+
+
+def static_program(directory, name, source):
+    """A static program from C source; it runs in any guest."""
+    if not shutil.which("gcc"):
+        raise AssertionError("gcc is missing: ./run deps")
+    path = pathlib.Path(directory) / name
+    subprocess.run(["gcc", "-O1", "-static", "-x", "c", "-o", path, "-"], input=source.encode(), check=True)
+    return path
+
+
+__all__ = [name for name in dir() if not name.startswith("_")]
