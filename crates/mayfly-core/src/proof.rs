@@ -92,13 +92,13 @@ fn owned<'a>(
     }
 }
 
-fn nothing_alive(name: &PoolPath, evidence: &[Evidence]) -> Result<(), Refusal> {
+fn nothing_alive(name: &PoolPath, vps: VpsId, evidence: &[Evidence]) -> Result<(), Refusal> {
     match evidence.iter().find(|e| e.is_alive()) {
         None => Ok(()),
         Some(sign) => Err(Refusal::new(
             Code::StillAlive,
             format!("dataset {name} is in use: {sign:?}"),
-            "stop the VPS first: mayfly stop V --force",
+            format!("stop the VPS first: mayfly stop {vps} --force"),
         )),
     }
 }
@@ -131,7 +131,7 @@ impl EphemeralRoot {
             .filter(|e| e.concerns(owner.0, run, name))
             .cloned()
             .collect();
-        nothing_alive(name, &of_this_root)?;
+        nothing_alive(name, owner.0, &of_this_root)?;
         Ok(Self(name.clone()))
     }
 }
@@ -152,7 +152,7 @@ impl ConfirmedDestroy {
                 "its mark does not say that it is this dataset",
             ));
         }
-        nothing_alive(name, evidence)?;
+        nothing_alive(name, owner.0, evidence)?;
         Ok(Self(name.clone()))
     }
 

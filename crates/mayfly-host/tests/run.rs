@@ -211,8 +211,9 @@ fn a_guest_that_outlives_its_monitor_is_found_and_ended() {
     let spec = bench.spec(&[]);
     let (dir, state) = orphan(&spec);
     let kill_supervisor = |state: &RunState| {
-        // Stopped, lxc-start cannot end the guest for its hung up terminal before it dies itself.
-        must(&format!("kill -STOP {}", state.lxc_pid.unwrap()));
+        // In this order the supervisor cannot sweep, and lxc-start cannot end the guest for a hung up terminal.
+        must(&format!("kill -STOP {}", state.supervisor_pid));
+        kill9(state.lxc_pid.unwrap());
         kill9(state.supervisor_pid);
     };
     kill_supervisor(&state);

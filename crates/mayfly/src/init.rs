@@ -20,9 +20,13 @@ pub(crate) struct InitArgs {
 }
 
 /// Makes the node.
-pub(crate) fn run(args: InitArgs) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(args: InitArgs, json: bool) -> anyhow::Result<ExitCode> {
     let state = StateDir::new(&args.state_dir)?;
     let node = node::init(&state, args.pool)?;
+    if json {
+        println!("{}", serde_json::to_string_pretty(&node)?);
+        return Ok(ExitCode::SUCCESS);
+    }
     println!("node {} in {}", node.id, state.path().display());
     println!(
         "  next: mayfly serve --state-dir {}",

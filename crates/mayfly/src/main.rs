@@ -22,7 +22,7 @@ fn main() -> ExitCode {
     let done = match verb {
         // One thread and no runtime: each of them makes namespaces or forks before it does anything else.
         Verb::Supervise(args) => mayfly_host::run::supervise::supervise(&args.run_dir),
-        Verb::Init(args) => init::run(args).map_err(Failure::from),
+        Verb::Init(args) => init::run(args, json).map_err(Failure::from),
         Verb::Serve(args) => serve::run(args).map_err(Failure::from),
         verb => cli::run(verb, json, socket),
     };

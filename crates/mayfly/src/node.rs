@@ -37,16 +37,16 @@ const GUEST_HELPER: &str = "mayfly-guest";
 
 /// The state directory of one node.
 #[derive(Clone, Debug)]
-pub struct StateDir(PathBuf);
+pub(crate) struct StateDir(PathBuf);
 
 impl StateDir {
     /// The directory, made absolute: it is written into configurations.
-    pub fn new(path: &Path) -> io::Result<Self> {
+    pub(crate) fn new(path: &Path) -> io::Result<Self> {
         Ok(Self(std::path::absolute(path)?))
     }
 
     /// The directory.
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.0
     }
 
@@ -63,7 +63,7 @@ impl StateDir {
     }
 
     /// The socket of the API.
-    pub fn socket(&self) -> PathBuf {
+    pub(crate) fn socket(&self) -> PathBuf {
         self.0.join("api.sock")
     }
 
@@ -99,7 +99,7 @@ impl StateDir {
 
 /// Makes a node: its pool, then its document. Done again with the same pool it changes nothing; cut off, it is
 /// completed by the next call.
-pub fn init(state: &StateDir, pool: PoolSpec) -> anyhow::Result<NodeDoc> {
+pub(crate) fn init(state: &StateDir, pool: PoolSpec) -> anyhow::Result<NodeDoc> {
     if let Some(node) = state.read_node()? {
         if node.pool == pool {
             return Ok(node);
@@ -182,16 +182,16 @@ fn new_pool(spec: &PoolSpec) -> NewPool {
 }
 
 /// A daemon's parts.
-pub struct Daemon {
+pub(crate) struct Daemon {
     /// The engine, at rest.
-    pub engine: Engine,
+    pub(crate) engine: Engine,
     /// The runs.
-    pub runtime: Arc<LxcRuntime>,
+    pub(crate) runtime: Arc<LxcRuntime>,
 }
 
 /// Puts a daemon together. The calling thread, and those that it starts from now on, have a mount namespace of their
 /// own, with the pool in it: call this before any other thread exists.
-pub fn open(state: &StateDir) -> anyhow::Result<Daemon> {
+pub(crate) fn open(state: &StateDir) -> anyhow::Result<Daemon> {
     let node = state.read_node()?.ok_or_else(|| {
         Refusal::new(
             Code::NodeNotInitialised,
