@@ -92,6 +92,11 @@ class Node:
             self.daemon.terminate()
             self.daemon.wait(30)
 
+    def wait_daemon_died(self, seconds=30):
+        """After `serve(crash_at=…)` and what should lead there."""
+        self.daemon.wait(seconds)
+        assert self.daemon.returncode == -signal.SIGABRT, f"status {self.daemon.returncode}: {self.log_end()}"
+
     def restart_daemon(self):
         self.kill_daemon()
         self.serve()
@@ -188,6 +193,12 @@ class Node:
         """The pool's directory, as the daemon sees it."""
         pid = self.daemon.pid
         yield pathlib.Path(f"/proc/{pid}/root{self.state}/pool")
+
+    def look_offline(self, command):
+        """What a shell command prints in the pool's directory while no daemon and no VPS runs."""
+        mounted = f'mount -o loop "$0" "$1" && cd "$1" && {command}'
+        with tempfile.TemporaryDirectory(dir=self.dir) as at:
+            return sh("unshare", "-m", "sh", "-c", mounted, str(self.pool_file), at).stdout
 
     def in_pool(self):
         """Names of what lies in the pool: datasets, and graves as `trash/…`."""

@@ -51,7 +51,7 @@ pub fn render_lxc_config(
         "lxc.hook.post-stop",
         format_args!("/bin/sh {}", dir.post_stop().display()),
     );
-    identity(&mut config, spec, user_namespace, host);
+    identity(&mut config, spec, user_namespace);
     confinement(&mut config, dir, host);
     mounts(&mut config, spec, dir);
     cgroups(&mut config, spec);
@@ -67,7 +67,7 @@ impl Config {
     }
 }
 
-fn identity(config: &mut Config, spec: &RunSpec, user_namespace: &str, _host: HostTraits) {
+fn identity(config: &mut Config, spec: &RunSpec, user_namespace: &str) {
     let ids = spec.ids;
     config.set("lxc.idmap", format_args!("u 0 {} {}", ids.first, ids.count));
     config.set("lxc.idmap", format_args!("g 0 {} {}", ids.first, ids.count));
@@ -179,4 +179,77 @@ const CPU_PERIOD_US: u64 = 100_000;
 /// The hook that keeps lxc-start from rebooting in place: a reboot is a new run, with a new root.
 pub fn render_post_stop() -> &'static str {
     "# Ends lxc-start where it would start the container again in place.\n[ \"$LXC_TARGET\" != reboot ]\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec() -> RunSpec {
+        let text = r#"{
+            "protocol": 1, "node": "0123456789abcdef", "vps": 11327, "run": "c5a8b7",
+            "incarnation": "0123456789abcdef0123456789abcdef", "hostname": "web1",
+            "root": {"kind": "directory", "path": "/pool/11327.impermanence-c5a8b7/private"},
+            "mounts": [
+                {"source": {"kind": "directory", "path": "/pool/11327/nix/private"}, "target": "/nix", "read_only": true}
+            ],
+            "ids": {"first": 1048576, "count": 262144},
+            "limits": {"memory_bytes": 268435456, "swap_bytes": 1048576, "cpu_percent": 150, "processes": 200},
+            "init": "/sbin/init", "halt_signal": 37, "boot_report": {}, "guest_helper": "/usr/lib/mayfly/guest",
+            "console_dir": "/var/lib/mayfly/console/11327", "detach": ["/pool"]
+        }"#;
+        serde_json::from_str(text).unwrap()
+    }
+
+    fn render(host: HostTraits) -> String {
+        render_lxc_config(&spec(), &RunDir::new("/run/r"), "/proc/7/fd/9", host)
+    }
+
+    #[test]
+    fn the_configuration_is_complete_and_includes_nothing() {
+        let host = HostTraits {
+            apparmor: false,
+            swap_accounting: true,
+        };
+        let config = render(host);
+        for line in [
+            "lxc.rootfs.path = dir:/run/r/mnt/root",
+            "lxc.rootfs.options = idmap=container,noatime",
+            "lxc.idmap = u 0 1048576 262144",
+            "lxc.namespace.share.user = /proc/7/fd/9",
+            "lxc.init.cmd = /dev/.mayfly/guest init -- /sbin/init",
+            "lxc.mount.entry = /run/r/mnt/0 nix none bind,ro,idmap=container 0 0",
+            "lxc.mount.entry = /run/r/mnt/report dev/.mayfly/report none bind,ro,create=file 0 0",
+            "lxc.cgroup.dir.container = mayfly-0123456789abcdef/11327.c5a8b7/payload",
+            "lxc.cgroup.dir.monitor.pivot = mayfly-0123456789abcdef/11327.c5a8b7/pivot",
+            "lxc.cgroup.memory.limit_in_bytes = 268435456",
+            "lxc.cgroup.memory.memsw.limit_in_bytes = 269484032",
+            "lxc.cgroup2.memory.max = 268435456",
+            "lxc.cgroup2.memory.swap.max = 1048576",
+            "lxc.cgroup.cpu.cfs_quota_us = 150000",
+            "lxc.cgroup2.cpu.max = 150000 100000",
+            "lxc.cgroup.pids.max = 200",
+            "lxc.cgroup2.pids.max = 200",
+            "lxc.apparmor.profile = unconfined",
+        ] {
+            assert!(
+                config.lines().any(|l| l == line),
+                "{line} is not in\n{config}"
+            );
+        }
+        assert!(!config.contains("include"));
+    }
+
+    #[test]
+    fn what_the_host_lacks_is_not_asked_for() {
+        let host = HostTraits {
+            apparmor: true,
+            swap_accounting: false,
+        };
+        let config = render(host);
+        assert!(!config.contains("swap") && !config.contains("memsw"));
+        assert!(
+            config.contains("lxc.apparmor.profile = generated\nlxc.apparmor.allow_nesting = 1\n")
+        );
+    }
 }

@@ -436,34 +436,3 @@ fn a_transaction_of_many_writes_is_all_or_nothing() {
     assert_eq!(all.revision, Revision(1));
     assert!(all.entries.iter().all(|entry| entry.value == "1"));
 }
-
-#[test]
-#[ignore = "a measurement: cargo test --release -- --ignored --nocapture cost_of_a_put"]
-fn cost_of_a_put() {
-    let dir = tempfile::tempdir_in(std::env::var_os("STORE_DIR").unwrap_or(".".into())).unwrap();
-    let path = dir.path().join("state.db");
-    let store = at(&path).unwrap();
-    let value = format!("{{\"schema\":1,\"x\":\"{}\"}}", "x".repeat(4000));
-    let mut took = Vec::new();
-    for n in 0..2000 {
-        let begun = Instant::now();
-        put(&store, &format!("/vps/{}", n % 100), &value).unwrap();
-        took.push(begun.elapsed());
-    }
-    let begun = Instant::now();
-    for n in 0..2000 {
-        store.get(&format!("/vps/{}", n % 100)).unwrap();
-    }
-    let get = begun.elapsed() / 2000;
-    let begun = Instant::now();
-    store.range("/vps/").unwrap();
-    let range = begun.elapsed();
-    took.sort_unstable();
-    println!(
-        "put of 4 kB: median {:?}, p99 {:?}, worst {:?}; get {get:?}; range of 100 {range:?}; file {} kB",
-        took[1000],
-        took[1980],
-        took[1999],
-        fs::metadata(&path).unwrap().len() / 1024
-    );
-}

@@ -26,6 +26,11 @@ const LXC_DEADLINE: Duration = Duration::from_secs(10);
 /// How long a guest may take to halt when the supervisor itself is asked to end.
 const TERM_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// When an init that may not have been ready for the halt signal is sent it again.
+const HALT_AGAIN: Duration = Duration::from_millis(500);
+/// The age at which any init is ready for it.
+const HALT_READY: Duration = Duration::from_secs(15);
+
 /// How far the end is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stop {
@@ -46,6 +51,8 @@ pub(super) struct Watch {
     report: Report,
     began: Instant,
     stop: Stop,
+    /// When the halt signal is sent again.
+    again: Option<Instant>,
     over: bool,
 }
 
@@ -58,6 +65,7 @@ impl Watch {
             report,
             began,
             stop: Stop::No,
+            again: None,
             over: false,
         }
     }
@@ -185,8 +193,9 @@ impl Watch {
         }
         match &self.init {
             Some(init) if !force => {
-                if self.stop == Stop::No && signal(init.as_fd(), own.spec.halt_signal).is_err() {
-                    eprintln!("the halt signal cannot be sent");
+                if self.stop == Stop::No {
+                    send_halt(init, own);
+                    self.again = Some(Instant::now() + HALT_AGAIN);
                 }
                 let wanted = Instant::now() + timeout;
                 // A second request may shorten the wait, never lengthen it.
@@ -199,6 +208,17 @@ impl Watch {
         }
     }
 
+    /// The kernel drops a signal that process 1 of a container has no handler for: one that came before init was ready
+    /// for it is lost, so a young init is asked again.
+    fn halt_again(&mut self, own: &Supervisor) {
+        let now = Instant::now();
+        let young = self.began.elapsed() < HALT_READY;
+        self.again = young.then_some(now + HALT_AGAIN);
+        if let (Some(init), true) = (&self.init, young) {
+            send_halt(init, own);
+        }
+    }
+
     /// Kills init, or lxc-start where init is not known: then the kernel kills what was started already.
     fn kill_init(&mut self, facts: &mut Facts) {
         facts.killed = facts.asked;
@@ -208,7 +228,8 @@ impl Watch {
 
     fn deadline(&self, own: &Supervisor) -> Option<Instant> {
         match self.stop {
-            Stop::Asked(at) | Stop::Ending(at) => Some(at),
+            Stop::Asked(at) => Some(self.again.map_or(at, |again| at.min(again))),
+            Stop::Ending(at) => Some(at),
             Stop::No if own.state.phase == RunPhase::Starting => Some(self.began + START_DEADLINE),
             Stop::No | Stop::Final => None,
         }
@@ -223,6 +244,7 @@ impl Watch {
                 facts.timed_out = true;
                 self.kill_init(facts);
             }
+            Stop::Asked(at) if at > Instant::now() => self.halt_again(own),
             Stop::Asked(_) => self.kill_init(facts),
             Stop::Ending(_) => {
                 kill(&self.lxc);
@@ -293,6 +315,12 @@ impl Supervisor {
             }
             self.console.drop_viewers(&gone);
         }
+    }
+}
+
+fn send_halt(init: &OwnedFd, own: &Supervisor) {
+    if let Err(e) = signal(init.as_fd(), own.spec.halt_signal) {
+        eprintln!("the halt signal cannot be sent: {e}");
     }
 }
 
