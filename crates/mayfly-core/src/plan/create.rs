@@ -1,10 +1,10 @@
 //! Create: from what was typed and a manifest to a document, and from that to steps.
 
-use super::datasets::check_quota;
 use super::mounts::mount_order;
+use super::parts::{check_quota, create_dataset, promised, record};
 use super::platform::platform_files;
 use super::start::{check_boots, start_steps};
-use super::{Plan, PlanContext, PlannedStep, Step};
+use super::{Plan, PlanContext, Step};
 use crate::bytes::Bytes;
 use crate::documents::{
     Base, Dataset, Desired, Impermanence, Lifecycle, Mount, NewVps, OnCrash, SCHEMA, TemplateDoc,
@@ -13,8 +13,8 @@ use crate::documents::{
 use crate::error::{Code, Refusal};
 use crate::ids::{Incarnation, NodeId, RunId, VpsId};
 use crate::names::{DatasetName, Hostname, PoolPath, TemplatePart};
-use crate::observed::{DatasetSeen, Mark, MarkSeen, Observed, PoolSeen, Role};
-use crate::ports::{NewDataset, Origin, TreePlan};
+use crate::observed::{DatasetSeen, MarkSeen, Observed};
+use crate::ports::{Origin, TreePlan};
 use crate::run::{IdRange, Limits};
 use crate::space;
 
@@ -222,18 +222,6 @@ fn choose_id(wanted: Option<VpsId>, others: &[VpsDoc]) -> Result<VpsId, Refusal>
     }
 }
 
-/// The quotas of all persistent datasets that the pool has promised.
-pub(super) fn promised(pool: &PoolSeen) -> Bytes {
-    let persistent =
-        |d: &DatasetSeen| matches!(&d.mark, MarkSeen::Local(m) if m.role == Role::Persistent);
-    pool.datasets
-        .iter()
-        .filter(|(name, d)| !name.is_grave() && persistent(d))
-        .fold(Bytes(0), |sum, (_, d)| {
-            sum.saturating_add(d.quota.unwrap_or_default())
-        })
-}
-
 /// Makes the datasets, and starts it where that was asked for.
 pub fn plan_create(
     new: &NewVps,
@@ -303,7 +291,7 @@ pub fn plan_create(
     }
     let mut ready = doc.clone();
     ready.lifecycle = Lifecycle::Ready;
-    steps.push(super::mounts::record(doc, ready.clone(), "it is there"));
+    steps.push(record(doc, ready.clone(), "it is there"));
     if let Some(run) = start {
         steps.extend(start_steps(&ready, &after, run, ctx)?);
     }
@@ -334,48 +322,6 @@ fn origin(new: &NewVps, name: &DatasetName, seen: &Observed) -> Result<Origin, R
                 "build it again: mayfly template remove {0} && mayfly template build {0}",
                 doc.template
             ),
-        )),
-    }
-}
-
-/// Makes one persistent dataset; the undo condemns and buries it.
-pub(super) fn create_dataset(
-    doc: &VpsDoc,
-    dataset: &Dataset,
-    origin: Origin,
-    ctx: &PlanContext,
-) -> PlannedStep {
-    let name = doc.pool_path(&dataset.name);
-    let mark = Mark {
-        node: ctx.node.clone(),
-        owner: Some((doc.id, doc.incarnation.clone())),
-        role: Role::Persistent,
-        run: None,
-        made_as: name.clone(),
-        condemned_by: None,
-    };
-    let undo = bury_data(doc, &name, ctx);
-    Step::CreateDataset {
-        new: NewDataset {
-            name,
-            mark,
-            quota: Some(dataset.quota_bytes),
-            origin,
-        },
-    }
-    .undone_by(undo)
-}
-
-/// Condemns a persistent dataset and moves it to the graveyard.
-pub(super) fn bury_data(doc: &VpsDoc, name: &PoolPath, ctx: &PlanContext) -> Step {
-    Step::BuryData {
-        vps: doc.id,
-        incarnation: doc.incarnation.clone(),
-        dataset: name.clone(),
-        grave: PoolPath::grave(&format!(
-            "{}.{}",
-            name.as_str().replace('/', "+"),
-            ctx.operation
         )),
     }
 }

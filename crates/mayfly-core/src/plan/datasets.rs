@@ -1,7 +1,9 @@
 //! Datasets of a VPS that is there: make, resize, destroy.
 
-use super::create::{bury_data, create_dataset, promised};
-use super::mounts::{check_mount, mount_order, no_such_dataset, record, refuse_running};
+use super::mounts::{check_mount, mount_order};
+use super::parts::{
+    bury_data, check_quota, create_dataset, no_such_dataset, promised, record, refuse_running,
+};
 use super::{Plan, PlanContext, Step};
 use crate::bytes::Bytes;
 use crate::documents::{Dataset, Mount, VpsDoc};
@@ -210,15 +212,4 @@ pub fn plan_dataset_destroy(
             bury.final_because("it was confirmed"),
         ],
     })
-}
-
-pub(super) fn check_quota(quota: Bytes) -> Result<(), Refusal> {
-    if quota >= Bytes::mib(16) {
-        return Ok(());
-    }
-    Err(Refusal::new(
-        Code::Invalid,
-        format!("a quota of {quota} is too small"),
-        "ask for 16M at least",
-    ))
 }

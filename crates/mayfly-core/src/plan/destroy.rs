@@ -1,7 +1,6 @@
 //! Destroy: the run ends, everything goes to the graveyard, the record goes last.
 
-use super::create::bury_data;
-use super::start::old_roots;
+use super::parts::{bury_data, old_roots};
 use super::{Plan, PlanContext, Step};
 use crate::documents::{Desired, Lifecycle, VpsDoc};
 use crate::error::{Code, LookFailed, Refusal};

@@ -1,6 +1,6 @@
 //! What the end of a run calls for.
 
-use super::stop::record_ended;
+use super::parts::record_ended;
 use super::{Plan, Step};
 use crate::documents::{Crash, Desired, Lifecycle, OnCrash, VpsDoc};
 use crate::ids::RunId;

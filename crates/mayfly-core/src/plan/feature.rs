@@ -1,8 +1,7 @@
 //! The feature `impermanence`, on and off. A running VPS is restarted, a stopped one stays stopped.
 
-use super::mounts::record;
+use super::parts::{end_run, record, record_ended, running};
 use super::start::{check_boots, start_steps};
-use super::stop::{end_run, record_ended, running};
 use super::{Plan, PlanContext, Step};
 use crate::bytes::Bytes;
 use crate::documents::{Impermanence, VpsDoc};

@@ -15,6 +15,7 @@ mod ended;
 mod feature;
 mod leftovers;
 mod mounts;
+mod parts;
 mod platform;
 mod start;
 mod step;

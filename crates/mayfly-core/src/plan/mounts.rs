@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use super::{Plan, Step};
+use super::Plan;
+use super::parts::{no_such_dataset, record, refuse_running};
 use crate::documents::{Mount, VpsDoc};
 use crate::error::{Code, Refusal};
-use crate::names::{DatasetName, GuestPath, PoolPath};
+use crate::names::{GuestPath, PoolPath};
 use crate::observed::Observed;
 use crate::ports::TreePlan;
 use crate::space::shown;
@@ -99,28 +100,6 @@ pub(super) fn check_mount(doc: &VpsDoc, mount: &Mount) -> Result<(), Refusal> {
     Ok(())
 }
 
-pub(super) fn no_such_dataset(doc: &VpsDoc, name: &DatasetName) -> Refusal {
-    Refusal::new(
-        Code::DatasetNotFound,
-        format!("VPS {} has no dataset {}", doc.title(), shown(doc, name)),
-        format!("see `mayfly dataset list {}`", doc.id),
-    )
-}
-
-pub(super) fn refuse_running(doc: &VpsDoc, seen: &Observed, what: &str) -> Result<(), Refusal> {
-    if !seen.is_alive() {
-        return Ok(());
-    }
-    Err(Refusal::new(
-        Code::VpsRunning,
-        format!(
-            "VPS {} is running, and {what} of a running VPS is not built yet",
-            doc.title()
-        ),
-        format!("stop it first: mayfly stop {}", doc.id),
-    ))
-}
-
 /// Shows a dataset at a path from the next start on.
 pub fn plan_mount_add(doc: &VpsDoc, seen: &Observed, mount: &Mount) -> Result<Plan, Refusal> {
     check_mount(doc, mount)?;
@@ -153,20 +132,4 @@ pub fn plan_mount_remove(doc: &VpsDoc, seen: &Observed, path: &GuestPath) -> Res
     Ok(Plan {
         steps: vec![record(doc, new, format!("nothing is mounted at {path}"))],
     })
-}
-
-/// Writes `new`; the undo writes `old` back.
-pub(super) fn record(old: &VpsDoc, new: VpsDoc, what: impl Into<String>) -> super::PlannedStep {
-    let what = what.into();
-    let undo = Step::Record {
-        vps: old.id,
-        what: format!("as it was before: {what}"),
-        doc: Some(Box::new(old.clone())),
-    };
-    Step::Record {
-        vps: new.id,
-        what,
-        doc: Some(Box::new(new)),
-    }
-    .undone_by(undo)
 }

@@ -2,9 +2,9 @@
 
 use serde_json::json;
 
-use super::mounts::{mount_order, mount_points, record};
+use super::mounts::{mount_order, mount_points};
+use super::parts::{bury_root, end_run, old_roots, record, record_ended, running};
 use super::platform::{PROFILE_INIT, init_link, path, platform_files, skeleton};
-use super::stop::{record_ended, running};
 use super::{LaunchPlan, Plan, PlanContext, PlannedStep, Step};
 use crate::documents::{CurrentRun, Desired, Impermanence, VpsDoc};
 use crate::error::{Code, Refusal};
@@ -53,7 +53,7 @@ pub fn plan_restart(
 ) -> Result<Plan, Refusal> {
     let stopped = record_ended(doc);
     let start = start_steps(&stopped, seen, run, ctx)?;
-    let mut steps = vec![super::stop::end_run(doc, timeout_ms, force)];
+    let mut steps = vec![end_run(doc, timeout_ms, force)];
     if stopped != *doc {
         steps.push(record_over(&stopped));
     }
@@ -209,44 +209,6 @@ fn create_root(
 /// What roots of kind `template` are cloned from.
 fn base_of(doc: &VpsDoc) -> PoolPath {
     PoolPath::template(&doc.base.template, &TemplatePart::Base)
-}
-
-/// Moves a temporary root of this VPS to the graveyard.
-pub(super) fn bury_root(doc: &VpsDoc, root: &PoolPath, ctx: &PlanContext) -> Step {
-    Step::BuryRoot {
-        vps: doc.id,
-        incarnation: doc.incarnation.clone(),
-        root: root.clone(),
-        grave: PoolPath::grave(&format!("{}.{}", root.as_str(), ctx.operation)),
-    }
-}
-
-/// Temporary roots that this incarnation no longer needs, judged by their marks as seen; the executor proves each
-/// again at the time of the burial.
-pub(super) fn old_roots(
-    doc: &VpsDoc,
-    seen: &Observed,
-    but: &PoolPath,
-    ctx: &PlanContext,
-) -> Vec<Step> {
-    use crate::observed::MarkSeen;
-    seen.pool
-        .datasets
-        .iter()
-        .filter(|(name, d)| {
-            let ours = match &d.mark {
-                MarkSeen::Local(m) => {
-                    m.node == ctx.node
-                        && m.role == Role::Temporary
-                        && m.owner == Some((doc.id, doc.incarnation.clone()))
-                        && m.made_as == **name
-                }
-                _ => false,
-            };
-            ours && *name != but && !name.is_grave()
-        })
-        .map(|(name, _)| bury_root(doc, name, ctx))
-        .collect()
 }
 
 fn tree_steps(doc: &VpsDoc, root: &PoolPath) -> Vec<PlannedStep> {

@@ -1,39 +1,10 @@
 //! Stop: the run ends, the last root stays unless it is to be discarded.
 
-use super::start::bury_root;
-use super::{Plan, PlanContext, PlannedStep, Step};
+use super::parts::{bury_root, end_run, record_ended};
+use super::{Plan, PlanContext, Step};
 use crate::documents::{Desired, VpsDoc};
 use crate::error::{Code, Refusal};
 use crate::observed::Observed;
-
-/// Whether there is a run that is, or may be, going on.
-pub(super) fn running(doc: &VpsDoc, seen: &Observed) -> bool {
-    doc.run.is_some() && seen.is_alive()
-}
-
-/// The document of a VPS whose run is over: a temporary root becomes the last root.
-pub(super) fn record_ended(doc: &VpsDoc) -> VpsDoc {
-    let mut stopped = doc.clone();
-    if let Some(run) = stopped.run.take() {
-        if run.root.named_temporary_root().is_some() {
-            stopped.last_root = Some(run.root);
-        }
-    }
-    stopped
-}
-
-/// Ends the run, politely unless forced.
-pub(super) fn end_run(doc: &VpsDoc, timeout_ms: u64, force: bool) -> PlannedStep {
-    let run = doc.run.as_ref().map(|r| r.run.clone());
-    Step::EndRun {
-        vps: doc.id,
-        run,
-        halt_ms: (!force).then_some(timeout_ms),
-    }
-    .final_because(
-        "a guest that was halted cannot be resumed; where it ought to run it is started again",
-    )
-}
 
 /// Stops it. A VPS that is stopped is refused unless there is something to do: remains, or a last root to discard.
 pub fn plan_stop(

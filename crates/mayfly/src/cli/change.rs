@@ -66,7 +66,7 @@ impl ChangeArgs {
         Ok(ExitCode::SUCCESS)
     }
 
-    /// Asks whether data may be destroyed: its name has to be typed. Nothing is asked for a plan.
+    /// Asks twice whether data may be destroyed. Nothing is asked for a plan.
     pub(super) fn confirm(self, sure: ConfirmArgs, what: &str, name: &str) -> Result<(), Failure> {
         if self.dry_run || sure.yes {
             return Ok(());
@@ -78,23 +78,31 @@ impl ChangeArgs {
                 "say it with --yes",
             ));
         }
-        write!(
-            io::stderr(),
-            "{} will be destroyed. Type {} to go on: ",
-            escape(what),
-            escape(name)
-        )?;
-        let mut typed = String::new();
-        io::stdin().read_line(&mut typed)?;
-        if typed.trim() == name {
-            return Ok(());
+        let refused = |why: &str| {
+            let message = format!("{what} was not destroyed: {why}");
+            Err(Failure::refused(Code::Invalid, message, "try again"))
+        };
+        // Asked twice, and the second question cannot be answered by habit.
+        let first = format!("Destroy {} and all its data? [y/N] ", escape(what));
+        if !matches!(answer(&first)?.as_str(), "y" | "yes") {
+            return refused("the answer was no");
         }
-        Err(Failure::refused(
-            Code::Invalid,
-            format!("{what} was not destroyed: another name was typed"),
-            "try again",
-        ))
+        if answer(&format!(
+            "There is no way back. Type {} to go on: ",
+            escape(name)
+        ))? != name
+        {
+            return refused("another name was typed");
+        }
+        Ok(())
     }
+}
+
+fn answer(question: &str) -> io::Result<String> {
+    write!(io::stderr(), "{question}")?;
+    let mut typed = String::new();
+    io::stdin().read_line(&mut typed)?;
+    Ok(typed.trim().to_owned())
 }
 
 /// Waits until an operation is over and tells each step. One that failed is a failure.

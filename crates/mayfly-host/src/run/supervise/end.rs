@@ -22,6 +22,8 @@ pub(super) struct Facts {
     pub(super) helper: Option<String>,
     /// The start took too long.
     pub(super) timed_out: bool,
+    /// The host goes down: the supervisor was sent a signal.
+    pub(super) host_down: bool,
     /// A stop was asked for.
     pub(super) asked: bool,
     /// And init was killed for it.
@@ -37,6 +39,9 @@ pub(super) struct Facts {
 /// Why the run ended. Pure.
 pub(super) fn judge(facts: &Facts) -> RunEnd {
     let init = init_end(&facts.log);
+    if facts.host_down && facts.reached {
+        return RunEnd::HostDown;
+    }
     if facts.killed && init != Some(InitEnd::Halted) {
         return RunEnd::Killed;
     }

@@ -115,6 +115,8 @@ impl Watch {
             Source::Report => self.on_report(own, facts),
             Source::Signals => {
                 if take_signal(own.signals.as_fd()).is_some() {
+                    // Nobody of the daemon's sends signals: this is the host going down.
+                    facts.host_down = true;
                     self.stop(own, facts, TERM_TIMEOUT, false);
                 }
             }
