@@ -138,7 +138,7 @@ fn the_supervisor_stops_the_guest_when_it_is_terminated() {
     must(&format!("kill -TERM {}", state.supervisor_pid));
     assert_eq!(
         client::wait_ended(&dir, WITHIN).unwrap().end,
-        Some(RunEnd::PowerOff)
+        Some(RunEnd::HostDown)
     );
     bench.assert_nothing_left();
 }
