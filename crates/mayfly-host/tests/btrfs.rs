@@ -1,4 +1,8 @@
 //! The btrfs driver on a file of its own.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a test drives the host with its own tools"
+)]
 #![allow(clippy::unwrap_used, reason = "a test may fail by panicking")]
 
 #[path = "common/storage_contract.rs"]

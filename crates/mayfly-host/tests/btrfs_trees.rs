@@ -1,4 +1,8 @@
 //! The btrfs driver on trees that guests own: nothing planted is followed; templates and their clones.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a test drives the host with its own tools"
+)]
 #![allow(clippy::unwrap_used, reason = "a test may fail by panicking")]
 
 #[path = "common/storage_contract.rs"]

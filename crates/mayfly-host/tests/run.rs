@@ -2,7 +2,10 @@
 //!
 //! Needs root, LXC, btrfs, a static busybox and a C compiler; says what is missing otherwise. `MAYFLY_KEEP=1` leaves
 //! the wreck.
-
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a test drives the host with its own tools"
+)]
 #![allow(
     clippy::unwrap_used,
     reason = "a test fails by panicking, also in its helpers"

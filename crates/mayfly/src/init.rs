@@ -11,8 +11,13 @@ use crate::node::{self, StateDir};
 /// What `mayfly init` is told.
 #[derive(Debug, clap::Args)]
 pub(crate) struct InitArgs {
-    /// Where datasets are kept: loop:FILE,size=20G[,sparse] or btrfs:DIR
-    #[arg(long, value_name = "POOL", value_parser = parse_pool)]
+    /// Where datasets are kept.
+    #[arg(
+        long,
+        value_name = "POOL",
+        value_parser = parse_pool,
+        help = "Where datasets are kept: loop:FILE,size=20G[,sparse] or btrfs:DIR"
+    )]
     pub(crate) pool: PoolSpec,
     /// The directory of everything that the node keeps
     #[arg(long, value_name = "DIR", default_value = crate::DEFAULT_STATE_DIR)]

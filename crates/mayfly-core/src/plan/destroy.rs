@@ -17,8 +17,17 @@ pub fn plan_destroy(
     ctx: &PlanContext,
 ) -> Result<Plan, Refusal> {
     let root = doc.pool_path(&DatasetName::root());
+    // No dataset of the pool has the empty name, so none is spared.
+    let none = PoolPath::grave("");
+    let mut burials = old_roots(doc, seen, &none, ctx);
+    let in_temporary_root = |name: &PoolPath| {
+        burials
+            .iter()
+            .any(|step| matches!(step, Step::BuryRoot { root, .. } if name.is_below(root)))
+    };
     for (name, dataset) in &seen.pool.datasets {
-        let within = *name == root || name.is_below(&root);
+        // Nothing that lies in a temporary root is made by a VPS, so what is found there bears no mark of it.
+        let within = *name == root || name.is_below(&root) || in_temporary_root(name);
         let named_root = name
             .named_temporary_root()
             .is_some_and(|(id, _)| id == doc.id);
@@ -70,9 +79,6 @@ pub fn plan_destroy(
         .final_because(NO_WAY_BACK),
     ];
     let mut graves = Vec::new();
-    // No dataset of the pool has the empty name, so none is spared.
-    let none = PoolPath::grave("");
-    let mut burials = old_roots(doc, seen, &none, ctx);
     if seen.pool.datasets.contains_key(&root) {
         burials.push(bury_data(doc, &root, ctx));
     }

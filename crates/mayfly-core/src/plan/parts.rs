@@ -147,6 +147,7 @@ pub(super) fn old_roots(
                         && m.role == Role::Temporary
                         && m.owner == Some((doc.id, doc.incarnation.clone()))
                         && m.made_as == **name
+                        && m.run.is_some()
                 }
                 _ => false,
             };

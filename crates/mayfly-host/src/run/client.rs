@@ -91,7 +91,12 @@ pub fn spawn_supervisor(program: &Path, dir: &RunDir) -> Result<(), SpawnError> 
     let (out, err) = open()
         .and_then(|out| Ok((out, open()?)))
         .map_err(|e| failed(e.to_string()))?;
-    let status = Command::new(program)
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the supervisor outlives the daemon: no deadline, output to a file"
+    )]
+    let mut supervisor = Command::new(program);
+    let status = supervisor
         .arg("supervise")
         .arg(dir.path())
         .env_clear()

@@ -335,6 +335,6 @@ mod tests {
             matches!(*error.cause, BuildCause::Mirror(_) | BuildCause::Tool(_)),
             "{error:?}"
         );
-        assert!(!tree.exists());
+        assert!(!tree.try_exists().unwrap());
     }
 }

@@ -1,13 +1,11 @@
 //! What may be done about things that no document speaks of.
 
-use std::collections::BTreeSet;
-
 use proptest::prelude::*;
 
 use super::hands::Hands;
 use super::{id, run, start, stop};
 use crate::bytes::Bytes;
-use crate::ids::{Incarnation, NodeId, OperationId, VpsId};
+use crate::ids::{Incarnation, NodeId, OperationId};
 use crate::names::PoolPath;
 use crate::observed::{DatasetSeen, Mark, MarkSeen, PoolSeen, Role};
 use crate::plan::{Busy, Leftovers, Step, sort_leftovers};

@@ -74,6 +74,10 @@ pub(super) fn launch(spec: &RunSpec, dir: &RunDir, console: &Console) -> io::Res
     fs::write(dir.lxc_config(), config)?;
     fs::write(dir.seccomp(), render_seccomp())?;
     fs::write(dir.post_stop(), render_post_stop())?;
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "lxc-start lives as long as the run and is tied to this process"
+    )]
     let mut command = Command::new(lxc_start);
     command
         .args(["-F", "-C", "-P", LXC_PATH, "-n"])

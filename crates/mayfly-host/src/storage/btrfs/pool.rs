@@ -229,7 +229,7 @@ impl BtrfsPool {
         }
         let record =
             read_record(&top, path)?.ok_or_else(|| unavailable(path, "it has no pool record"))?;
-        check_owner(path, &record, node)?;
+        check_owner(backing.as_deref().unwrap_or(path), &record, node)?;
         let uuid = Uuid(sys::filesystem_uuid(&top).map_err(look)?);
         if quota::mode(&uuid)? != QuotaMode::Simple {
             return Err(unavailable(
