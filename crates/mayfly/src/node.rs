@@ -25,7 +25,6 @@ use mayfly_engine::store::SqliteStore;
 use mayfly_engine::{Deps, Engine};
 use mayfly_host::clock::HostClock;
 use mayfly_host::run::client::Node;
-use mayfly_host::run::evidence::PoolPlace;
 use mayfly_host::run::runtime::{LxcRuntime, RuntimePlaces};
 use mayfly_host::runner::Runner;
 use mayfly_host::storage::btrfs::{Allocation, BtrfsPool, NewPool};
@@ -212,7 +211,7 @@ pub(crate) fn open(state: &StateDir) -> anyhow::Result<Daemon> {
         node: Node {
             node: node.id.clone(),
             runs: state.runs(),
-            pool: Some(place(&pool)?),
+            pool: Some(pool.kernel_identity().clone()),
         },
         guest_helper: find_helper(&program)?,
         program,
@@ -231,18 +230,6 @@ pub(crate) fn open(state: &StateDir) -> anyhow::Result<Daemon> {
     Ok(Daemon {
         engine: Engine::new(deps),
         runtime,
-    })
-}
-
-fn place(pool: &BtrfsPool) -> anyhow::Result<PoolPlace> {
-    let identity = pool.kernel_identity();
-    let (major, minor) = identity
-        .device
-        .split_once(':')
-        .context("the kernel names no device of the pool")?;
-    Ok(PoolPlace {
-        device: (major.parse()?, minor.parse()?),
-        prefix: identity.root.trim_end_matches('/').to_owned(),
     })
 }
 

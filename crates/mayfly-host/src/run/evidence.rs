@@ -13,6 +13,7 @@ use mayfly_core::ids::{NodeId, RunId, VpsId};
 
 use super::cgroups::Groups;
 use super::state::{self, Liveness};
+use crate::storage::btrfs::KernelIdentity;
 
 /// A look that failed: neither "alive" nor "nothing there".
 #[derive(Debug, thiserror::Error)]
@@ -62,15 +63,6 @@ impl LookError {
         }
         Ok(names)
     }
-}
-
-/// Where the datasets of a pool appear in mountinfo.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PoolPlace {
-    /// Major and minor number of the pool's file system, from mountinfo.
-    pub device: (u32, u32),
-    /// What comes before `/<vps>` in the root field: empty where the pool is a whole file system.
-    pub prefix: String,
 }
 
 /// One thing that is alive.
@@ -135,7 +127,7 @@ pub fn observe_evidence(
     node: &NodeId,
     vps: VpsId,
     runs: &Path,
-    pool: Option<&PoolPlace>,
+    pool: Option<&KernelIdentity>,
 ) -> Result<Vec<Evidence>, LookError> {
     let mut found = Vec::new();
     for (run, live) in observe_supervisors(runs, vps)? {
@@ -174,7 +166,7 @@ pub(crate) fn observe_supervisors(
 }
 
 /// The mount namespaces, other than the caller's own, that show a dataset of the VPS.
-fn observe_mounts(vps: VpsId, pool: &PoolPlace) -> Result<Vec<Evidence>, LookError> {
+fn observe_mounts(vps: VpsId, pool: &KernelIdentity) -> Result<Vec<Evidence>, LookError> {
     let own = fs::read_link("/proc/self/ns/mnt")
         .map_err(|e| LookError::at(Path::new("/proc/self/ns/mnt"), &e))?;
     let own_first = first_mount_id(&LookError::read("/proc/self/mountinfo")?).map(str::to_owned);
@@ -237,17 +229,16 @@ fn process_gone(e: &io::Error) -> bool {
 fn parse_mounts<'a>(
     mountinfo: &'a str,
     vps: VpsId,
-    pool: &'a PoolPlace,
+    pool: &'a KernelIdentity,
 ) -> impl Iterator<Item = (String, String)> + 'a {
-    let device = format!("{}:{}", pool.device.0, pool.device.1);
-    let wanted = format!("{}/{vps}", pool.prefix);
+    let number = vps.to_string();
     mountinfo.lines().filter_map(move |line| {
         let mut fields = line.split(' ').skip(2);
-        let (on, root, at) = (fields.next()?, fields.next()?, fields.next()?);
-        let rest = root.strip_prefix(&wanted)?;
+        let (device, root, at) = (fields.next()?, fields.next()?, fields.next()?);
+        let rest = pool.shown_by(device, root)?.strip_prefix(&number)?;
         // 11327, 11327/nix and 11327.impermanence-c5a8b7, but not 113270.
         let ours = rest.is_empty() || rest.starts_with(['/', '.']);
-        (on == device && ours).then(|| (at.to_owned(), root.to_owned()))
+        ours.then(|| (at.to_owned(), root.to_owned()))
     })
 }
 
@@ -257,9 +248,9 @@ mod tests {
 
     #[test]
     fn mounts_of_a_vps_are_told_from_those_of_its_neighbours() {
-        let pool = PoolPlace {
-            device: (0, 39),
-            prefix: String::new(),
+        let pool = KernelIdentity {
+            device: "0:39".into(),
+            root: "/".into(),
         };
         let text = "\
 88 64 0:39 /11327.impermanence-c5a8b7/private / rw shared:1 - btrfs /dev/loop0 rw
@@ -272,9 +263,9 @@ mod tests {
             .map(|(at, _)| at)
             .collect();
         assert_eq!(seen, ["/", "/nix"]);
-        let deeper = PoolPlace {
-            device: (0, 39),
-            prefix: "/tank".into(),
+        let deeper = KernelIdentity {
+            device: "0:39".into(),
+            root: "/tank".into(),
         };
         let text = "88 64 0:39 /tank/11327/private / rw - btrfs x rw\n";
         assert_eq!(

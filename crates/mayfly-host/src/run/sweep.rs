@@ -12,9 +12,10 @@ use mayfly_core::run::{RunEnd, RunPhase};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::cgroups::Groups;
-use super::evidence::{self, Evidence, LookError, PoolPlace};
+use super::evidence::{self, Evidence, LookError};
 use super::paths::{RunDir, parse_run_name, run_name};
 use super::state::{self, Liveness, read_state, replace};
+use crate::storage::btrfs::KernelIdentity;
 use crate::sys::process::signal;
 
 /// The runs of one node.
@@ -25,7 +26,7 @@ pub struct Node {
     /// The directory of run directories: `<vps>.<run>`.
     pub runs: PathBuf,
     /// Where datasets of the pool appear in mount tables. None: mounts are not looked at.
-    pub pool: Option<PoolPlace>,
+    pub pool: Option<KernelIdentity>,
 }
 
 /// What a sweep did. All empty: there was nothing.

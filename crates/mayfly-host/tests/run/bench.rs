@@ -11,8 +11,8 @@ use mayfly_core::ids::{NodeId, RunId, VpsId};
 use mayfly_core::run::{IdRange, Limits, MountSource, PROTOCOL, RunMount, RunSpec, RunState};
 use mayfly_host::run::attach::attach_command;
 use mayfly_host::run::client::{self, Node};
-use mayfly_host::run::evidence::PoolPlace;
 use mayfly_host::run::paths::RunDir;
+use mayfly_host::storage::btrfs::KernelIdentity;
 
 pub(crate) const WITHIN: Duration = Duration::from_secs(20);
 
@@ -139,10 +139,9 @@ impl Bench {
             .lines()
             .find(|l| l.split(' ').nth(4) == pool.to_str())
             .unwrap();
-        let (major, minor) = line.split(' ').nth(2).unwrap().split_once(':').unwrap();
-        let place = PoolPlace {
-            device: (major.parse().unwrap(), minor.parse().unwrap()),
-            prefix: String::new(),
+        let place = KernelIdentity {
+            device: line.split(' ').nth(2).unwrap().to_owned(),
+            root: "/".to_owned(),
         };
         let node = NodeId::from_random(
             (u64::from(std::process::id()) << 32 | u64::from(vps)).to_be_bytes(),
