@@ -95,7 +95,7 @@ class Node:
     def wait_daemon_died(self, seconds=30):
         """After `serve(crash_at=…)` and what should lead there."""
         self.daemon.wait(seconds)
-        assert self.daemon.returncode == -signal.SIGABRT, f"status {self.daemon.returncode}: {self.log_end()}"
+        assert self.daemon.returncode == -signal.SIGKILL, f"status {self.daemon.returncode}: {self.log_end()}"
 
     def restart_daemon(self):
         self.kill_daemon()

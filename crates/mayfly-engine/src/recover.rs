@@ -50,7 +50,10 @@ impl Engine {
         for doc in &vpses {
             // What goes on first may start the very run that looks dead now: the end is judged again in its turn.
             if doc.run.is_some() || !busy.vpses.contains(&doc.id) {
-                self.recover_vps(doc, &mut out)?;
+                // One VPS that cannot be looked at keeps no other from its due.
+                if let Err(why) = self.recover_vps(doc, &mut out) {
+                    out.reports.push(format!("VPS {}: {why}", doc.title()));
+                }
             }
         }
         for id in self.deps().runtime.vpses_with_evidence()? {

@@ -12,6 +12,8 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use mayfly_core::run::{RunPhase, RunSpec, RunState};
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 pub use super::state::{FileError, read_state};
@@ -81,6 +83,12 @@ pub fn spawn_supervisor(program: &Path, dir: &RunDir) -> Result<(), SpawnError> 
         dir: dir.path().to_owned(),
         why,
     };
+    // Given along as an open file, so that there is no moment at which the supervisor lives and does not hold it.
+    let lock = match lock(dir) {
+        Ok(Some(lock)) => lock,
+        Ok(None) => return Err(failed("another supervisor has this run".to_owned())),
+        Err(e) => return Err(failed(e.to_string())),
+    };
     let open = || {
         OpenOptions::new()
             .create(true)
@@ -101,7 +109,7 @@ pub fn spawn_supervisor(program: &Path, dir: &RunDir) -> Result<(), SpawnError> 
         .arg(dir.path())
         .env_clear()
         .current_dir("/")
-        .stdin(Stdio::null())
+        .stdin(lock)
         .stdout(out)
         .stderr(err)
         .status()
@@ -113,6 +121,24 @@ pub fn spawn_supervisor(program: &Path, dir: &RunDir) -> Result<(), SpawnError> 
             "{status}: {}",
             log_end(&dir.supervisor_log())
         )))
+    }
+}
+
+/// Whether a supervisor of this run lives, also one that has not told anything yet.
+pub fn is_supervised(dir: &RunDir) -> io::Result<bool> {
+    match dir.lock().try_exists()? {
+        true => Ok(lock(dir)?.is_none()),
+        false => Ok(false),
+    }
+}
+
+/// Takes the lock of a run; none where somebody holds it. It is let go with the last copy of the file.
+fn lock(dir: &RunDir) -> io::Result<Option<fs::File>> {
+    let file = OpenOptions::new().create(true).append(true).mode(0o600).open(dir.lock())?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(Some(file)),
+        Err(Errno::WOULDBLOCK) => Ok(None),
+        Err(errno) => Err(errno.into()),
     }
 }
 

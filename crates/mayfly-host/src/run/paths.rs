@@ -38,6 +38,8 @@ impl RunDir {
         spec = "run.json";
         /// What the supervisor tells.
         state = "state.json";
+        /// Held by the supervisor from its first instruction on.
+        lock = "lock";
         /// What the supervisor prints when it cannot even write its state.
         supervisor_log = "supervisor.log";
         /// One JSON request and answer per line.

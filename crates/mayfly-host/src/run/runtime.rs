@@ -6,7 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mayfly_core::error::{Code, LookFailed, Refusal};
 use mayfly_core::ids::{RunId, VpsId};
@@ -25,6 +25,8 @@ const SETTLE: Duration = Duration::from_millis(100);
 const SWEEP: Duration = Duration::from_secs(30);
 /// How often, and after how long, what is alive is looked at again before a launch is refused for it.
 const LOOKS: u32 = 10;
+/// How long a supervisor may take to tell its state.
+const TOLD: Duration = Duration::from_secs(10);
 const RELOOK: Duration = Duration::from_millis(20);
 /// A watcher asks again after so long.
 const WATCH: Duration = Duration::from_secs(3600);
@@ -187,12 +189,28 @@ impl Runtime for LxcRuntime {
             Err(FileError::Unreadable { cause, .. }) if cause.kind() == io::ErrorKind::NotFound => {
                 Ok(None)
             }
+            // As good as lost. What is alive of the run is found without it.
+            Err(error @ FileError::Damaged { .. }) => {
+                tracing::warn!(%vps, %run, %error, "the state of a run is lost");
+                Ok(None)
+            }
             Err(error) => Err(LookFailed::new(format!("run {run} of VPS {vps}"), error)),
         }
     }
 
     fn launch(&self, spec: &RunSpec) -> HostResult<Outcome> {
         let dir = self.run_dir(spec.vps, &spec.run);
+        let supervised = || {
+            client::is_supervised(&dir).map_err(|e| LookFailed::new(dir.lock().display().to_string(), e))
+        };
+        // One that a daemon which is dead by now had just begun: it tells its state at once.
+        let end = Instant::now() + TOLD;
+        while self.state(spec.vps, &spec.run)?.is_none() && supervised()? {
+            if Instant::now() > end {
+                return Err(still_alive(spec.vps, "a supervisor that tells nothing").into());
+            }
+            std::thread::sleep(RELOOK);
+        }
         self.refuse_others(spec.vps, &spec.run)?;
         if let Some(state) = self.state(spec.vps, &spec.run)? {
             // A run is launched once: what was begun on this root is over, and a second init would find a used root.
@@ -202,6 +220,10 @@ impl Runtime for LxcRuntime {
             }
             self.watch(spec.vps, &spec.run)?;
             return Ok(Outcome::Unchanged);
+        }
+        if let Some(sign) = self.evidence(spec.vps)?.first() {
+            // Its own, and its record is lost: nobody could watch over it.
+            return Err(still_alive(spec.vps, &format!("{sign:?}")).into());
         }
         let mut spec = spec.clone();
         spec.guest_helper = self.places.guest_helper.display().to_string();
