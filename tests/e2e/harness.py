@@ -57,6 +57,7 @@ class Node:
         self.size = size
         self.daemon = None
         self.id = None
+        self.device = None
 
     # -- the daemon
 
@@ -237,9 +238,23 @@ class Node:
         files = sorted((self.state / "runs").glob(f"{vps}.*/state.json"), key=lambda p: p.stat().st_mtime)
         return json.loads(files[-1].read_text()) if files else None
 
+    def pool_device(self):
+        """The pool's file system in mount tables; other nodes of this host have VPSes of the same numbers."""
+        with contextlib.suppress(OSError):
+            for line in pathlib.Path(f"/proc/{self.daemon.pid}/mountinfo").read_text().splitlines():
+                if line.split(" ")[4] == f"{self.state}/pool":
+                    self.device = line.split(" ")[2]
+        return self.device
+
+    def pool_device(self):
+        """The pool's major:minor, as mount tables have it: other nodes on this host have VPSes of the same numbers."""
+        lines = pathlib.Path(f"/proc/{self.daemon.pid}/mountinfo").read_text().splitlines()
+        return next(line.split(" ")[2] for line in lines if line.split(" ")[4] == str(self.state / "pool"))
+
     def nothing_alive(self, vps):
         """No process, cgroup, supervisor or mount of a VPS is left."""
-        mounts = [m for m in mounts_everywhere() if re.search(rf"/{vps}(\.impermanence-[0-9a-f]{{6}})?(/\S*)?/private$", m[1])]
+        ours = re.compile(rf"/{vps}(\.impermanence-[0-9a-f]{{6}})?(/\S*)?/private$")
+        mounts = [m for m in mounts_everywhere(self.pool_device()) if ours.search(m[1])]
         return not (self.processes(vps) or self.cgroups(vps) or mounts)
 
     # -- the end
@@ -303,8 +318,8 @@ def find_processes(matches):
     return found
 
 
-def mounts_everywhere():
-    """(process, root field, mount point) of every mount of every mount namespace."""
+def mounts_everywhere(device=None):
+    """(process, root field, mount point) of every mount, or those of one device, of every mount namespace."""
     seen, found = set(), []
     for entry in os.listdir("/proc"):
         if not entry.isdigit():
@@ -316,5 +331,6 @@ def mounts_everywhere():
             text = pathlib.Path(f"/proc/{entry}/mountinfo").read_text(errors="replace")
             if text:
                 seen.add(namespace)
-                found += [(entry, *line.split(" ")[3:5]) for line in text.splitlines()]
+                fields = [line.split(" ") for line in text.splitlines()]
+                found += [(entry, f[3], f[4]) for f in fields if device in (None, f[2])]
     return found

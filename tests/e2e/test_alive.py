@@ -234,6 +234,7 @@ def test_killed_supervisors_and_lxc_starts_leave_nobody(node):
                 if not daemon:
                     node.kill_daemon()
                 kill(state[whom])
+                # Without anybody's help: the kernel ends each with the one before it.
                 gone(state["init_pid"])
                 if not daemon:
                     node.serve()

@@ -85,7 +85,8 @@ fn confinement(config: &mut Config, dir: &RunDir, host: HostTraits) {
         config.set("lxc.apparmor.profile", "unconfined");
     }
     config.set("lxc.cap.drop", "");
-    config.set("lxc.monitor.signal.pdeath", 1);
+    // A signal, not a switch: the guest dies with lxc-start.
+    config.set("lxc.monitor.signal.pdeath", "SIGKILL");
 }
 
 fn mounts(config: &mut Config, spec: &RunSpec, dir: &RunDir) {

@@ -12,6 +12,7 @@ use tokio_tungstenite::tungstenite::Message;
 use super::exec::{is_closed, lost, text};
 use super::screen::{Tame, escape};
 use super::terminal::{self, Raw};
+use super::words::parse_vps;
 use super::{Context, Failure};
 
 const HOW_TO_LEAVE: &str = "leave with Ctrl-] twice, or Ctrl-a q";
@@ -19,6 +20,7 @@ const HOW_TO_LEAVE: &str = "leave with Ctrl-] twice, or Ctrl-a q";
 #[derive(Debug, Args)]
 pub(crate) struct LogsArgs {
     /// Id or host name
+    #[arg(value_parser = parse_vps)]
     vps: String,
     /// Go on with what comes
     #[arg(long, short)]

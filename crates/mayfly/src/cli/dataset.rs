@@ -10,7 +10,7 @@ use mayfly_core::names::GuestPath;
 
 use super::change::{ChangeArgs, ConfirmArgs};
 use super::table::{or_dash, table};
-use super::words::{DatasetRef, parse_setting, parse_subdataset};
+use super::words::{DatasetRef, parse_setting, parse_subdataset, parse_vps};
 use super::{Context, Failure};
 
 #[derive(Debug, Subcommand)]
@@ -32,6 +32,7 @@ pub(crate) enum DatasetVerb {
     /// The datasets of a VPS and what they hold
     List {
         /// Id or host name
+        #[arg(value_parser = parse_vps)]
         vps: String,
     },
     /// Change a dataset's quota

@@ -11,11 +11,13 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_tungstenite::tungstenite::{Bytes, Error, Message};
 
 use super::terminal::{self, Raw};
+use super::words::parse_vps;
 use super::{Context, Failure};
 
 #[derive(Debug, Args)]
 pub(crate) struct ExecArgs {
     /// Id or host name
+    #[arg(value_parser = parse_vps)]
     vps: String,
     /// Give the program a terminal of its own [default: where this is run from one]
     #[arg(long, short, conflicts_with = "no_tty")]
@@ -58,7 +60,8 @@ pub(super) async fn run(context: &Context, args: ExecArgs) -> Result<ExitCode, F
         .websocket(&paths::of_vps(&args.vps, "exec"))
         .await?;
     let (mut sink, mut frames) = socket.split();
-    sink.send(text(&start)).await.map_err(lost)?;
+    // A node that refuses has closed its end already, and says why in its only frame.
+    let _ = sink.send(text(&start)).await;
     let _raw = if tty { Raw::enter()? } else { None };
     let mut resized = signal(SignalKind::window_change())?;
     let mut typed = terminal::typed();

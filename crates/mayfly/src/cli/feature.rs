@@ -10,6 +10,7 @@ use mayfly_core::template::RootKind;
 
 use super::change::ChangeArgs;
 use super::table::table;
+use super::words::parse_vps;
 use super::{Context, Failure};
 
 #[derive(Debug, Subcommand)]
@@ -19,6 +20,7 @@ pub(crate) enum FeatureVerb {
     /// The features of a VPS
     List {
         /// Id or host name
+        #[arg(value_parser = parse_vps)]
         vps: String,
     },
 }
@@ -26,6 +28,7 @@ pub(crate) enum FeatureVerb {
 #[derive(Debug, Args)]
 pub(crate) struct SetArgs {
     /// Id or host name
+    #[arg(value_parser = parse_vps)]
     vps: String,
     /// What to switch, such as impermanence=on
     #[arg(required = true, value_name = "FEATURE=on|off", value_parser = parse_switch)]

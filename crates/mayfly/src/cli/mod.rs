@@ -110,7 +110,7 @@ pub(crate) struct SuperviseArgs {
 #[derive(Debug, Args)]
 pub(crate) struct VpsArgs {
     /// Id or host name
-    #[arg(value_name = "VPS")]
+    #[arg(value_name = "VPS", value_parser = words::parse_vps)]
     pub(crate) vps: String,
 }
 

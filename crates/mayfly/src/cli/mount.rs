@@ -8,7 +8,7 @@ use mayfly_core::names::GuestPath;
 
 use super::change::ChangeArgs;
 use super::table::table;
-use super::words::DatasetRef;
+use super::words::{DatasetRef, parse_vps};
 use super::{Context, Failure};
 
 #[derive(Debug, Subcommand)]
@@ -28,11 +28,13 @@ pub(crate) enum MountVerb {
     /// The mounts of a VPS
     List {
         /// Id or host name
+        #[arg(value_parser = parse_vps)]
         vps: String,
     },
     /// Show a dataset no more; its data stays
     Remove {
         /// Id or host name
+        #[arg(value_parser = parse_vps)]
         vps: String,
         /// Where
         path: GuestPath,

@@ -13,7 +13,7 @@ use mayfly_core::names::{Hostname, TemplateName};
 use super::change::{ChangeArgs, ConfirmArgs};
 use super::table::{facts, moment, now_unix_ms, or_dash, since, table};
 use super::template::root_kind;
-use super::words::{parse_cpus, parse_duration};
+use super::words::{parse_cpus, parse_duration, parse_vps};
 use super::{Context, Failure};
 
 #[derive(Debug, Args)]
@@ -48,6 +48,7 @@ pub(crate) struct CreateArgs {
 #[derive(Debug, Args)]
 pub(crate) struct StartArgs {
     /// Id or host name
+    #[arg(value_parser = parse_vps)]
     vps: String,
     #[command(flatten)]
     change: ChangeArgs,
@@ -56,6 +57,7 @@ pub(crate) struct StartArgs {
 #[derive(Debug, Args)]
 pub(crate) struct StopArgs {
     /// Id or host name
+    #[arg(value_parser = parse_vps)]
     vps: String,
     /// Kill it at once
     #[arg(long)]
@@ -73,6 +75,7 @@ pub(crate) struct StopArgs {
 #[derive(Debug, Args)]
 pub(crate) struct RestartArgs {
     /// Id or host name
+    #[arg(value_parser = parse_vps)]
     vps: String,
     /// Kill it at once
     #[arg(long)]
@@ -87,6 +90,7 @@ pub(crate) struct RestartArgs {
 #[derive(Debug, Args)]
 pub(crate) struct DestroyArgs {
     /// Id or host name
+    #[arg(value_parser = parse_vps)]
     vps: String,
     /// Wait until its space is free
     #[arg(long)]

@@ -51,6 +51,14 @@ pub(super) fn parse_cpus(text: &str) -> Result<u32, String> {
     }
 }
 
+/// A VPS as it is typed: whether there is such a one, the node knows.
+pub(super) fn parse_vps(text: &str) -> Result<String, String> {
+    match text {
+        "" => Err("it names no VPS: write its id or host name".to_owned()),
+        named => Ok(named.to_owned()),
+    }
+}
+
 /// A dataset as it is typed: `11327/nix`; `11327` alone is the root dataset.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct DatasetRef {
