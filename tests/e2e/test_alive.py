@@ -227,7 +227,7 @@ def test_killed_supervisors_and_lxc_starts_leave_nobody(node):
                 if node.show(vps)["state"] == "running":
                     node.run("stop", vps, "--force")
                 node.end_daemon()
-                edit_document(node, vps, lambda d: d.update(crashes_boot_ms=[]))
+                edit_document(node, vps, lambda d: d.update(crashes=[]))
                 node.serve()
                 node.run("start", vps)
                 state, _ = run_of(node, vps)
