@@ -25,6 +25,12 @@ pub struct IdRange {
 impl IdRange {
     /// Ids that each VPS gets.
     pub const SIZE: u32 = 1 << 18;
+
+    /// Whether the two have an id in common.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        let end = |range: &Self| u64::from(range.first) + u64::from(range.count);
+        u64::from(self.first) < end(other) && u64::from(other.first) < end(self)
+    }
 }
 
 /// What a VPS may take of the host.

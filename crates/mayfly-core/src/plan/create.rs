@@ -49,25 +49,23 @@ impl NewVpsDefaults {
     pub const PROCESSES: u32 = 8192;
     /// The lowest host id that VPSes are mapped to.
     pub const FIRST_HOST_ID: u32 = 1 << 20;
+    /// Host ids stay below this: some programs take ids for signed numbers.
+    pub const LAST_HOST_ID: u32 = 1 << 31;
 }
 
-/// The lowest range of host ids that overlaps none of `taken` (VPSes of this node, and other users' entries of
-/// `/etc/subuid` and `/etc/subgid`).
-pub fn free_range(taken: &[IdRange]) -> Option<IdRange> {
-    let mut first = NewVpsDefaults::FIRST_HOST_ID;
-    loop {
-        let end = first.checked_add(IdRange::SIZE)?;
-        let clash = taken
-            .iter()
-            .any(|t| t.first < end && u64::from(first) < u64::from(t.first) + u64::from(t.count));
-        if !clash {
-            return Some(IdRange {
-                first,
-                count: IdRange::SIZE,
-            });
-        }
-        first = end;
-    }
+/// A range of host ids that overlaps none of `taken` (VPSes of this node, and other users' entries of `/etc/subuid` and
+/// `/etc/subgid`). The search begins at a place drawn from the node's id, so that nodes which share a machine do not
+/// share ids, and with them the kernel's per-user budgets; they cannot see each other's records.
+pub fn free_range(taken: &[IdRange], node: &NodeId) -> Option<IdRange> {
+    let first_slot = NewVpsDefaults::FIRST_HOST_ID / IdRange::SIZE;
+    let slots = NewVpsDefaults::LAST_HOST_ID / IdRange::SIZE - first_slot;
+    let drawn = u32::from_str_radix(&node.as_str()[..8], 16).ok()?;
+    (0..slots)
+        .map(|n| IdRange {
+            first: (first_slot + (drawn % slots + n) % slots) * IdRange::SIZE,
+            count: IdRange::SIZE,
+        })
+        .find(|range| !taken.iter().any(|t| t.overlaps(range)))
 }
 
 /// Makes the document of a new VPS. Refuses whatever could be refused later.
@@ -95,7 +93,7 @@ pub fn resolve_new_vps(
     }
     let mut taken: Vec<IdRange> = others.iter().map(|o| o.ids).collect();
     taken.extend_from_slice(reserved);
-    let ids = free_range(&taken).ok_or_else(|| {
+    let ids = free_range(&taken, node).ok_or_else(|| {
         Refusal::new(
             Code::HostUnsuitable,
             "no range of 262144 host ids is free",

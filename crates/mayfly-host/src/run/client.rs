@@ -134,7 +134,11 @@ pub fn is_supervised(dir: &RunDir) -> io::Result<bool> {
 
 /// Takes the lock of a run; none where somebody holds it. It is let go with the last copy of the file.
 fn lock(dir: &RunDir) -> io::Result<Option<fs::File>> {
-    let file = OpenOptions::new().create(true).append(true).mode(0o600).open(dir.lock())?;
+    let file = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .mode(0o600)
+        .open(dir.lock())?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(Some(file)),
         Err(Errno::WOULDBLOCK) => Ok(None),

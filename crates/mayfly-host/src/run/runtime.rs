@@ -201,7 +201,8 @@ impl Runtime for LxcRuntime {
     fn launch(&self, spec: &RunSpec) -> HostResult<Outcome> {
         let dir = self.run_dir(spec.vps, &spec.run);
         let supervised = || {
-            client::is_supervised(&dir).map_err(|e| LookFailed::new(dir.lock().display().to_string(), e))
+            client::is_supervised(&dir)
+                .map_err(|e| LookFailed::new(dir.lock().display().to_string(), e))
         };
         // One that a daemon which is dead by now had just begun: it tells its state at once.
         let end = Instant::now() + TOLD;

@@ -10,7 +10,7 @@ use crate::bytes::Bytes;
 use crate::documents::{Impermanence, Mount, Request, VpsDoc};
 use crate::error::Code;
 use crate::fake::StartFault;
-use crate::ids::VpsId;
+use crate::ids::{NodeId, VpsId};
 use crate::observed::{Evidence, MarkSeen, Observed, Role};
 use crate::plan::{Plan, Step, StepKind, Undo, free_range, mount_order, plan_vps};
 use crate::ports::Runtime as _;
@@ -326,7 +326,8 @@ proptest! {
             .map(|(first, a, count, b)| IdRange { first: near(first, a), count: near(count, b) })
             .collect();
         for _ in 0..many {
-            let range = free_range(&taken).expect("sixty of sixteen thousand are taken");
+            let node = NodeId::from_random([0; 8]);
+            let range = free_range(&taken, &node).expect("sixty of eight thousand are taken");
             let end = |r: &IdRange| u64::from(r.first) + u64::from(r.count);
             for other in &taken {
                 let apart = end(&range) <= u64::from(other.first) || end(other) <= u64::from(range.first);
