@@ -151,6 +151,10 @@ pub trait Storage: Send + Sync {
     /// Destroys what lies in a grave, all condemned datasets below it included, and then their marks.
     fn reap(&self, condemned: &Condemned) -> HostResult<Outcome>;
 
+    /// Has the space of what was reaped come back now, not when the file system gets round to it. It commits the whole
+    /// file system, so it is for someone who waits for the space, not for the reaper.
+    fn hurry_space(&self) -> HostResult<()>;
+
     /// Removes what cut-off calls left in the staging area, with the proof of its own records; tells of the rest.
     fn clear_staging(&self) -> HostResult<Vec<String>>;
 

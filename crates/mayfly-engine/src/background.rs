@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use mayfly_core::error::Refusal;
 use mayfly_core::names::PoolPath;
-use mayfly_core::plan::sort_leftovers;
 use mayfly_core::ports::HostError;
 use mayfly_core::proof::Condemned;
 
@@ -91,17 +90,7 @@ impl Engine {
     /// are busy.
     pub fn reap_once(&self) -> Result<Vec<PoolPath>, Refusal> {
         let id = self.fresh_operation_id();
-        let seen = self.deps().storage.observe()?;
-        // In this order: a root that is in `seen` was made by a lane that is busy now, or that has recorded it.
-        let busy = self.inner.lanes.busy();
-        let leftovers = sort_leftovers(
-            &seen,
-            &self.vpses()?,
-            &self.templates()?,
-            &busy,
-            &self.node().id,
-            &id,
-        );
+        let (_, leftovers) = self.leftovers(&id)?;
         let mut graves = leftovers.graves;
         for step in &leftovers.burials {
             match self.bury_leftover(step, &id) {

@@ -9,8 +9,8 @@ use mayfly_core::documents::{NodeDoc, OperationDoc, TemplateDoc, VpsDoc};
 use mayfly_core::error::{Code, Refusal};
 use mayfly_core::ids::{OperationId, VpsId};
 use mayfly_core::names::PoolPath;
-use mayfly_core::observed::{MarkSeen, Observed, PoolSeen, Role};
-use mayfly_core::plan::{PlanContext, sort_leftovers};
+use mayfly_core::observed::{Observed, PoolSeen};
+use mayfly_core::plan::{Leftovers, PlanContext, promised, sort_leftovers};
 use mayfly_core::run::RunState;
 
 use crate::deps::Deps;
@@ -169,31 +169,24 @@ impl Engine {
 
     /// The pool, what waits to be destroyed, and what is left alone.
     pub fn pool(&self) -> Result<PoolReport, Refusal> {
-        let seen = self.deps().storage.observe()?;
-        let busy = self.inner.lanes.busy();
-        let leftovers = sort_leftovers(
-            &seen,
-            &self.vpses()?,
-            &self.templates()?,
-            &busy,
-            &self.node().id,
-            &self.fresh_operation_id(),
-        );
-        let persistent =
-            |m: &MarkSeen| matches!(m, MarkSeen::Local(m) if m.role == Role::Persistent);
-        let promised = seen
-            .datasets
-            .iter()
-            .filter(|(name, d)| !name.is_grave() && persistent(&d.mark))
-            .fold(Bytes(0), |sum, (_, d)| {
-                sum.saturating_add(d.quota.unwrap_or_default())
-            });
+        let (seen, leftovers) = self.leftovers(&self.fresh_operation_id())?;
+        let promised = promised(&seen);
         Ok(PoolReport {
             seen,
             promised,
             reports: leftovers.reports,
             waiting: leftovers.graves,
         })
+    }
+
+    /// What is in the pool, and what of it no document speaks of. Burials are for the operation `id`.
+    pub(crate) fn leftovers(&self, id: &OperationId) -> Result<(PoolSeen, Leftovers), Refusal> {
+        let seen = self.deps().storage.observe()?;
+        // In this order: a root that is in `seen` was made by a lane that is busy now, or that has recorded it.
+        let busy = self.inner.lanes.busy();
+        let (vpses, templates) = (self.vpses()?, self.templates()?);
+        let leftovers = sort_leftovers(&seen, &vpses, &templates, &busy, &self.node().id, id);
+        Ok((seen, leftovers))
     }
 
     /// Waits until an operation is over, or for `timeout`; answers with its present state.

@@ -98,11 +98,7 @@ impl Engine {
     /// A request that is refused before its first step. A create takes its reservation back with it.
     fn refused(&self, mut op: OperationDoc, refusal: Refusal) -> Result<OperationDoc, Stuck> {
         if let Request::Create { new, .. } = &op.request {
-            let txn = Txn {
-                conditions: Vec::new(),
-                writes: vec![Write::Delete(keys::vps(new.doc.id))],
-            };
-            self.deps().store.txn(txn).map_err(Refusal::from)?;
+            self.put(Write::Delete(keys::vps(new.doc.id)))?;
         }
         op.error = Some(refusal);
         self.end(&mut op, OperationState::Failed, "refused")?;
@@ -211,11 +207,7 @@ impl Engine {
     ) -> Result<(), Refusal> {
         if let Some(mut doc) = self.vps_by_id(id)? {
             change(&mut doc);
-            let txn = Txn {
-                conditions: Vec::new(),
-                writes: vec![Write::put_doc(keys::vps(id), &doc)?],
-            };
-            self.deps().store.txn(txn)?;
+            self.put(Write::put_doc(keys::vps(id), &doc)?)?;
         }
         Ok(())
     }
@@ -244,28 +236,23 @@ impl Engine {
     }
 
     fn journal(&self, op: &OperationDoc) -> Result<(), Stuck> {
-        let write = Write::put_doc(keys::operation(&op.id), op).map_err(Refusal::from)?;
-        self.deps()
-            .store
-            .txn(Txn {
-                conditions: Vec::new(),
-                writes: vec![write],
-            })
-            .map_err(Refusal::from)?;
+        self.put(Write::put_doc(keys::operation(&op.id), op).map_err(Refusal::from)?)?;
         self.tell_waiters();
         Ok(())
     }
 
     fn forget(&self, op: &OperationDoc) -> Result<(), Stuck> {
-        let write = Write::Delete(keys::operation(&op.id));
-        self.deps()
-            .store
-            .txn(Txn {
-                conditions: Vec::new(),
-                writes: vec![write],
-            })
-            .map_err(Refusal::from)?;
+        self.put(Write::Delete(keys::operation(&op.id)))?;
         self.tell_waiters();
+        Ok(())
+    }
+
+    /// One write that depends on nothing: only this lane writes the document.
+    fn put(&self, write: Write) -> Result<(), Refusal> {
+        self.deps().store.txn(Txn {
+            conditions: Vec::new(),
+            writes: vec![write],
+        })?;
         Ok(())
     }
 

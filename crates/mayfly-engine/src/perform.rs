@@ -149,6 +149,7 @@ impl Engine {
                 }
             }
         }
+        self.deps().storage.hurry_space()?;
         Ok(outcome)
     }
 

@@ -427,6 +427,13 @@ impl Storage for FakeHost {
         })
     }
 
+    fn hurry_space(&self) -> HostResult<()> {
+        self.mutate("hurry the return of space".into(), |world, _| {
+            world.late.clear();
+            Ok(())
+        })
+    }
+
     fn clear_staging(&self) -> HostResult<Vec<String>> {
         self.mutate("clear the staging area".into(), |world, reach| {
             let mut first = true;

@@ -33,6 +33,7 @@ pub use self::ended::{CRASH_WINDOW_MS, MAX_CRASHES, plan_run_ended, should_start
 pub use self::feature::plan_set_impermanence;
 pub use self::leftovers::{Busy, Leftovers, sort_leftovers};
 pub use self::mounts::{mount_order, plan_mount_add, plan_mount_remove};
+pub use self::parts::promised;
 pub use self::start::{AWAIT_INIT_MS, plan_restart, plan_start};
 pub use self::step::{LaunchPlan, PlannedStep, Step, StepKind, Undo};
 pub use self::stop::plan_stop;

@@ -158,7 +158,7 @@ pub(super) fn old_roots(
 }
 
 /// The quotas of all persistent datasets that the pool has promised.
-pub(super) fn promised(pool: &PoolSeen) -> Bytes {
+pub fn promised(pool: &PoolSeen) -> Bytes {
     let persistent =
         |d: &DatasetSeen| matches!(&d.mark, MarkSeen::Local(m) if m.role == Role::Persistent);
     pool.datasets
