@@ -48,8 +48,9 @@ def settled(node, vps):
 
 def in_namespace_of(pid, *command):
     """A host process that goes on in a copy of the mount namespace of `pid`."""
-    return subprocess.Popen(["nsenter", f"--mount=/proc/{pid}/ns/mnt", "--wd=/", *command], stdin=subprocess.DEVNULL,
-                            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    return subprocess.Popen(["/usr/bin/nsenter", f"--mount=/proc/{pid}/ns/mnt", "--wd=/", *command], env={},
+                            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                            start_new_session=True)
 
 
 def stray_init(node, vps, cgroup):
@@ -66,8 +67,8 @@ def stray_init(node, vps, cgroup):
     config = node.dir / "stray.conf"
     config.write_text("\n".join(lines) + "\n")
     name = f"stray-{vps}-{os.getpid()}"
-    # As root, LXC takes ids from /etc/subuid: the range of the VPS is not there, so the namespace is made by hand.
-    starter = in_namespace_of(state["supervisor_pid"], "lxc-start", "-F", "-P", "/run", "-n", name, "-f", config)
+    # Without a PATH it finds no newuidmap and writes the maps itself: /etc/subuid need not have the range.
+    starter = in_namespace_of(state["supervisor_pid"], "/usr/bin/lxc-start", "-F", "-P", "/run", "-n", name, "-f", config)
     own = state["init_pid"]
 
     def second():

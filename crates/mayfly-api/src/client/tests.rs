@@ -15,8 +15,11 @@ fn scratch(name: &str) -> PathBuf {
 fn node(name: &str, answer: &'static str) -> (PathBuf, tokio::task::JoinHandle<String>) {
     let path = scratch(name);
     let listener = UnixListener::bind(&path).unwrap();
+    let taken = path.clone();
     let asked = tokio::spawn(async move {
         let (mut stream, _) = listener.accept().await.unwrap();
+        // Whoever is connected needs the name no more.
+        std::fs::remove_file(taken).unwrap();
         let mut buffer = vec![0; 16 << 10];
         let n = stream.read(&mut buffer).await.unwrap();
         stream.write_all(answer.as_bytes()).await.unwrap();
