@@ -350,3 +350,16 @@ def test_a_hostile_tree_is_not_walked_by_the_host(node):
         node.run("start", vps)
         node.exec(vps, "touch", "/persistent/a/b/there")
         shutil.rmtree(victim)
+
+
+def test_a_quota_cannot_be_passed_by_sharing_blocks(node):
+    """D1, R2: what is copied from the temporary root into persistent data counts there; nothing is shared between them."""
+    with node.vps("debian-12-impermanence") as vps:
+        node.exec(vps, "dd", "if=/dev/urandom", "of=/big", "bs=1M", "count=48", "status=none")
+        refused = node.exec(vps, "cp", "--reflink=always", "/big", "/persistent/big", check=False)
+        assert refused.returncode != 0, "blocks were shared"
+        node.exec(vps, "cp", "/big", "/persistent/big")
+        node.exec(vps, "sync")
+        node.exec(vps, "cmp", "/big", "/persistent/big")
+        used = next(d["used_bytes"] for d in node.json("dataset", "list", vps) if d["name"] in ("", str(vps)))
+        assert used >= 48 << 20, f"{used} bytes count"

@@ -408,6 +408,9 @@ pub struct OperationDoc {
     pub plan: Option<Plan>,
     /// Steps of the plan that are done.
     pub steps_done: usize,
+    /// Steps that no undo reaches any more.
+    #[serde(default)]
+    pub undo_down_to: usize,
     /// What it is at, in words.
     pub progress: String,
     /// Why it failed.

@@ -25,23 +25,36 @@ use crate::store::{Txn, Write};
 /// How often an undo is tried.
 const UNDO_TRIES: u32 = 3;
 
-/// The engine cannot go on with an operation; it stays as it is until the daemon starts again.
-struct Stuck(Refusal);
+/// How long it takes until the end of a run that could not be settled is tried again.
+const SETTLE_PAUSE: Duration = Duration::from_secs(5);
+
+/// The engine cannot go on with an operation.
+enum Stuck {
+    /// Its journal could not be read or written; it has to be tried again before anything else of its VPS.
+    Unjournalled(Refusal),
+    /// Its undo could not finish. The VPS refuses changes; the next start of the daemon goes on with it.
+    NeedsOperator(Refusal),
+}
 
 impl From<Refusal> for Stuck {
     fn from(refusal: Refusal) -> Self {
-        Self(refusal)
+        Self::Unjournalled(refusal)
     }
 }
 
 impl Engine {
-    /// Carries out an operation to its end, from wherever its journal says it is.
-    pub(crate) fn carry_out(&self, id: &OperationId) {
+    /// Carries out an operation to its end, from wherever its journal says it is. False where the journal could not be
+    /// read or written: nothing of the same lane may pass it then.
+    pub(crate) fn carry_out(&self, id: &OperationId) -> bool {
         let over = match self.try_carry_out(id) {
             Ok(over) => over,
-            Err(Stuck(why)) => {
+            Err(Stuck::NeedsOperator(why)) => {
                 tracing::error!(operation = %id, %why, "left as it is; the next start of the daemon goes on with it");
-                return;
+                return true;
+            }
+            Err(Stuck::Unjournalled(why)) => {
+                tracing::error!(operation = %id, %why, "the journal fails; trying again");
+                return false;
             }
         };
         if let Some(op) = over {
@@ -49,6 +62,7 @@ impl Engine {
                 tracing::error!(operation = %id, %why, "what should follow could not be asked for");
             }
         }
+        true
     }
 
     fn try_carry_out(&self, id: &OperationId) -> Result<Option<OperationDoc>, Stuck> {
@@ -72,6 +86,7 @@ impl Engine {
         }
         let plan = op.plan.clone().unwrap_or_default();
         if op.state == OperationState::Running {
+            op.undo_down_to = op.undo_down_to.max(out_of_reach(&op, &plan));
             self.forward(&mut op, &plan)?;
         }
         if op.state == OperationState::Undoing {
@@ -98,7 +113,11 @@ impl Engine {
     /// A request that is refused before its first step. A create takes its reservation back with it.
     fn refused(&self, mut op: OperationDoc, refusal: Refusal) -> Result<OperationDoc, Stuck> {
         if let Request::Create { new, .. } = &op.request {
-            self.put(Write::Delete(keys::vps(new.doc.id)))?;
+            // Only its own reservation: the number may have been given out again.
+            let there = self.vps_by_id(new.doc.id)?;
+            if there.is_some_and(|doc| doc == new.doc) {
+                self.put(Write::Delete(keys::vps(new.doc.id)))?;
+            }
         }
         op.error = Some(refusal);
         self.end(&mut op, OperationState::Failed, "refused")?;
@@ -144,7 +163,7 @@ impl Engine {
     }
 
     fn backward(&self, op: &mut OperationDoc, plan: &Plan) -> Result<(), Stuck> {
-        while op.steps_done > 0 {
+        while op.steps_done > op.undo_down_to {
             let planned = &plan.steps[op.steps_done - 1];
             if let Undo::Step(step) = &planned.undo {
                 (self.deps().crash)(&format!("{}.undo", planned.step.kind().crash_point()));
@@ -155,6 +174,13 @@ impl Engine {
             }
             op.steps_done -= 1;
             self.journal(op)?;
+        }
+        if let Some(id) = op.vps {
+            // An undo that could not finish at first, and now has.
+            let needs = |doc: &VpsDoc| matches!(doc.lifecycle, Lifecycle::NeedsOperator { .. });
+            if self.vps_by_id(id)?.is_some_and(|doc| needs(&doc)) {
+                self.change_vps(id, |doc| doc.lifecycle = Lifecycle::Ready)?;
+            }
         }
         self.end(
             op,
@@ -188,16 +214,16 @@ impl Engine {
             op.id
         );
         op.progress = why.clone();
-        if let Err(Stuck(failed)) = self.journal(op) {
-            return Stuck(failed);
+        if let Err(stuck) = self.journal(op) {
+            return stuck;
         }
         let mark = |doc: &mut VpsDoc| doc.lifecycle = Lifecycle::NeedsOperator { why: why.clone() };
         if let Some(id) = op.vps {
             if let Err(failed) = self.change_vps(id, mark) {
-                return Stuck(failed);
+                return failed.into();
             }
         }
-        Stuck(refusal)
+        Stuck::NeedsOperator(refusal)
     }
 
     pub(crate) fn change_vps(
@@ -226,11 +252,14 @@ impl Engine {
 
     /// Says what a long step is at. Only for readers: the journal does not depend on it.
     pub(crate) fn tell_progress(&self, id: &OperationId, progress: &str) {
-        let told = self.operation_by_id(id).map_err(Stuck).and_then(|mut op| {
-            op.progress = progress.to_owned();
-            self.journal(&op)
-        });
-        if let Err(Stuck(why)) = told {
+        let told = self
+            .operation_by_id(id)
+            .map_err(Stuck::from)
+            .and_then(|mut op| {
+                op.progress = progress.to_owned();
+                self.journal(&op)
+            });
+        if let Err(Stuck::Unjournalled(why) | Stuck::NeedsOperator(why)) = told {
             tracing::warn!(operation = %id, %why, "progress could not be written");
         }
     }
@@ -263,6 +292,16 @@ impl Engine {
         let Some(doc) = self.vps_by_id(id)? else {
             return Ok(());
         };
+        if let (OperationState::Failed, Request::RunEnded { run, end, .. }) =
+            (op.state, &op.request)
+        {
+            // The host did not let it be settled. It stays what it was, and is tried again, not at once.
+            if self.has_threads() && doc.run.as_ref().is_some_and(|r| r.run == *run) {
+                std::thread::sleep(SETTLE_PAUSE);
+                self.submit_run_ended(id, run.clone(), end.clone())?;
+            }
+            return Ok(());
+        }
         let by_us = op.by == "mayfly";
         if let (true, OperationState::Failed, Request::Start { run }) =
             (by_us, op.state, &op.request)
@@ -294,4 +333,19 @@ impl Engine {
         }
         Ok(())
     }
+}
+
+/// How many of the first steps no undo may reach any more. A VPS that was made and started, and that a daemon finds
+/// again after it had died, may have run and been written to meanwhile: its start can fail, its data stays.
+fn out_of_reach(op: &OperationDoc, plan: &Plan) -> usize {
+    if !matches!(op.request, Request::Create { .. }) {
+        return 0;
+    }
+    let made = |step: &Step| matches!(step, Step::Record { doc: Some(doc), .. } if doc.lifecycle == Lifecycle::Ready);
+    let ready = plan
+        .steps
+        .iter()
+        .position(|planned| made(&planned.step))
+        .map_or(0, |at| at + 1);
+    if op.steps_done > ready { ready } else { 0 }
 }

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use mayfly_core::ids::{OperationId, VpsId};
 use mayfly_core::plan::Busy;
@@ -81,7 +82,15 @@ impl Lanes {
     }
 }
 
+/// How long a lane waits before it tries again what could not be journalled.
+const STUCK_PAUSE: Duration = Duration::from_secs(5);
+
 impl Engine {
+    /// Whether operations are carried out in threads of their own.
+    pub(crate) fn has_threads(&self) -> bool {
+        self.inner.lanes.threaded.load(Ordering::SeqCst)
+    }
+
     pub(crate) fn enqueue(&self, lane: Lane, id: OperationId) {
         let fresh = {
             let mut queues = self
@@ -115,7 +124,15 @@ impl Engine {
             if self.inner.stopping.load(Ordering::SeqCst) {
                 return;
             }
-            self.carry_out(&id);
+            if !self.carry_out(&id) {
+                // Its journal could not be written. Nothing of this VPS may pass it: whatever it left half done would be
+                // done later, over what came after it.
+                if !self.has_threads() {
+                    return;
+                }
+                std::thread::sleep(STUCK_PAUSE);
+                continue;
+            }
             if !self.inner.lanes.advance(lane) {
                 return;
             }
@@ -142,7 +159,11 @@ impl Engine {
     /// Carries out everything that waits, on this thread. For tests, and for an engine without threads.
     pub fn drain(&self) {
         while let Some(lane) = self.inner.lanes.any() {
+            let before = self.inner.lanes.front(lane);
             self.run_lane(lane);
+            if before.is_some() && self.inner.lanes.front(lane) == before {
+                return;
+            }
         }
     }
 }

@@ -27,7 +27,18 @@ impl Engine {
             Step::EndRun { vps, run, halt_ms } => {
                 if let Some(run) = run {
                     let timeout = Duration::from_millis(halt_ms.unwrap_or(0));
-                    deps.runtime.stop(*vps, run, timeout, halt_ms.is_none())?;
+                    match (
+                        deps.runtime.stop(*vps, run, timeout, halt_ms.is_none()),
+                        halt_ms,
+                    ) {
+                        // By force it ends whatever the supervisor has to say.
+                        (Err(why), None) => {
+                            tracing::warn!(%vps, %why, "the supervisor does not end the run")
+                        }
+                        (stopped, _) => {
+                            stopped?;
+                        }
+                    }
                 }
                 deps.runtime.sweep(*vps)?
             }

@@ -7,7 +7,8 @@ use mayfly_core::error::{Code, Refusal};
 use mayfly_core::ids::{Incarnation, RunId, VpsId};
 use mayfly_core::names::TemplateName;
 use mayfly_core::plan::{
-    NewVpsDefaults, Plan, plan_template_build, plan_template_remove, plan_vps, resolve_new_vps,
+    NewVpsDefaults, Plan, plan_run_ended, plan_template_build, plan_template_remove, plan_vps,
+    resolve_new_vps,
 };
 use mayfly_core::run::RunEnd;
 
@@ -68,6 +69,13 @@ impl Engine {
             (Request::TemplateRemove { name }, _) => {
                 plan_template_remove(name, &self.templates()?, &self.vpses()?, ctx)
             }
+            // Settling the end of a run needs no look at the pool, and may not fail for want of one.
+            (
+                Request::RunEnded {
+                    run, end, boot_ms, ..
+                },
+                Some(doc),
+            ) => Ok(plan_run_ended(doc, run, end, *boot_ms, &ctx.boot_id)),
             (_, Some(doc)) => plan_vps(request, doc, &self.observe(request, doc)?, ctx),
             (_, None) => Err(Refusal::new(
                 Code::VpsNotFound,
@@ -253,6 +261,7 @@ impl Engine {
             ended_unix_ms: None,
             plan: None,
             steps_done: 0,
+            undo_down_to: 0,
             progress: "waiting for its turn".into(),
             error: None,
         };

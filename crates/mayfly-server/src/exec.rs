@@ -45,10 +45,15 @@ async fn session(state: AppState, vps: String, socket: WebSocket) {
         Some(Err(e)) => Err(e),
         Some(Ok(start)) => prepare(&state, vps, start).await,
     };
+    let mut unread = None;
     let last = match started {
-        Err(e) => ExecSays::Error(e.0),
+        Err(e) => {
+            unread = Some(frames);
+            ExecSays::Error(e.0)
+        }
         Ok((command, start)) => match Process::start(&command, &start, &out) {
             Err(e) => {
+                unread = Some(frames);
                 ExecSays::Error(ApiError::internal(format!("{}: {e}", command.program.display())).0)
             }
             Ok((process, input)) => {
@@ -70,6 +75,11 @@ async fn session(state: AppState, vps: String, socket: WebSocket) {
     let _ = out.send(text(&last)).await;
     drop(out);
     let _ = tokio::time::timeout(GOODBYE, writer).await;
+    // Closed with something unread, the connection would be reset, and the reason lost with it.
+    if let Some(mut frames) = unread {
+        let heard = async { while let Some(Ok(_)) = frames.next().await {} };
+        let _ = tokio::time::timeout(GOODBYE, heard).await;
+    }
 }
 
 async fn gone(reader: tokio::task::JoinHandle<()>) {

@@ -28,7 +28,7 @@ pub fn plan_set_impermanence(
             check_boots(doc, on, seen).map_err(|mut refusal| {
                 if refusal.code == Code::VpsWouldNotBoot {
                     refusal.hint = format!(
-                        "convert it first, by hand as the guide says: {}",
+                        "convert it first, which is not built yet, so by hand: {}",
                         refusal.hint
                     );
                 }

@@ -21,6 +21,15 @@ const SUBVOLUME_REQUESTS: [(&str, u32); 4] = [
     ("SUBVOL_CREATE_V2", 0x5000_9418),
 ];
 
+/// The requests that share blocks between files. Simple quotas charge a block to the dataset that wrote it first, for
+/// ever: a guest that clones from its temporary root into a persistent dataset would keep bytes that nobody counts.
+/// They are answered as on a file system that has no such thing, so programs copy.
+const SHARING_REQUESTS: [(&str, u32); 3] = [
+    ("FICLONE", 0x4004_9409),
+    ("FICLONERANGE", 0x4020_940d),
+    ("FIDEDUPERANGE", 0xc018_9436),
+];
+
 /// The whole policy, in LXC's version 2 format.
 ///
 /// The comparison is masked because the kernel looks at the low 32 bits of a request only, while a plain comparison
@@ -36,6 +45,14 @@ pub fn render_seccomp() -> String {
             "ioctl errno 25 [1,{request:#010x},SCMP_CMP_MASKED_EQ,0xffffffff]"
         );
     }
+    for (_, request) in SHARING_REQUESTS {
+        let _ = writeln!(
+            policy,
+            "ioctl errno 95 [1,{request:#010x},SCMP_CMP_MASKED_EQ,0xffffffff]"
+        );
+    }
+    // The same without a request number; programs fall back to reading and writing.
+    policy.push_str("copy_file_range errno 38\n");
     policy
 }
 
@@ -56,5 +73,19 @@ mod tests {
             );
         }
         assert!(!policy.contains("SCMP_CMP_EQ"));
+    }
+
+    #[test]
+    fn every_way_to_share_blocks_is_refused() {
+        let policy = render_seccomp();
+        for request in ["0x40049409", "0x4020940d", "0xc0189436"] {
+            assert!(
+                policy.contains(&format!(
+                    "ioctl errno 95 [1,{request},SCMP_CMP_MASKED_EQ,0xffffffff]\n"
+                )),
+                "{policy}"
+            );
+        }
+        assert!(policy.contains("copy_file_range errno 38\n"));
     }
 }

@@ -155,7 +155,7 @@ impl Console {
     /// Adds to the ring, from where it goes to the viewers.
     pub(super) fn print(&mut self, bytes: &[u8]) {
         if let Err(e) = self.ring.append(bytes) {
-            eprintln!("console: {} bytes are lost: {e}", bytes.len());
+            complain!("console: {} bytes are lost: {e}", bytes.len());
         }
     }
 

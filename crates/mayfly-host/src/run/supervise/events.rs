@@ -139,7 +139,7 @@ impl Watch {
                 own.state.launch_us = u64::try_from(self.began.elapsed().as_micros()).ok();
                 self.find_init(own);
                 if let Err(e) = own.save() {
-                    eprintln!("cannot write the state: {e}");
+                    complain!("cannot write the state: {e}");
                 }
             }
             Some(Told::Error(why)) => facts.helper = Some(why),
@@ -160,7 +160,7 @@ impl Watch {
                 return;
             }
         }
-        eprintln!(
+        complain!(
             "init is not among the children of lxc-start: it can be killed only with its monitor"
         );
     }
@@ -322,7 +322,7 @@ impl Supervisor {
 
 fn send_halt(init: &OwnedFd, own: &Supervisor) {
     if let Err(e) = signal(init.as_fd(), own.spec.halt_signal) {
-        eprintln!("the halt signal cannot be sent: {e}");
+        complain!("the halt signal cannot be sent: {e}");
     }
 }
 

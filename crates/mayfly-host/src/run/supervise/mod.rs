@@ -4,6 +4,15 @@
 //! the guest die with it, and the daemon sweeps. It owns what must not close while the guest runs: the master of the
 //! console's pty, the user namespace, the mount namespace.
 
+/// Says something on standard error, which is the supervisor's log. Not `eprintln`: that panics where the disk is full,
+/// and the guest would die with the supervisor.
+macro_rules! complain {
+    ($($words:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stderr(), $($words)*);
+    }};
+}
+
 mod console;
 mod control;
 mod end;
@@ -84,13 +93,13 @@ pub fn supervise(run_dir: &Path) -> ! {
                     std::process::exit(supervisor.run(began))
                 }
                 Err(e) => {
-                    eprintln!("cannot supervise {}: {e}", run_dir.display());
+                    complain!("cannot supervise {}: {e}", run_dir.display());
                     std::process::exit(1)
                 }
             }
         }
         Err(e) => {
-            eprintln!("cannot supervise {}: {e}", run_dir.display());
+            complain!("cannot supervise {}: {e}", run_dir.display());
             std::process::exit(1)
         }
     }
@@ -202,14 +211,14 @@ impl Supervisor {
             Err(e) => Err(e),
         };
         for trouble in mounts::leave(&self.spec, &self.dir) {
-            eprintln!("{trouble}");
+            complain!("{trouble}");
         }
         if let Some(groups) = groups {
             if let Err(e) = groups.release_supervisor() {
-                eprintln!("cannot leave the run's cgroups: {e}");
+                complain!("cannot leave the run's cgroups: {e}");
             }
             for (dir, e) in groups.remove(REMOVE_DEADLINE) {
-                eprintln!("cannot remove {}: {e}", dir.display());
+                complain!("cannot remove {}: {e}", dir.display());
             }
         }
         self.console.print(&ring::note(&describe(end)));
@@ -221,13 +230,13 @@ impl Supervisor {
         ] {
             match fs::remove_file(&path) {
                 Err(e) if e.kind() != io::ErrorKind::NotFound => {
-                    eprintln!("cannot remove {}: {e}", path.display())
+                    complain!("cannot remove {}: {e}", path.display())
                 }
                 _ => {}
             }
         }
         if let Err(why) = &proven {
-            eprintln!("the run has not ended: {why}");
+            complain!("the run has not ended: {why}");
             return 1;
         }
         self.state.phase = RunPhase::Ended;
@@ -235,7 +244,7 @@ impl Supervisor {
         match self.save() {
             Ok(()) => 0,
             Err(e) => {
-                eprintln!("cannot write the end of the run: {e}");
+                complain!("cannot write the end of the run: {e}");
                 1
             }
         }

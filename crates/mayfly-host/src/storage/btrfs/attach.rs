@@ -117,7 +117,7 @@ fn cannot_mount(what: &str, why: impl std::fmt::Display) -> HostError {
     HostError::Refused(Refusal::new(
         Code::PoolUnavailable,
         format!("the pool {what} cannot be mounted: {why}"),
-        "check that it is there and whole; `mayfly fsck` tells more",
+        "check that it is there and whole",
     ))
 }
 

@@ -128,6 +128,6 @@ pub(super) fn taken(name: &PoolPath) -> Refusal {
     Refusal::new(
         Code::DatasetExists,
         format!("there is something else under the name {name}"),
-        "`mayfly pool show` tells what it is; `mayfly fsck` whether it belongs to this node",
+        "`mayfly pool show` tells what it is",
     )
 }

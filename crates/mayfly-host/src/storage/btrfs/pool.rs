@@ -378,7 +378,7 @@ pub(super) fn not_ours(name: impl fmt::Display, why: &str) -> HostError {
     HostError::Refused(Refusal::new(
         Code::NotOurs,
         format!("{name} is left alone: {why}"),
-        "look at it with `mayfly fsck`; what is yours, move out of the pool or remove with `btrfs subvolume delete`",
+        "what is yours, move out of the pool or remove with `btrfs subvolume delete`",
     ))
 }
 
@@ -405,7 +405,7 @@ fn unavailable(path: &Path, why: &str) -> HostError {
     HostError::Refused(Refusal::new(
         Code::PoolUnavailable,
         format!("the pool at {} cannot be used: {why}", path.display()),
-        "`mayfly fsck` says what is wrong with it",
+        "look at its `.mayfly` directory",
     ))
 }
 
