@@ -1,6 +1,6 @@
 //! The engine as callers see it: questions answered from documents and from the host.
 
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
@@ -34,6 +34,8 @@ pub(crate) struct Inner {
     /// Set when the reaper has something to look at.
     pub(crate) reap: (Mutex<bool>, Condvar),
     pub(crate) stopping: AtomicBool,
+    /// Operations that came to their end in this daemon.
+    pub(crate) ended: AtomicUsize,
 }
 
 /// The pool as `mayfly pool show` tells it.
@@ -61,6 +63,7 @@ impl Engine {
                 accepting: Mutex::new(()),
                 reap: Default::default(),
                 stopping: AtomicBool::new(false),
+                ended: AtomicUsize::new(0),
             }),
         }
     }

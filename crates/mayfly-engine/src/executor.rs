@@ -9,6 +9,7 @@
 //! The journal is the operation's document: it is written when the plan is made, and after every step. A crash leaves
 //! it at the step that may be half done; that step is done again, and every step is made for that.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use mayfly_core::documents::{Lifecycle, OperationDoc, OperationState, Request, VpsDoc};
@@ -24,6 +25,9 @@ use crate::store::{Txn, Write};
 
 /// How often an undo is tried.
 const UNDO_TRIES: u32 = 3;
+
+/// After so many operations the oldest are forgotten.
+const PRUNE_EVERY: usize = 200;
 
 /// How long it takes until the end of a run that could not be settled is tried again.
 const SETTLE_PAUSE: Duration = Duration::from_secs(5);
@@ -247,7 +251,12 @@ impl Engine {
         op.state = state;
         op.progress = progress.to_owned();
         op.ended_unix_ms = Some(self.deps().clock.unix_ms());
-        self.journal(op)
+        self.journal(op)?;
+        // A guest that reboots in a loop makes operations without end.
+        if self.inner.ended.fetch_add(1, Ordering::Relaxed) % PRUNE_EVERY == PRUNE_EVERY - 1 {
+            self.prune_operations()?;
+        }
+        Ok(())
     }
 
     /// Says what a long step is at. Only for readers: the journal does not depend on it.

@@ -110,7 +110,7 @@ impl Engine {
         Ok(state.is_none_or(|state| state.phase != RunPhase::Ended))
     }
 
-    fn prune_operations(&self) -> Result<(), Refusal> {
+    pub(crate) fn prune_operations(&self) -> Result<(), Refusal> {
         let mut over = self.operations()?;
         over.retain(|op| matches!(op.state, OperationState::Done | OperationState::Failed));
         let surplus = over.len().saturating_sub(KEEP_OPERATIONS);

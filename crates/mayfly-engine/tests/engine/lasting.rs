@@ -163,6 +163,28 @@ fn an_old_root_that_cannot_be_buried_does_not_take_the_new_guest_down() {
 }
 
 #[test]
+fn what_was_written_while_the_daemon_was_dead_survives_a_create_whose_start_then_fails() {
+    let mut world = World::new(&Default::default());
+    let engine = world.engine_that_dies_at("launch.done");
+    assert!(!world.live(&engine, |engine| ask(
+        engine,
+        create("debian-12-impermanence", true)
+    )));
+    world
+        .host
+        .guest_write(vps(), "/persistent/kept", "dear data")
+        .unwrap();
+    world.host = world.host.reboot();
+    let engine = world.recover();
+    let data = doc(&engine).pool_path(&DatasetName::root());
+    assert_eq!(
+        world.host.read(&data, "/kept").as_deref(),
+        Some("dear data")
+    );
+    world.assert_sound("after a create whose start was lost with the host");
+}
+
+#[test]
 fn a_look_that_fails_stops_the_operation_before_its_first_step() {
     let (world, engine) = running();
     ask(

@@ -92,6 +92,19 @@ impl World {
         self.engine_with(crash)
     }
 
+    /// An engine whose daemon dies the first time that it passes a point of that name.
+    pub(crate) fn engine_that_dies_at(&self, name: &'static str) -> Engine {
+        let host = self.host.clone();
+        self.engine_with(move |point| {
+            if point == name {
+                host.kill_daemon();
+            }
+            if host.crashed() {
+                resume_unwind(Box::new(Died));
+            }
+        })
+    }
+
     /// An engine that calls `hook` with the name of every point that it passes.
     pub(crate) fn engine_with(&self, hook: impl Fn(&str) + Send + Sync + 'static) -> Engine {
         let host = Arc::new(self.host.clone());
