@@ -61,6 +61,8 @@ pub struct DatasetSeen {
     pub quota: Option<Bytes>,
     /// What counts against the quota.
     pub used: Option<Bytes>,
+    /// Snapshots of it by name, whoever made them; empty where a backend keeps snapshots as datasets (btrfs).
+    pub snapshots: Vec<String>,
 }
 
 /// The pool.

@@ -60,6 +60,12 @@ pub enum MountSource {
         /// Absolute path of the dataset's `private`.
         path: String,
     },
+    /// A dataset that is a file system of its own (ZFS): the supervisor mounts it in the run's mount namespace and shows
+    /// its `private`.
+    Zfs {
+        /// Its whole name, such as `tank/ct/11327`.
+        dataset: String,
+    },
 }
 
 /// One dataset at one path of the guest.

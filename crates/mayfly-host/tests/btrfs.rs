@@ -24,6 +24,7 @@ use mayfly_core::ports::{HostError, Origin, Storage, TreePlan};
 use mayfly_core::proof::EphemeralRoot;
 use mayfly_host::runner::Runner;
 use mayfly_host::storage::btrfs::{Allocation, BtrfsPool, NewPool, PoolSource};
+use mayfly_host::storage::{KernelIdentity, TemplatePool};
 use scratch::{
     alone, data, gone, loops_of, make_subvolume, new_pool, node, pool, private, records,
 };
@@ -62,10 +63,13 @@ fn it_keeps_the_contract_in_a_directory_of_another_btrfs() {
                     "/{}/11327/private",
                     inner.strip_prefix(outer.path()).unwrap().display()
                 );
-                let identity = pool.kernel_identity();
+                let KernelIdentity::FileSystem { device, .. } = pool.kernel_identity() else {
+                    panic!("a btrfs pool is one file system")
+                };
+                let line = format!("77 25 {device} {shown} /p rw - btrfs x rw");
                 assert_eq!(
-                    identity.shown_by(&identity.device, &shown),
-                    Some("11327/private")
+                    pool.kernel_identity().shown_in(&line).unwrap().what,
+                    "11327/private"
                 );
                 assert_eq!(fs::metadata(&inner).unwrap().mode() & 0o7777, 0o700);
             }

@@ -21,6 +21,7 @@ use mayfly_core::error::Code;
 use mayfly_core::names::{PoolPath, TemplateName, TemplatePart};
 use mayfly_core::observed::{InitSeen, MarkSeen};
 use mayfly_core::ports::{Assembly, HostError, Origin, Outcome, Storage, TreePlan};
+use mayfly_host::storage::TemplatePool as _;
 use scratch::{alone, build_template, data, digest, node, pool, private, records};
 
 #[test]

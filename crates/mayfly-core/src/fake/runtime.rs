@@ -27,7 +27,9 @@ pub enum StartFault {
 }
 
 fn dataset_of(source: &MountSource) -> Option<PoolPath> {
-    let MountSource::Directory { path } = source;
+    let MountSource::Directory { path } = source else {
+        return None;
+    };
     let name = path
         .strip_prefix(POOL)?
         .strip_prefix('/')?

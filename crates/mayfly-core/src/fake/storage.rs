@@ -26,6 +26,7 @@ fn seen(dataset: &Dataset) -> DatasetSeen {
         mark: dataset.mark.clone(),
         quota: dataset.quota,
         used: Some(dataset.tree.used()),
+        snapshots: Vec::new(),
     }
 }
 

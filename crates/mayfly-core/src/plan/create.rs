@@ -245,6 +245,7 @@ pub fn plan_create(
             mark: MarkSeen::Unset,
             quota: None,
             used: None,
+            snapshots: Vec::new(),
         };
         after
             .pool

@@ -139,7 +139,7 @@ pub fn plan_dataset_set(
     })
 }
 
-/// Destroys a dataset with its data. Refused while it is mounted, unless forced and the VPS is stopped.
+/// Destroys a dataset with its data. Refused while it is mounted or has snapshots, unless forced; and while the VPS runs.
 pub fn plan_dataset_destroy(
     doc: &VpsDoc,
     seen: &Observed,
@@ -195,6 +195,23 @@ pub fn plan_dataset_destroy(
                 format!("mayfly mount remove {} {}, or --force", doc.id, mount.path),
             ));
         }
+    }
+    let snapshots = seen
+        .pool
+        .datasets
+        .get(&dataset)
+        .map_or(&[][..], |seen| &seen.snapshots);
+    if let (Some(first), false) = (snapshots.first(), force) {
+        return Err(Refusal::new(
+            Code::DatasetInUse,
+            format!(
+                "dataset {} has {} snapshots that would go with it, such as {}",
+                shown(doc, name),
+                snapshots.len(),
+                first.escape_debug()
+            ),
+            "remove them first where they are not needed, or --force",
+        ));
     }
     // A guest that runs may have it open even where it is not mounted any more; the proof asks for no sign of life.
     refuse_running(doc, seen, "destroying a dataset")?;

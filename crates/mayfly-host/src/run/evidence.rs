@@ -13,7 +13,7 @@ use mayfly_core::ids::{NodeId, RunId, VpsId};
 
 use super::cgroups::Groups;
 use super::state::{self, Liveness};
-use crate::storage::btrfs::KernelIdentity;
+use crate::storage::KernelIdentity;
 
 /// A look that failed: neither "alive" nor "nothing there".
 #[derive(Debug, thiserror::Error)]
@@ -233,12 +233,11 @@ fn parse_mounts<'a>(
 ) -> impl Iterator<Item = (String, String)> + 'a {
     let number = vps.to_string();
     mountinfo.lines().filter_map(move |line| {
-        let mut fields = line.split(' ').skip(2);
-        let (device, root, at) = (fields.next()?, fields.next()?, fields.next()?);
-        let rest = pool.shown_by(device, root)?.strip_prefix(&number)?;
+        let shown = pool.shown_in(line)?;
+        let rest = shown.what.strip_prefix(&number)?;
         // 11327, 11327/nix and 11327.impermanence-c5a8b7, but not 113270.
         let ours = rest.is_empty() || rest.starts_with(['/', '.']);
-        ours.then(|| (at.to_owned(), root.to_owned()))
+        ours.then(|| (shown.at.to_owned(), shown.what.clone()))
     })
 }
 
@@ -248,7 +247,7 @@ mod tests {
 
     #[test]
     fn mounts_of_a_vps_are_told_from_those_of_its_neighbours() {
-        let pool = KernelIdentity {
+        let pool = KernelIdentity::FileSystem {
             device: "0:39".into(),
             root: "/".into(),
         };
@@ -263,7 +262,7 @@ mod tests {
             .map(|(at, _)| at)
             .collect();
         assert_eq!(seen, ["/", "/nix"]);
-        let deeper = KernelIdentity {
+        let deeper = KernelIdentity::FileSystem {
             device: "0:39".into(),
             root: "/tank".into(),
         };

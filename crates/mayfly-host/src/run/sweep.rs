@@ -15,7 +15,7 @@ use super::cgroups::Groups;
 use super::evidence::{self, Evidence, LookError};
 use super::paths::{RunDir, parse_run_name, run_name};
 use super::state::{self, Liveness, read_state, replace};
-use crate::storage::btrfs::KernelIdentity;
+use crate::storage::KernelIdentity;
 use crate::sys::process::signal;
 
 /// The runs of one node.

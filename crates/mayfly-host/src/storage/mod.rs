@@ -1,3 +1,16 @@
-//! Datasets: the drivers behind [`mayfly_core::ports::Storage`].
+//! Datasets: the drivers behind [`mayfly_core::ports::Storage`], and what they have in common.
 
 pub mod btrfs;
+pub mod zfs;
+
+mod claims;
+mod contained;
+mod identity;
+mod probe;
+mod records;
+mod refusals;
+mod template;
+mod tree;
+
+pub use identity::{KernelIdentity, Shown};
+pub use template::{TemplatePool, TemplateStaging};

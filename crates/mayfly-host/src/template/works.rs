@@ -9,23 +9,23 @@ use mayfly_core::bytes::Bytes;
 use mayfly_core::error::{Code, Refusal};
 use mayfly_core::ids::Digest;
 use mayfly_core::names::{PoolPath, TemplateName, TemplatePart};
-use mayfly_core::ports::{BuiltTemplate, HostError, HostResult, Storage as _, Templates};
+use mayfly_core::ports::{BuiltTemplate, HostError, HostResult, Templates};
 use mayfly_core::template::Layout;
 
 use super::{Source, build_tree, builtin, builtin_names, digest_tree, load_source, split_tree};
 use sha2::{Digest as _, Sha256};
 
 use crate::runner::Runner;
-use crate::storage::btrfs::BtrfsPool;
+use crate::storage::TemplatePool;
 
 /// Builds templates in the staging area of a pool, one at a time.
 pub struct TemplateWorks {
-    pool: Arc<BtrfsPool>,
+    pool: Arc<dyn TemplatePool>,
 }
 
 impl TemplateWorks {
     /// Works that put templates into `pool`.
-    pub fn new(pool: Arc<BtrfsPool>) -> Self {
+    pub fn new(pool: Arc<dyn TemplatePool>) -> Self {
         Self { pool }
     }
 }

@@ -12,6 +12,7 @@ use mayfly_core::ids::{Digest, NodeId};
 use mayfly_core::names::{PoolPath, TemplateName, TemplatePart};
 use mayfly_core::ports::{HostError, NewDataset, Outcome, Storage};
 use mayfly_host::runner::Runner;
+use mayfly_host::storage::TemplatePool;
 use mayfly_host::storage::btrfs::{Allocation, BtrfsPool, NewPool};
 
 use super::contract::persistent;

@@ -12,7 +12,7 @@ use mayfly_core::run::{IdRange, Limits, MountSource, PROTOCOL, RunMount, RunSpec
 use mayfly_host::run::attach::attach_command;
 use mayfly_host::run::client::{self, Node};
 use mayfly_host::run::paths::RunDir;
-use mayfly_host::storage::btrfs::KernelIdentity;
+use mayfly_host::storage::KernelIdentity;
 
 pub(crate) const WITHIN: Duration = Duration::from_secs(20);
 
@@ -139,7 +139,7 @@ impl Bench {
             .lines()
             .find(|l| l.split(' ').nth(4) == pool.to_str())
             .unwrap();
-        let place = KernelIdentity {
+        let place = KernelIdentity::FileSystem {
             device: line.split(' ').nth(2).unwrap().to_owned(),
             root: "/".to_owned(),
         };
@@ -244,7 +244,9 @@ impl Bench {
     }
 
     pub(crate) fn root(spec: &RunSpec) -> PathBuf {
-        let MountSource::Directory { path } = &spec.root;
+        let MountSource::Directory { path } = &spec.root else {
+            panic!("the root is no directory")
+        };
         path.into()
     }
 

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
@@ -15,6 +15,7 @@ use rustix::mount::{
 
 use crate::run::lxc_config::HANDOVER;
 use crate::run::paths::RunDir;
+use crate::storage::zfs::{mount_detached, open_private};
 use crate::sys::mount::{
     ATIME_FIELD, NO_ATIME, NO_DEV, NO_EXEC, NO_SUID, READ_ONLY, set_attributes,
 };
@@ -81,49 +82,62 @@ pub(super) fn leave(spec: &RunSpec, dir: &RunDir) -> Vec<String> {
 }
 
 fn show_directory(source: &MountSource, target: &Path, read_only: bool) -> io::Result<()> {
-    let MountSource::Directory { path } = source;
     fs::DirBuilder::new()
         .recursive(true)
         .mode(0o711)
         .create(target)?;
-    let read_only = if read_only { READ_ONLY } else { 0 };
-    show(
-        Path::new(path),
-        target,
-        read_only | NO_DEV,
-        OFlags::DIRECTORY,
-    )
+    let attributes = NO_DEV | if read_only { READ_ONLY } else { 0 };
+    match source {
+        MountSource::Directory { path } => {
+            show(Path::new(path), target, attributes, OFlags::DIRECTORY)
+        }
+        MountSource::Zfs { dataset } => {
+            show_dataset(dataset, target, attributes).map_err(|e| cannot_mount(dataset, target, &e))
+        }
+    }
+}
+
+/// Mounts the `private` of a dataset, and nothing else of it. Kernels before 6.15 clone only what is mounted somewhere, so
+/// the whole dataset is at the target for a moment.
+fn show_dataset(dataset: &str, target: &Path, attributes: u64) -> io::Result<()> {
+    let whole = mount_detached(dataset)?;
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+    move_mount(&whole, "", CWD, target, flags)?;
+    let private = open_private(&whole)
+        .map_err(io::Error::from)
+        .and_then(|private| clone_mount(&private, attributes));
+    drop(whole);
+    unmount(target, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)?;
+    Ok(move_mount(&private?, "", CWD, target, flags)?)
 }
 
 /// Mounts one file or directory, not what is mounted below it, with exactly these attributes.
 fn show(source: &Path, target: &Path, attributes: u64, kind: OFlags) -> io::Result<()> {
-    let failed = |e: io::Error| {
-        explained(
-            &format!("cannot mount {} at {}", source.display(), target.display()),
-            &e,
-        )
-    };
-    let found = openat(
-        CWD,
-        source,
-        OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC | kind,
-        Mode::empty(),
-    )
-    .map_err(|e| failed(e.into()))?;
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC | kind;
+    openat(CWD, source, flags, Mode::empty())
+        .map_err(io::Error::from)
+        .and_then(|found| show_opened(&found, target, attributes))
+        .map_err(|e| cannot_mount(&source.display().to_string(), target, &e))
+}
+
+fn show_opened(source: &OwnedFd, target: &Path, attributes: u64) -> io::Result<()> {
+    let tree = clone_mount(source, attributes)?;
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+    Ok(move_mount(&tree, "", CWD, target, flags)?)
+}
+
+fn clone_mount(source: &OwnedFd, attributes: u64) -> io::Result<OwnedFd> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE
         | OpenTreeFlags::OPEN_TREE_CLOEXEC
         | OpenTreeFlags::AT_EMPTY_PATH;
-    let tree = open_tree(&found, "", flags).map_err(|e| failed(e.into()))?;
+    let tree = open_tree(source, "", flags)?;
     let clear = READ_ONLY | NO_SUID | NO_DEV | NO_EXEC | ATIME_FIELD;
-    set_attributes(tree.as_fd(), attributes | NO_ATIME, clear).map_err(failed)?;
-    move_mount(
-        &tree,
-        "",
-        CWD,
-        target,
-        MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
-    )
-    .map_err(|e| failed(e.into()))
+    set_attributes(tree.as_fd(), attributes | NO_ATIME, clear)?;
+    Ok(tree)
+}
+
+fn cannot_mount(source: &str, target: &Path, e: &io::Error) -> io::Error {
+    explained(&format!("cannot mount {source} at {}", target.display()), e)
 }
 
 /// An error that also says what was being done.

@@ -13,7 +13,8 @@ use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags, mount, mount_bind, mount_remount, unmount};
 
 use super::format::Allocation;
-use super::pool::{BtrfsPool, DIRECTORY, PoolSource, read_record};
+use super::pool::{BtrfsPool, PoolSource, read_record};
+use crate::storage::contained::DIRECTORY;
 use crate::sys::loopdev;
 
 const FLAGS: MountFlags = MountFlags::NOSUID

@@ -10,8 +10,10 @@ use mayfly_core::proof::Burial;
 use rustix::fs::{RenameFlags, renameat_with};
 use rustix::io::Errno;
 
-use super::pool::{BtrfsPool, DIRECTORY, Uuid, failed, is_own, not_ours, open_below};
+use super::pool::{BtrfsPool, Uuid, is_own};
 use crate::crash::crash_point;
+use crate::storage::contained::{DIRECTORY, open_below};
+use crate::storage::refusals::{failed, not_ours, taken};
 
 /// The directory that holds the entry of a dataset: the pool's top, or one that was opened.
 pub(super) enum Holder<'a> {
@@ -122,12 +124,4 @@ impl BtrfsPool {
             Err(errno) => Err(failed(format!("moving {from} to {to}"), errno)),
         }
     }
-}
-
-pub(super) fn taken(name: &PoolPath) -> Refusal {
-    Refusal::new(
-        Code::DatasetExists,
-        format!("there is something else under the name {name}"),
-        "`mayfly pool show` tells what it is",
-    )
 }

@@ -3,25 +3,20 @@
 //! The rename is what makes the dataset appear: it is complete from its first moment on. What a kill leaves before that
 //! lies in the staging area under a recorded name, and the next call of the same name begins anew.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 
 use mayfly_core::error::{Code, LookFailed, Refusal};
 use mayfly_core::names::PoolPath;
 use mayfly_core::observed::{MarkSeen, Role};
 use mayfly_core::ports::{HostError, HostResult, NewDataset, Origin, Outcome};
-use rustix::fs::{
-    AtFlags, FileType, Mode, RenameFlags, fchmod, fchown, mkdirat, renameat_with, statat, unlinkat,
-};
+use rustix::fs::{AtFlags, FileType, RenameFlags, renameat_with, statat, unlinkat};
 use rustix::io::Errno;
-use rustix::process::{Gid, Uid};
 
-use super::bury::taken;
-use super::pool::{
-    BtrfsPool, DIRECTORY, PRIVATE, Subvolume, TEMPLATES, TRASH, failed, is_own, names_in, not_ours,
-    open_below,
-};
-use super::records::Intent;
+use super::pool::{BtrfsPool, PRIVATE, Subvolume, TEMPLATES, TRASH, is_own};
 use crate::crash::crash_point;
+use crate::storage::contained::{DIRECTORY, make_directory, names_in, open_below};
+use crate::storage::records::Intent;
+use crate::storage::refusals::{failed, not_ours, taken};
 use crate::sys::btrfs as sys;
 
 /// The name in the staging area of a dataset that is being made. `+` is in no dataset's name.
@@ -188,15 +183,6 @@ impl BtrfsPool {
 
 fn opened(dir: impl AsFd, name: &str) -> rustix::io::Result<Subvolume> {
     super::pool::open_subvolume(dir, name)?.ok_or(Errno::NOENT)
-}
-
-/// Makes a directory of mode 0755 that belongs to the guest's root, whatever the umask is.
-pub(super) fn make_directory(dir: impl AsFd, name: &str) -> rustix::io::Result<OwnedFd> {
-    mkdirat(&dir, name, Mode::from_raw_mode(0o755))?;
-    let made = open_below(&dir, name, DIRECTORY)?;
-    fchown(&made, Some(Uid::ROOT), Some(Gid::ROOT))?;
-    fchmod(&made, Mode::from_raw_mode(0o755))?;
-    Ok(made)
 }
 
 /// Removes an entry beside `private` in a clone, which is the platform's own and in no guest's reach.

@@ -10,9 +10,10 @@ use mayfly_core::ports::{HostError, HostResult, Outcome};
 use mayfly_core::proof::Condemned;
 use rustix::io::Errno;
 
-use super::pool::{BtrfsPool, Subvolume, Uuid, not_ours};
-use super::records::Intent;
+use super::pool::{BtrfsPool, Subvolume, Uuid};
 use crate::crash::crash_point;
+use crate::storage::records::Intent;
+use crate::storage::refusals::not_ours;
 use crate::sys::btrfs as sys;
 
 /// Why something may be destroyed.

@@ -21,12 +21,13 @@ use serde::{Deserialize, Serialize};
 
 use super::attach::{give_back_blocks, mount_loop};
 use super::pool::{
-    BtrfsPool, DIRECTORY, INTENTS, MARKS, OWN, PoolRecord, PoolSource, RECORD, STAGING, TEMPLATES,
-    TRASH, Uuid, VERSION, check_owner, names_in, open_below, read_record,
+    BtrfsPool, INTENTS, MARKS, OWN, PoolRecord, PoolSource, RECORD, STAGING, TEMPLATES, TRASH,
+    Uuid, VERSION, check_owner, read_record,
 };
 use super::quota::{self, QuotaMode};
 use crate::crash::crash_point;
 use crate::runner::{Command, Runner, Tool};
+use crate::storage::contained::{DIRECTORY, names_in, open_below};
 use crate::sys::btrfs as sys;
 use crate::sys::loopdev;
 

@@ -23,22 +23,19 @@
 //! and the kernel removes that group with the subvolume.
 //!
 //! This module never walks a guest's tree by path: below a `private` there are only openat2 without symlinks
-//! (`tree`) and one component at a time without following (`probe`).
+//! (`storage/tree`) and one component at a time without following (`storage/probe`).
 
 mod attach;
 mod bury;
 mod create;
 mod destroy;
 mod format;
+mod marks;
 mod observe;
 mod pool;
-mod probe;
 mod quota;
-mod records;
 mod staging;
 mod template;
-mod tree;
 
 pub use format::{Allocation, NewPool};
-pub use pool::{BtrfsPool, KernelIdentity, PoolSource};
-pub use template::TemplateStaging;
+pub use pool::{BtrfsPool, PoolSource};

@@ -4,25 +4,29 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use mayfly_core::bytes::Bytes;
 use mayfly_core::error::{Code, LookFailed, Refusal};
 use mayfly_core::ids::NodeId;
 use mayfly_core::names::{GuestPath, PoolPath};
-use mayfly_core::observed::{DatasetSeen, InitSeen, MarkSeen, PoolSeen};
+use mayfly_core::observed::{DatasetSeen, InitSeen, MarkSeen, PoolSeen, Role};
 use mayfly_core::ports::{Assembly, HostError, HostResult, NewDataset, Outcome, Storage, TreePlan};
 use mayfly_core::proof::{Burial, Condemned};
 use mayfly_core::run::MountSource;
-use rustix::fs::{
-    AtFlags, Dir, Mode, OFlags, ResolveFlags, StatxFlags, fstat, fstatfs, openat2, statx,
-};
+use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags, fstat, fstatfs, statx};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::format::Allocation;
 use super::quota::{self, Groups, QuotaMode};
-use super::records::Records;
+use crate::storage::claims::{Claim, Claims, lock};
+use crate::storage::contained::{DIRECTORY, open_below};
+use crate::storage::identity::KernelIdentity;
+use crate::storage::probe::resolve_init;
+use crate::storage::records::Records;
+use crate::storage::refusals::{failed, not_ours, pool_full};
+use crate::storage::tree::put_into_tree;
 use crate::sys::btrfs as sys;
 
 /// Where the platform keeps its own things in a pool.
@@ -39,14 +43,6 @@ pub(super) const VERSION: u32 = 1;
 
 /// Nothing is made in a pool with less room than this, so that deleting always works.
 const FLOOR: u64 = 32 << 20;
-
-pub(super) const DIRECTORY: OFlags = OFlags::RDONLY
-    .union(OFlags::DIRECTORY)
-    .union(OFlags::NOFOLLOW);
-const CONFINED: ResolveFlags = ResolveFlags::BENEATH
-    .union(ResolveFlags::NO_SYMLINKS)
-    .union(ResolveFlags::NO_MAGICLINKS)
-    .union(ResolveFlags::NO_XDEV);
 
 /// What the cleaner thread takes for a dataset of ordinary size.
 const CLEANER: std::time::Duration = std::time::Duration::from_millis(200);
@@ -100,32 +96,6 @@ pub(super) struct Subvolume {
     pub(super) uuid: Uuid,
 }
 
-/// How the kernel names a pool in `/proc/PID/mountinfo`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct KernelIdentity {
-    /// The third field: major:minor of the file system. The `st_dev` of its files is another number.
-    pub device: String,
-    /// The fourth field of the pool's own mount: the pool's path in the file system, as escaped there.
-    pub root: String,
-}
-
-impl KernelIdentity {
-    /// What a mount with these two fields shows of the pool, relative to the pool: `11327/private`, empty for the
-    /// pool itself; none when it shows nothing of it. Shows that contain the whole pool are not named: `/` of the same
-    /// file system, where the pool is a directory of it.
-    pub fn shown_by<'a>(&self, device: &str, root: &'a str) -> Option<&'a str> {
-        if device != self.device {
-            return None;
-        }
-        let rest = root.strip_prefix(self.root.trim_end_matches('/'))?;
-        if rest.is_empty() {
-            Some(rest)
-        } else {
-            rest.strip_prefix('/')
-        }
-    }
-}
-
 /// A pool of subvolumes that this process has mounted.
 ///
 /// Every method blocks. What changes the shape of the pool is safe to call from several threads; two processes must not
@@ -147,70 +117,9 @@ pub struct BtrfsPool {
     /// Held over each rename and over each listing, so that a listing never misses what is being moved.
     shape: Mutex<()>,
     /// Names in the staging area that a call of this process is working on.
-    claims: Mutex<BTreeSet<String>>,
+    claims: Claims,
     /// Subvolumes that this process destroyed and whose quota groups may still be there.
     dropped: Mutex<BTreeSet<u64>>,
-}
-
-/// A name in the staging area that belongs to one call.
-pub(super) struct Claim<'a> {
-    pool: &'a BtrfsPool,
-    pub(super) staged: String,
-}
-
-impl Drop for Claim<'_> {
-    fn drop(&mut self) {
-        lock(&self.pool.claims).remove(&self.staged);
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // What these locks guard is whole between any two statements, so a panic elsewhere has not spoiled it.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// The error of a change: a full pool has a code of its own.
-pub(super) fn failed(action: impl Into<String>, errno: Errno) -> HostError {
-    match errno {
-        Errno::NOSPC => pool_full(&action.into()),
-        errno => HostError::failed(action, errno),
-    }
-}
-
-fn pool_full(action: &str) -> HostError {
-    HostError::Refused(Refusal::new(
-        Code::PoolFull,
-        format!("{action}: the pool has no room left"),
-        "make room first: `mayfly pool show` says what takes it; dropped roots free theirs within a minute",
-    ))
-}
-
-/// Opens a path below `dir` that must not leave it, nor go through a symlink or another mount.
-pub(super) fn open_below(dir: impl AsFd, path: &str, flags: OFlags) -> rustix::io::Result<OwnedFd> {
-    loop {
-        match openat2(
-            dir.as_fd(),
-            path,
-            flags | OFlags::CLOEXEC,
-            Mode::empty(),
-            CONFINED,
-        ) {
-            Err(Errno::AGAIN | Errno::INTR) => {}
-            done => return done,
-        }
-    }
-}
-
-/// The entries of a directory of the platform; names that are no UTF-8 are not ours and come out replaced.
-pub(super) fn names_in(dir: impl AsFd) -> rustix::io::Result<Vec<String>> {
-    let mut names = Vec::new();
-    for entry in Dir::read_from(dir)? {
-        let name = entry?.file_name().to_string_lossy().into_owned();
-        if name != "." && name != ".." {
-            names.push(name);
-        }
-    }
-    Ok(names)
 }
 
 impl BtrfsPool {
@@ -254,7 +163,7 @@ impl BtrfsPool {
             marks: Records::new(directory(MARKS)?, "mark"),
             intents: Records::new(directory(INTENTS)?, "intent"),
             shape: Mutex::default(),
-            claims: Mutex::default(),
+            claims: Claims::default(),
             dropped: Mutex::default(),
             top,
         })
@@ -324,16 +233,7 @@ impl BtrfsPool {
     }
 
     pub(super) fn claim(&self, staged: &str) -> HostResult<Claim<'_>> {
-        if lock(&self.claims).insert(staged.to_owned()) {
-            return Ok(Claim {
-                pool: self,
-                staged: staged.to_owned(),
-            });
-        }
-        Err(HostError::Busy {
-            object: staged.to_owned(),
-            why: "another call is making it".to_owned(),
-        })
+        self.claims.claim(staged)
     }
 
     pub(super) fn check_room(&self, action: &str) -> HostResult<()> {
@@ -372,14 +272,6 @@ impl BtrfsPool {
 /// Whether a name lies in the platform's own corner, which no dataset may.
 pub(super) fn is_own(name: &PoolPath) -> bool {
     name.as_str() == OWN || name.as_str().starts_with(".mayfly/")
-}
-
-pub(super) fn not_ours(name: impl fmt::Display, why: &str) -> HostError {
-    HostError::Refused(Refusal::new(
-        Code::NotOurs,
-        format!("{name} is left alone: {why}"),
-        "what is yours, move out of the pool or remove with `btrfs subvolume delete`",
-    ))
 }
 
 /// Opens a subvolume by its path below `dir`; `None` where there is none.
@@ -466,7 +358,7 @@ fn parse_identity(table: &str, mount: u64) -> Option<KernelIdentity> {
             return None;
         }
         let device = fields.nth(1)?.to_owned();
-        Some(KernelIdentity {
+        Some(KernelIdentity::FileSystem {
             device,
             root: fields.next()?.to_owned(),
         })
@@ -514,11 +406,13 @@ impl Storage for BtrfsPool {
     }
 
     fn prepare_tree(&self, name: &PoolPath, tree: &TreePlan) -> HostResult<Outcome> {
-        self.put_into_tree(name, tree)
+        let dataset = self.subvolume_must(name)?;
+        let keep_safe = self.own_mark(name, &dataset.uuid)?.role != Role::Temporary;
+        put_into_tree(name, self.private(name)?, keep_safe, tree)
     }
 
     fn probe_init(&self, assembly: &Assembly, init: &GuestPath) -> Result<InitSeen, LookFailed> {
-        self.resolve_init(assembly, init)
+        resolve_init(|name| self.private(name), assembly, init)
     }
 
     fn mount_source(&self, name: &PoolPath) -> MountSource {
@@ -538,25 +432,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_mount_is_told_to_show_the_pool_by_device_and_path_prefix() {
+    fn the_pool_is_found_in_a_mount_table_by_its_mount() {
         let table = "30 25 0:27 / /dev/shm rw - tmpfs tmpfs rw\n\
                      77 25 0:45 /@/pool /p rw,nosuid - btrfs /dev/loop0 rw\n";
-        let pool = parse_identity(table, 77).unwrap();
-        assert_eq!(
-            pool.shown_by("0:45", "/@/pool/11327/private"),
-            Some("11327/private")
-        );
-        assert_eq!(pool.shown_by("0:45", "/@/pool"), Some(""));
-        assert_eq!(pool.shown_by("0:45", "/@/pool2/11327"), None);
-        assert_eq!(pool.shown_by("0:46", "/@/pool/11327"), None);
-        let whole = KernelIdentity {
+        let want = KernelIdentity::FileSystem {
             device: "0:45".into(),
-            root: "/".into(),
+            root: "/@/pool".into(),
         };
-        assert_eq!(
-            whole.shown_by("0:45", "/11327/private"),
-            Some("11327/private")
-        );
+        assert_eq!(parse_identity(table, 77), Some(want));
         assert_eq!(parse_identity(table, 7), None);
     }
 }

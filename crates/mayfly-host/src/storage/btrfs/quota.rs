@@ -13,7 +13,9 @@ use mayfly_core::ports::{HostError, HostResult, Outcome};
 use rustix::fs::{Mode, OFlags, openat};
 use rustix::io::Errno;
 
-use super::pool::{BtrfsPool, DIRECTORY, Uuid, failed};
+use super::pool::{BtrfsPool, Uuid};
+use crate::storage::contained::DIRECTORY;
+use crate::storage::refusals::failed;
 use crate::sys::btrfs as sys;
 
 /// Which accounting a file system has.
@@ -107,6 +109,7 @@ impl BtrfsPool {
             mark: self.marks.mark(uuid),
             quota,
             used,
+            snapshots: Vec::new(),
         })
     }
 

@@ -7,7 +7,9 @@ use mayfly_core::ports::HostResult;
 use rustix::fs::{AtFlags, statat};
 
 use super::destroy::Proof;
-use super::pool::{BtrfsPool, STAGING, Uuid, names_in, not_ours, open_subvolume};
+use super::pool::{BtrfsPool, STAGING, Uuid, open_subvolume};
+use crate::storage::contained::names_in;
+use crate::storage::refusals::not_ours;
 use crate::sys::btrfs as sys;
 
 impl BtrfsPool {

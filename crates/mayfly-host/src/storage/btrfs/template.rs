@@ -11,16 +11,16 @@ use mayfly_core::ports::{HostResult, Outcome};
 use rustix::fs::{Mode, RenameFlags, mkdirat, renameat_with};
 use rustix::io::Errno;
 
-use super::bury::taken;
-use super::pool::{
-    BtrfsPool, Claim, DIRECTORY, PRIVATE, STAGING, Subvolume, TEMPLATES, Uuid, failed, not_ours,
-    open_below,
-};
-use super::records::Intent;
+use super::pool::{BtrfsPool, PRIVATE, STAGING, Subvolume, TEMPLATES, Uuid};
 use crate::crash::crash_point;
+use crate::storage::claims::Claim;
+use crate::storage::contained::{DIRECTORY, open_below};
+use crate::storage::records::Intent;
+use crate::storage::refusals::{failed, not_ours, taken};
+use crate::storage::{TemplatePool, TemplateStaging};
 
 /// A template that is being built. Dropped without [`TemplateStaging::publish`], it is removed.
-pub struct TemplateStaging<'a> {
+pub(super) struct Staging<'a> {
     pool: &'a BtrfsPool,
     claim: Claim<'a>,
     base: Subvolume,
@@ -28,10 +28,11 @@ pub struct TemplateStaging<'a> {
     published: bool,
 }
 
-impl BtrfsPool {
-    /// Begins to build a template: its base is there and empty. What an earlier build of this name left is removed;
-    /// a second build of one name at a time is refused as busy.
-    pub fn begin_template(&self, name: &TemplateName) -> HostResult<TemplateStaging<'_>> {
+impl TemplatePool for BtrfsPool {
+    fn begin_template<'a>(
+        &'a self,
+        name: &TemplateName,
+    ) -> HostResult<Box<dyn TemplateStaging + 'a>> {
         self.check_room(&format!("building template {name}"))?;
         // The `=` keeps it apart from the datasets that are being made.
         let claim = self.claim(&format!("template={name}"))?;
@@ -46,13 +47,13 @@ impl BtrfsPool {
             Ok(base) => {
                 crash_point("template.after_base");
                 let parts = BTreeMap::from([(TemplatePart::Base, base.uuid)]);
-                Ok(TemplateStaging {
+                Ok(Box::new(Staging {
                     pool: self,
                     claim,
                     base,
                     parts,
                     published: false,
-                })
+                }))
             }
             Err(error) => {
                 if let Err(left) = self.remove_staged(&claim.staged) {
@@ -64,11 +65,9 @@ impl BtrfsPool {
     }
 }
 
-impl TemplateStaging<'_> {
-    /// The directory for the contents of one part, made when it is asked for first. Parents come before children.
-    ///
-    /// It lies on the pool's mount, which is nosuid and nodev: setuid bits and device nodes can be written there, not used.
-    pub fn part(&mut self, part: &TemplatePart) -> HostResult<PathBuf> {
+impl TemplateStaging for Staging<'_> {
+    fn part(&mut self, part: &TemplatePart) -> HostResult<PathBuf> {
+        // On the pool's mount, which is nosuid and nodev.
         let inner = match part {
             TemplatePart::Base => String::new(),
             TemplatePart::Dataset(name) => inner_path(name),
@@ -89,21 +88,7 @@ impl TemplateStaging<'_> {
             .join(PRIVATE))
     }
 
-    fn make(&self, inner: &str) -> rustix::io::Result<Subvolume> {
-        let (above, leaf) = inner.rsplit_once('/').unwrap_or(("", inner));
-        let mut dir = self.base.fd.try_clone().map_err(|_| Errno::MFILE)?;
-        for name in above.split('/').filter(|name| !name.is_empty()) {
-            match mkdirat(&dir, name, Mode::RWXU) {
-                Ok(()) | Err(Errno::EXIST) => dir = open_below(&dir, name, DIRECTORY)?,
-                Err(errno) => return Err(errno),
-            }
-        }
-        self.pool.stage_empty(&dir, leaf)
-    }
-
-    /// Marks all parts and moves them into place at once. A template of this digest that is there already stays, and
-    /// what was built here is removed.
-    pub fn publish(mut self, digest: &Digest) -> HostResult<Outcome> {
+    fn publish(mut self: Box<Self>, digest: &Digest) -> HostResult<Outcome> {
         let name = PoolPath::template(digest, &TemplatePart::Base);
         if self.there_already(&name)? {
             return Ok(Outcome::Unchanged);
@@ -143,6 +128,20 @@ impl TemplateStaging<'_> {
         self.pool.sync()?;
         self.pool.intents.remove(&self.claim.staged)?;
         Ok(Outcome::Changed)
+    }
+}
+
+impl Staging<'_> {
+    fn make(&self, inner: &str) -> rustix::io::Result<Subvolume> {
+        let (above, leaf) = inner.rsplit_once('/').unwrap_or(("", inner));
+        let mut dir = self.base.fd.try_clone().map_err(|_| Errno::MFILE)?;
+        for name in above.split('/').filter(|name| !name.is_empty()) {
+            match mkdirat(&dir, name, Mode::RWXU) {
+                Ok(()) | Err(Errno::EXIST) => dir = open_below(&dir, name, DIRECTORY)?,
+                Err(errno) => return Err(errno),
+            }
+        }
+        self.pool.stage_empty(&dir, leaf)
     }
 
     fn there_already(&self, name: &PoolPath) -> HostResult<bool> {
@@ -187,7 +186,7 @@ fn inner_path(name: &DatasetName) -> String {
     }
 }
 
-impl Drop for TemplateStaging<'_> {
+impl Drop for Staging<'_> {
     fn drop(&mut self) {
         if self.published {
             return;

@@ -6,25 +6,18 @@ use std::os::fd::{AsFd, OwnedFd};
 use mayfly_core::error::LookFailed;
 use mayfly_core::ids::NodeId;
 use mayfly_core::names::PoolPath;
-use mayfly_core::observed::{Mark, MarkSeen};
 use mayfly_core::ports::{HostError, HostResult};
 use rustix::fs::{AtFlags, readlinkat, renameat, symlinkat, unlinkat};
 use rustix::io::Errno;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::pool::{Uuid, failed, names_in};
+use super::contained::names_in;
+use super::refusals::failed;
 
-const VERSION: u32 = 1;
+/// The version of every record.
+pub(super) const VERSION: u32 = 1;
 const REPLACEMENT: &str = ".new";
-
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct MarkRecord {
-    version: u32,
-    uuid: String,
-    mark: Mark,
-}
 
 /// What something in the staging area is going to be, written before it is made.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,7 +60,7 @@ impl Records {
     }
 
     /// `Ok(None)` when there is no record of this name; the inner error when there is one that makes no sense.
-    fn read<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, String> {
+    pub(super) fn read<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, String> {
         let text = match readlinkat(&self.dir, name, Vec::with_capacity(1024)) {
             Ok(text) => text,
             Err(Errno::NOENT) => return Ok(None),
@@ -79,7 +72,7 @@ impl Records {
             .map_err(|e| e.to_string())
     }
 
-    fn write<T: Serialize>(&self, name: &str, record: &T) -> HostResult<()> {
+    pub(super) fn write<T: Serialize>(&self, name: &str, record: &T) -> HostResult<()> {
         let action = || format!("writing the {} {name}", self.what);
         let text = serde_json::to_string(record).map_err(|e| HostError::failed(action(), e))?;
         match symlinkat(&text, &self.dir, name) {
@@ -113,33 +106,6 @@ impl Records {
             .iter()
             .map(|name| name.strip_suffix(REPLACEMENT).unwrap_or(name).to_owned())
             .collect())
-    }
-
-    pub(super) fn mark(&self, uuid: &Uuid) -> MarkSeen {
-        match self.read::<MarkRecord>(&uuid.to_string()) {
-            Ok(None) => MarkSeen::Unset,
-            Ok(Some(record)) if record.version != VERSION => MarkSeen::Unreadable(format!(
-                "its version is {}, known is {VERSION}",
-                record.version
-            )),
-            Ok(Some(record)) if record.uuid != uuid.to_string() => {
-                MarkSeen::Unreadable("it was written for another dataset".to_owned())
-            }
-            Ok(Some(record)) => MarkSeen::Local(record.mark),
-            Err(why) => MarkSeen::Unreadable(why),
-        }
-    }
-
-    pub(super) fn write_mark(&self, uuid: &Uuid, mark: &Mark) -> HostResult<()> {
-        let uuid = uuid.to_string();
-        self.write(
-            &uuid.clone(),
-            &MarkRecord {
-                version: VERSION,
-                uuid,
-                mark: mark.clone(),
-            },
-        )
     }
 
     pub(super) fn intent(&self, staged: &str) -> Result<Option<Intent>, LookFailed> {

@@ -9,7 +9,6 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use mayfly_core::error::{Code, Refusal};
 use mayfly_core::names::{GuestPath, PoolPath};
-use mayfly_core::observed::Role;
 use mayfly_core::ports::{HostError, HostResult, Outcome, TreePlan};
 use rustix::fs::{
     AtFlags, FileType, Mode, OFlags, fchmod, fchown, fstat, fsync, openat, renameat, statat,
@@ -18,8 +17,8 @@ use rustix::fs::{
 use rustix::io::Errno;
 use rustix::process::{Gid, Uid};
 
-use super::create::make_directory;
-use super::pool::{BtrfsPool, failed, open_below};
+use super::contained::{make_directory, open_below};
+use super::refusals::failed;
 
 const PLACE: OFlags = OFlags::PATH
     .union(OFlags::DIRECTORY)
@@ -33,31 +32,34 @@ struct Tree<'a> {
     keep_safe: bool,
 }
 
-impl BtrfsPool {
-    pub(super) fn put_into_tree(&self, name: &PoolPath, plan: &TreePlan) -> HostResult<Outcome> {
-        let dataset = self.subvolume_must(name)?;
-        let keep_safe = self.own_mark(name, &dataset.uuid)?.role != Role::Temporary;
-        let tree = Tree {
-            name,
-            top: self.private(name)?,
-            keep_safe,
-        };
-        let mut changed = false;
-        for path in &plan.directories {
-            changed |= tree.ensure_directory(path)?;
-        }
-        for (path, target) in &plan.links {
-            changed |= tree.ensure_link(path, target)?;
-        }
-        for (path, text) in &plan.files {
-            changed |= tree.ensure_file(path, text)?;
-        }
-        Ok(if changed {
-            Outcome::Changed
-        } else {
-            Outcome::Unchanged
-        })
+/// Puts a plan into the tree at `top`, the `private` of the dataset `name`. Files of a dataset that is to be kept safe are
+/// on the disk before they take their names.
+pub(super) fn put_into_tree(
+    name: &PoolPath,
+    top: OwnedFd,
+    keep_safe: bool,
+    plan: &TreePlan,
+) -> HostResult<Outcome> {
+    let tree = Tree {
+        name,
+        top,
+        keep_safe,
+    };
+    let mut changed = false;
+    for path in &plan.directories {
+        changed |= tree.ensure_directory(path)?;
     }
+    for (path, target) in &plan.links {
+        changed |= tree.ensure_link(path, target)?;
+    }
+    for (path, text) in &plan.files {
+        changed |= tree.ensure_file(path, text)?;
+    }
+    Ok(if changed {
+        Outcome::Changed
+    } else {
+        Outcome::Unchanged
+    })
 }
 
 impl Tree<'_> {

@@ -10,13 +10,12 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
 use mayfly_core::error::LookFailed;
-use mayfly_core::names::GuestPath;
+use mayfly_core::names::{GuestPath, PoolPath};
 use mayfly_core::observed::InitSeen;
-use mayfly_core::ports::{Assembly, HostError};
+use mayfly_core::ports::{Assembly, HostError, HostResult};
 use rustix::fs::{FileType, Mode, OFlags, fstat, openat, readlinkat};
 use rustix::io::Errno;
 
-use super::pool::BtrfsPool;
 use super::tree::kind_name;
 
 /// As many links as the kernel follows.
@@ -47,28 +46,27 @@ struct View {
     mounts: Vec<(String, Rc<OwnedFd>)>,
 }
 
-impl BtrfsPool {
-    pub(super) fn resolve_init(
-        &self,
-        assembly: &Assembly,
-        init: &GuestPath,
-    ) -> Result<InitSeen, LookFailed> {
-        let open = |name| match self.private(name) {
-            Ok(fd) => Ok(Rc::new(fd)),
-            Err(HostError::Look(failed)) => Err(failed),
-            Err(error) => Err(LookFailed::new(format!("dataset {name}"), error)),
-        };
-        let root = assembly.root.as_ref().map(open).transpose()?;
-        let mounts = assembly
-            .mounts
-            .iter()
-            .map(|(name, at)| Ok((at.to_string(), open(name)?)));
-        let view = View {
-            root,
-            mounts: mounts.collect::<Result<_, LookFailed>>()?,
-        };
-        view.resolve(init)
-    }
+/// Resolves `init` in the assembled datasets; `private` opens the contents of one.
+pub(super) fn resolve_init(
+    private: impl Fn(&PoolPath) -> HostResult<OwnedFd>,
+    assembly: &Assembly,
+    init: &GuestPath,
+) -> Result<InitSeen, LookFailed> {
+    let open = |name| match private(name) {
+        Ok(fd) => Ok(Rc::new(fd)),
+        Err(HostError::Look(failed)) => Err(failed),
+        Err(error) => Err(LookFailed::new(format!("dataset {name}"), error)),
+    };
+    let root = assembly.root.as_ref().map(open).transpose()?;
+    let mounts = assembly
+        .mounts
+        .iter()
+        .map(|(name, at)| Ok((at.to_string(), open(name)?)));
+    let view = View {
+        root,
+        mounts: mounts.collect::<Result<_, LookFailed>>()?,
+    };
+    view.resolve(init)
 }
 
 impl View {
