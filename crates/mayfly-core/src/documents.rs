@@ -44,6 +44,11 @@ pub enum PoolSpec {
         /// Absolute path of the directory.
         directory: String,
     },
+    /// A dataset of a zpool.
+    Zfs {
+        /// Its whole name, such as `tank/ct`.
+        dataset: String,
+    },
 }
 
 /// How far a VPS is in its life.

@@ -16,7 +16,7 @@ pub(crate) struct InitArgs {
         long,
         value_name = "POOL",
         value_parser = parse_pool,
-        help = "Where datasets are kept: loop:FILE,size=20G[,sparse] or btrfs:DIR"
+        help = "Where datasets are kept: loop:FILE,size=20G[,sparse], btrfs:DIR or zfs:DATASET"
     )]
     pub(crate) pool: PoolSpec,
     /// The directory of everything that the node keeps
@@ -45,20 +45,33 @@ const SMALLEST: Bytes = Bytes::mib(256);
 
 /// Parses what `--pool` takes.
 pub(crate) fn parse_pool(text: &str) -> Result<PoolSpec, String> {
-    let forms = "write loop:FILE,size=20G[,sparse] or btrfs:DIR";
+    let forms = "write loop:FILE,size=20G[,sparse], btrfs:DIR or zfs:DATASET";
     match text.split_once(':') {
         Some(("loop", rest)) => parse_loop(rest),
         Some(("btrfs", directory)) => Ok(PoolSpec::Btrfs {
             directory: absolute(directory)?,
         }),
-        Some(("zfs", _)) => {
-            Err("pools on ZFS are not built yet: use a btrfs directory or a loop file".to_owned())
-        }
+        Some(("zfs", dataset)) => parse_zfs(dataset),
         _ => Err(format!(
             "`{}` names no kind of pool: {forms}",
             text.escape_debug()
         )),
     }
+}
+
+fn parse_zfs(dataset: &str) -> Result<PoolSpec, String> {
+    if dataset.is_empty() {
+        return Err("the dataset is missing: zfs:tank/ct".to_owned());
+    }
+    if dataset.starts_with('/') {
+        return Err(format!(
+            "`{}` is a path: a dataset is named without the slash in front, zfs:tank/ct",
+            dataset.escape_debug()
+        ));
+    }
+    Ok(PoolSpec::Zfs {
+        dataset: dataset.to_owned(),
+    })
 }
 
 fn parse_loop(text: &str) -> Result<PoolSpec, String> {
@@ -146,7 +159,8 @@ mod tests {
     #[test]
     fn what_is_no_pool_is_refused_with_the_reason() {
         let why = |text: &str| parse_pool(text).expect_err(text);
-        assert!(why("zfs:tank/ct").contains("not built yet"));
+        assert!(why("zfs:").contains("dataset is missing"));
+        assert!(why("zfs:/tank/ct").contains("is a path"));
         assert!(why("/srv/pool").contains("write loop:"));
         assert!(why("loop:/p").contains("needs its size"));
         assert!(why("loop:/p,size=20X").contains("not a size"));

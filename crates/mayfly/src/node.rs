@@ -3,7 +3,7 @@
 //! ```text
 //! node.json        what this node is; written last by `init`
 //! state.db         documents and the journal
-//! pool/            where a loop pool is mounted, in the daemon's mount namespace only
+//! pool/            where the pool is mounted (of ZFS the platform's own part), in the daemon's mount namespace only
 //! runs/<vps>.<run> one directory a run
 //! consoles/<vps>   console rings
 //! api.sock         the API
@@ -26,8 +26,7 @@ use mayfly_engine::{Deps, Engine};
 use mayfly_host::clock::HostClock;
 use mayfly_host::run::client::Node;
 use mayfly_host::run::runtime::{LxcRuntime, RuntimePlaces};
-use mayfly_host::runner::Runner;
-use mayfly_host::storage::btrfs::{Allocation, BtrfsPool, NewPool};
+use mayfly_host::storage::{format_pool, open_pool};
 use mayfly_host::template::TemplateWorks;
 use mayfly_host::{crash, namespace, subids};
 
@@ -119,9 +118,7 @@ pub(crate) fn init(state: &StateDir, pool: PoolSpec) -> anyhow::Result<NodeDoc> 
         .with_context(|| format!("cannot make {}", state.0.display()))?;
     namespace::enter_private()?;
     let id = ensure_node_id(state)?;
-    let runner = Runner;
-    BtrfsPool::format(&runner, &new_pool(&pool), &id, &state.pool_mount())
-        .map_err(Refusal::from)?;
+    format_pool(&pool, &id, &state.pool_mount()).map_err(Refusal::from)?;
     let node = NodeDoc {
         schema: SCHEMA,
         id,
@@ -159,27 +156,6 @@ fn write_durably(file: &Path, text: &[u8]) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn new_pool(spec: &PoolSpec) -> NewPool {
-    match spec {
-        PoolSpec::Loop {
-            file,
-            size_bytes,
-            sparse,
-        } => NewPool::Loop {
-            file: file.into(),
-            size: *size_bytes,
-            allocation: if *sparse {
-                Allocation::Sparse
-            } else {
-                Allocation::Full
-            },
-        },
-        PoolSpec::Btrfs { directory } => NewPool::Directory {
-            dir: directory.into(),
-        },
-    }
-}
-
 /// A daemon's parts.
 pub(crate) struct Daemon {
     /// The engine, at rest.
@@ -195,7 +171,7 @@ pub(crate) fn open(state: &StateDir) -> anyhow::Result<Daemon> {
         Refusal::new(
             Code::NodeNotInitialised,
             format!("{} is not the state directory of a node", state.0.display()),
-            "make one: mayfly init --pool loop:FILE,size=20G",
+            "make one: mayfly init --pool zfs:tank/ct, or loop:FILE,size=20G",
         )
     })?;
     state.ensure_directories()?;
@@ -203,15 +179,13 @@ pub(crate) fn open(state: &StateDir) -> anyhow::Result<Daemon> {
     let monotonic = Arc::new(move || began.elapsed());
     let store = SqliteStore::open(&state.0.join("state.db"), monotonic).map_err(Refusal::from)?;
     namespace::enter_private()?;
-    let source = new_pool(&node.pool).source();
-    let pool = BtrfsPool::attach(&source, &node.id, &state.pool_mount()).map_err(Refusal::from)?;
-    let pool = Arc::new(pool);
+    let pool = open_pool(&node.pool, &node.id, &state.pool_mount()).map_err(Refusal::from)?;
     let program = std::env::current_exe().context("cannot find the program itself")?;
     let runtime = Arc::new(LxcRuntime::new(RuntimePlaces {
         node: Node {
             node: node.id.clone(),
             runs: state.runs(),
-            pool: Some(pool.kernel_identity().clone()),
+            pool: Some(pool.identity),
         },
         guest_helper: find_helper(&program)?,
         program,
@@ -220,9 +194,9 @@ pub(crate) fn open(state: &StateDir) -> anyhow::Result<Daemon> {
     let deps = Deps {
         node,
         store: Arc::new(store),
-        storage: pool.clone(),
+        storage: pool.storage,
         runtime: runtime.clone(),
-        templates: Arc::new(TemplateWorks::new(pool)),
+        templates: Arc::new(TemplateWorks::new(pool.templates)),
         clock: Arc::new(HostClock::new()?),
         reserved: subids::observe_reserved_ranges()?,
         crash: Arc::new(crash::step_point),

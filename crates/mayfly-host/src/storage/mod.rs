@@ -6,6 +6,8 @@ pub mod zfs;
 mod claims;
 mod contained;
 mod identity;
+mod names;
+mod open;
 mod probe;
 mod records;
 mod refusals;
@@ -13,4 +15,5 @@ mod template;
 mod tree;
 
 pub use identity::{KernelIdentity, Shown};
+pub use open::{OpenPool, format_pool, open_pool};
 pub use template::{TemplatePool, TemplateStaging};

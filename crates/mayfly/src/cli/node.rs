@@ -111,6 +111,7 @@ fn pool_name(spec: &PoolSpec) -> String {
             )
         }
         PoolSpec::Btrfs { directory } => format!("btrfs:{directory}"),
+        PoolSpec::Zfs { dataset } => format!("zfs:{dataset}"),
     }
 }
 

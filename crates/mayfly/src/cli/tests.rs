@@ -106,7 +106,7 @@ fn nonsense_is_a_usage_error() {
         "feature set web1 ipv6=on",
         "start web1 --dry-run --no-wait",
         "init",
-        "init --pool zfs:tank/ct",
+        "init --pool zfs:/tank/ct",
         "lost web1",
         "rescue web1",
         "pool",

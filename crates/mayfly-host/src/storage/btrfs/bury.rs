@@ -13,6 +13,7 @@ use rustix::io::Errno;
 use super::pool::{BtrfsPool, Uuid, is_own};
 use crate::crash::crash_point;
 use crate::storage::contained::{DIRECTORY, open_below};
+use crate::storage::names::check_goes_along;
 use crate::storage::refusals::{failed, not_ours, taken};
 
 /// The directory that holds the entry of a dataset: the pool's top, or one that was opened.
@@ -97,12 +98,7 @@ impl BtrfsPool {
         let name =
             PoolPath::from_pool(path).ok_or_else(|| not_ours(path, "it has no plain name"))?;
         let mark = self.own_mark(&name, uuid)?;
-        if mark.owner != above.owner || mark.role != above.role {
-            return Err(not_ours(
-                name,
-                "its mark has another owner or role than the dataset above it",
-            ));
-        }
+        check_goes_along(above, &mark, path)?;
         Ok(mark)
     }
 

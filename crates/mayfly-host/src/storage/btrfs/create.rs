@@ -5,7 +5,7 @@
 
 use std::os::fd::AsFd;
 
-use mayfly_core::error::{Code, LookFailed, Refusal};
+use mayfly_core::error::LookFailed;
 use mayfly_core::names::PoolPath;
 use mayfly_core::observed::{MarkSeen, Role};
 use mayfly_core::ports::{HostError, HostResult, NewDataset, Origin, Outcome};
@@ -15,18 +15,15 @@ use rustix::io::Errno;
 use super::pool::{BtrfsPool, PRIVATE, Subvolume, TEMPLATES, TRASH, is_own};
 use crate::crash::crash_point;
 use crate::storage::contained::{DIRECTORY, make_directory, names_in, open_below};
+use crate::storage::names::{check_new, check_parent, staged_name};
 use crate::storage::records::Intent;
 use crate::storage::refusals::{failed, not_ours, taken};
 use crate::sys::btrfs as sys;
 
-/// The name in the staging area of a dataset that is being made. `+` is in no dataset's name.
-pub(super) fn staged_name(name: &PoolPath) -> String {
-    name.as_str().replace('/', "+")
-}
-
 impl BtrfsPool {
     pub(super) fn create(&self, new: &NewDataset) -> HostResult<Outcome> {
-        self.check_new(new)?;
+        let reserved = is_own(&new.name) || [TRASH, TEMPLATES].contains(&new.name.as_str());
+        check_new(new, &self.node, reserved)?;
         if let Some(there) = self.subvolume(&new.name)? {
             return self.created_before(new, &there);
         }
@@ -55,29 +52,6 @@ impl BtrfsPool {
         }
         self.intents.remove(&claim.staged)?;
         Ok(Outcome::Changed)
-    }
-
-    fn check_new(&self, new: &NewDataset) -> HostResult<()> {
-        let name = &new.name;
-        let fixed = [TRASH, TEMPLATES].contains(&name.as_str());
-        if is_own(name)
-            || name.is_grave()
-            || fixed
-            || name.as_str().split('/').any(|part| part == PRIVATE)
-        {
-            let message = format!("{name} cannot be the name of a dataset");
-            return Err(Refusal::new(Code::Invalid, message, "choose another name").into());
-        }
-        if new.mark.node != self.node
-            || new.mark.made_as != *name
-            || new.mark.condemned_by.is_some()
-        {
-            return Err(not_ours(
-                name,
-                "it was to be made with a mark that does not fit it",
-            ));
-        }
-        Ok(())
     }
 
     fn created_before(&self, new: &NewDataset, there: &Subvolume) -> HostResult<Outcome> {
@@ -110,14 +84,7 @@ impl BtrfsPool {
         let parent = PoolPath::from_pool(parent)
             .ok_or_else(|| not_ours(&new.name, "it has no plain name"))?;
         let above = self.subvolume_must(&parent)?;
-        let mark = self.own_mark(&parent, &above.uuid)?;
-        if mark.owner != new.mark.owner || mark.condemned_by.is_some() {
-            return Err(not_ours(
-                parent,
-                "its mark names another owner, or an operation condemned it",
-            ));
-        }
-        Ok(())
+        check_parent(&parent, &self.own_mark(&parent, &above.uuid)?, new)
     }
 
     fn make_staged(&self, new: &NewDataset, staged: &str) -> HostResult<()> {

@@ -37,7 +37,7 @@ pub(super) const INTENTS: &str = ".mayfly/intents";
 pub(super) const RECORD: &str = "pool.json";
 pub(super) const TRASH: &str = "trash";
 pub(super) const TEMPLATES: &str = "templates";
-pub(super) const PRIVATE: &str = "private";
+pub(super) use crate::storage::names::PRIVATE;
 /// The version of `pool.json` and of the layout.
 pub(super) const VERSION: u32 = 1;
 

@@ -11,8 +11,7 @@ use rustix::mount::{
 
 use crate::storage::contained::{DIRECTORY, open_below};
 
-/// The directory of a dataset that guests see.
-pub(crate) const PRIVATE: &str = "private";
+pub(super) use crate::storage::names::PRIVATE;
 
 /// Mounts a dataset. Its top is for the platform only.
 pub(crate) fn mount_detached(dataset: &str) -> rustix::io::Result<OwnedFd> {

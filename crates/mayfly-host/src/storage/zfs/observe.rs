@@ -1,0 +1,67 @@
+//! A look at the whole pool.
+
+use std::collections::BTreeMap;
+
+use mayfly_core::error::LookFailed;
+use mayfly_core::names::PoolPath;
+use mayfly_core::observed::PoolSeen;
+
+use super::marks::{self, OF_A_DATASET};
+use super::pool::{TEMPLATES, TRASH, ZfsPool, is_own};
+
+impl ZfsPool {
+    pub(super) fn observe_pool(&self) -> Result<PoolSeen, LookFailed> {
+        let object = format!("the datasets in {}", self.dataset);
+        let look = |e| LookFailed::new(&object, e);
+        let rows = {
+            let _still = self.hold_shape();
+            let how = ["-r", "-t", "filesystem,volume"];
+            self.zfs
+                .get(&how, &OF_A_DATASET, &[&self.dataset])
+                .map_err(|failed| failed.of_look(&object))?
+        };
+        let mut snapshots = self.all_snapshots()?;
+        let mut datasets = BTreeMap::new();
+        for row in rows {
+            let Some(name) = self.relative(&row.name).and_then(PoolPath::from_pool) else {
+                continue;
+            };
+            if is_own(&name) || [TEMPLATES, TRASH].contains(&name.as_str()) {
+                continue;
+            }
+            let own = snapshots.remove(&row.name).unwrap_or_default();
+            datasets.insert(name, marks::seen(&row, own).map_err(look)?);
+        }
+        let (capacity, free) = self.room()?;
+        Ok(PoolSeen {
+            datasets,
+            capacity,
+            free,
+        })
+    }
+
+    /// All snapshots in the pool, by the whole name of their dataset.
+    fn all_snapshots(&self) -> Result<BTreeMap<String, Vec<String>>, LookFailed> {
+        let args = [
+            "list",
+            "-H",
+            "-t",
+            "snapshot",
+            "-r",
+            "-o",
+            "name",
+            &self.dataset,
+        ];
+        let out = self
+            .zfs
+            .run(args)
+            .map_err(|failure| failure.of_look(&format!("the snapshots in {}", self.dataset)))?;
+        let mut all: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for (dataset, name) in out.text().lines().filter_map(|line| line.split_once('@')) {
+            all.entry(dataset.to_owned())
+                .or_default()
+                .push(name.to_owned());
+        }
+        Ok(all)
+    }
+}

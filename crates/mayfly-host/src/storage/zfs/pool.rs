@@ -1,0 +1,301 @@
+//! An open pool.
+
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use mayfly_core::bytes::Bytes;
+use mayfly_core::error::{Code, LookFailed, Refusal};
+use mayfly_core::ids::NodeId;
+use mayfly_core::names::{GuestPath, PoolPath};
+use mayfly_core::observed::{DatasetSeen, InitSeen, Mark, MarkSeen, PoolSeen, Role};
+use mayfly_core::ports::{Assembly, HostError, HostResult, NewDataset, Outcome, Storage, TreePlan};
+use mayfly_core::proof::{Burial, Condemned};
+use mayfly_core::run::MountSource;
+
+use super::command::Zfs;
+use super::listing::Row;
+use super::marks::{self, OF_A_DATASET};
+use super::mount::{mount_detached, open_private};
+use super::preflight::zpool_of;
+use crate::storage::claims::Claims;
+use crate::storage::identity::KernelIdentity;
+use crate::storage::probe::resolve_init;
+use crate::storage::records::Records;
+use crate::storage::refusals::{not_ours, pool_full};
+use crate::storage::tree::put_into_tree;
+
+/// Where the platform keeps its own things in a pool.
+pub(super) const OWN: &str = ".mayfly";
+pub(super) const STAGING: &str = ".mayfly/staging";
+pub(super) const TRASH: &str = "trash";
+pub(super) const TEMPLATES: &str = "templates";
+/// A directory in [`OWN`]: what the things in the staging area are going to be.
+pub(super) const INTENTS: &str = "intents";
+/// A directory in [`OWN`]: where templates that are being built are mounted.
+pub(super) const BUILD: &str = "build";
+
+/// Nothing is made in a pool with less room than this, so that a guest's last block is not ours.
+const FLOOR: Bytes = Bytes::mib(32);
+
+/// A pool below one dataset of a zpool.
+///
+/// Every method blocks. What changes the shape of the pool is safe to call from several threads; two processes must not
+/// have one pool open for changes (the lock of the state directory sees to that).
+#[derive(Debug)]
+pub struct ZfsPool {
+    pub(super) zfs: Zfs,
+    /// The pool's own dataset, such as `tank/ct`.
+    pub(super) dataset: String,
+    /// Its guid: that of another dataset of the same name would be another pool.
+    pub(super) guid: u64,
+    pub(super) node: NodeId,
+    /// Where [`OWN`] is mounted.
+    pub(super) at: PathBuf,
+    pub(super) identity: KernelIdentity,
+    pub(super) intents: Records,
+    pub(super) claims: Claims,
+    /// Read over each listing, written over each rename, so that a listing never misses what is being moved.
+    pub(super) shape: RwLock<()>,
+}
+
+impl ZfsPool {
+    /// Where the platform's own dataset is mounted in this process's mount namespace.
+    pub fn path(&self) -> &Path {
+        &self.at
+    }
+
+    /// How the kernel names this pool in mount tables.
+    pub fn kernel_identity(&self) -> &KernelIdentity {
+        &self.identity
+    }
+
+    /// The whole name of a dataset.
+    pub(super) fn whole(&self, name: &PoolPath) -> String {
+        format!("{}/{}", self.dataset, name.as_str())
+    }
+
+    /// A whole name, relative to the pool.
+    pub(super) fn relative<'a>(&self, whole: &'a str) -> Option<&'a str> {
+        whole.strip_prefix(self.dataset.as_str())?.strip_prefix('/')
+    }
+
+    pub(super) fn hold_shape(&self) -> RwLockReadGuard<'_, ()> {
+        // The lock guards nothing that a panic could have spoiled.
+        self.shape.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn change_shape(&self) -> RwLockWriteGuard<'_, ()> {
+        self.shape.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A dataset by its whole name; `None` when it is certain that there is none.
+    pub(super) fn row(&self, whole: &str) -> Result<Option<Row>, LookFailed> {
+        let object = || format!("dataset {whole}");
+        let _still = self.hold_shape();
+        match self.zfs.get(&[], &OF_A_DATASET, &[whole]) {
+            Ok(rows) => match rows.into_iter().find(|row| row.name == whole) {
+                Some(row) => Ok(Some(row)),
+                None => Err(LookFailed::new(object(), "it is not in the answer")),
+            },
+            // A pool that is gone has no datasets either: only next to it is "absent" an answer.
+            Err(failed) if failed.is_absent() => self.is_there().map(|()| None),
+            Err(failed) => Err(failed.of_look(&object())),
+        }
+    }
+
+    /// Makes sure that the pool's own dataset is still the one that was opened.
+    fn is_there(&self) -> Result<(), LookFailed> {
+        let object = format!("the pool {}", self.dataset);
+        let rows = self
+            .zfs
+            .get(&[], &["guid"], &[&self.dataset])
+            .map_err(|failed| failed.of_look(&object))?;
+        match rows.first().map(|row| row.number("guid")) {
+            Some(Ok(guid)) if guid == self.guid => Ok(()),
+            _ => Err(LookFailed::new(object, "there is another one in its place")),
+        }
+    }
+
+    pub(super) fn row_must(&self, name: &PoolPath) -> HostResult<Row> {
+        let found = if is_own(name) {
+            None
+        } else {
+            self.row(&self.whole(name))?
+        };
+        found.ok_or_else(|| {
+            let message = format!("there is no dataset {name}");
+            Refusal::new(
+                Code::DatasetNotFound,
+                message,
+                "`mayfly pool show` lists what is there",
+            )
+            .into()
+        })
+    }
+
+    /// The mark of our own making, or a refusal.
+    pub(super) fn own_mark(&self, row: &Row) -> HostResult<Mark> {
+        match marks::mark_in(row) {
+            MarkSeen::Local(mark) if mark.node == self.node => Ok(mark),
+            MarkSeen::Unreadable(why) => {
+                Err(LookFailed::new(format!("the mark of {}", row.name), why).into())
+            }
+            MarkSeen::Local(_) | MarkSeen::NotLocal | MarkSeen::Unset => {
+                Err(not_ours(&row.name, "no mark of this node"))
+            }
+        }
+    }
+
+    /// The contents of a dataset: mounted for as long as the descriptor is open, in no mount namespace.
+    pub(super) fn private(&self, name: &PoolPath) -> HostResult<OwnedFd> {
+        let whole = self.whole(name);
+        mount_detached(&whole)
+            .and_then(open_private)
+            .map_err(|e| LookFailed::new(format!("the contents of dataset {name}"), e).into())
+    }
+
+    /// Snapshots of one dataset, whoever made them, without the dataset's name.
+    pub(super) fn snapshots(&self, whole: &str) -> Result<Vec<String>, LookFailed> {
+        let args = [
+            "list", "-H", "-t", "snapshot", "-d", "1", "-o", "name", whole,
+        ];
+        let out = self
+            .zfs
+            .run(args)
+            .map_err(|failure| failure.of_look(&format!("the snapshots of {whole}")))?;
+        let names = out.text();
+        let own = names.lines().filter_map(|name| name.split_once('@'));
+        Ok(own.map(|(_, snapshot)| snapshot.to_owned()).collect())
+    }
+
+    /// What has been changed is on the disks.
+    pub(super) fn sync(&self) -> HostResult<()> {
+        let zpool = zpool_of(&self.dataset);
+        self.zfs
+            .run_zpool(["sync", zpool])
+            .map_err(|f| f.of_change(&format!("syncing the zpool {zpool}"), zpool))?;
+        Ok(())
+    }
+
+    pub(super) fn check_room(&self, action: &str) -> HostResult<()> {
+        if self.room()?.1 < FLOOR {
+            Err(pool_full(action))
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Size, and what can still be written.
+    pub(super) fn room(&self) -> Result<(Bytes, Bytes), LookFailed> {
+        let object = format!("the room in {}", self.dataset);
+        let rows = self
+            .zfs
+            .get(&[], &["used", "available"], &[&self.dataset])
+            .map_err(|failed| failed.of_look(&object))?;
+        let row = rows
+            .first()
+            .ok_or_else(|| LookFailed::new(&object, "it is not in the answer"))?;
+        let number = |name| row.number(name).map_err(|e| LookFailed::new(&object, e));
+        let (used, free) = (number("used")?, number("available")?);
+        Ok((Bytes(used.saturating_add(free)), Bytes(free)))
+    }
+
+    fn change_quota(&self, name: &PoolPath, quota: Bytes) -> HostResult<Outcome> {
+        // What was written a moment ago is counted with the next sync.
+        self.sync()?;
+        let row = self.row_must(name)?;
+        self.own_mark(&row)?;
+        let look = |e| LookFailed::new(format!("the usage of {name}"), e);
+        let seen = marks::seen(&row, Vec::new()).map_err(look)?;
+        if seen.quota == Some(quota) {
+            return Ok(Outcome::Unchanged);
+        }
+        let used = seen.used.unwrap_or_default();
+        if quota < used {
+            return Err(HostError::Refused(Refusal::new(
+                Code::QuotaBelowUse,
+                format!("dataset {name} holds {used}; a quota of {quota} is less than that"),
+                "ask for more, or delete something in it first",
+            )));
+        }
+        let limit = quota.0.saturating_add(marks::shared(&row).map_err(look)?);
+        self.zfs
+            .run(["set", &format!("refquota={limit}"), &row.name])
+            .map_err(|f| f.of_change(&format!("setting the quota of {name}"), &row.name))?;
+        Ok(Outcome::Changed)
+    }
+}
+
+/// Whether a name lies in the platform's own corner, which no dataset may.
+pub(super) fn is_own(name: &PoolPath) -> bool {
+    name.as_str() == OWN || name.as_str().starts_with(".mayfly/")
+}
+
+impl Storage for ZfsPool {
+    fn observe(&self) -> Result<PoolSeen, LookFailed> {
+        self.observe_pool()
+    }
+
+    fn look(&self, name: &PoolPath) -> Result<Option<DatasetSeen>, LookFailed> {
+        if is_own(name) {
+            return Ok(None);
+        }
+        let Some(row) = self.row(&self.whole(name))? else {
+            return Ok(None);
+        };
+        let snapshots = self.snapshots(&row.name)?;
+        marks::seen(&row, snapshots)
+            .map(Some)
+            .map_err(|e| LookFailed::new(format!("dataset {name}"), e))
+    }
+
+    fn create_dataset(&self, new: &NewDataset) -> HostResult<Outcome> {
+        self.create(new)
+    }
+
+    fn set_quota(&self, name: &PoolPath, quota: Bytes) -> HostResult<Outcome> {
+        self.change_quota(name, quota)
+    }
+
+    fn bury(&self, burial: &Burial, grave: &PoolPath) -> HostResult<Outcome> {
+        self.move_to_grave(burial, grave)
+    }
+
+    fn reap(&self, condemned: &Condemned) -> HostResult<Outcome> {
+        self.destroy_condemned(condemned)
+    }
+
+    fn hurry_space(&self) -> HostResult<()> {
+        self.sync()?;
+        let zpool = zpool_of(&self.dataset);
+        self.zfs
+            .run_zpool(["wait", "-t", "free", zpool])
+            .map_err(|f| f.of_change(&format!("waiting for space in {zpool}"), zpool))?;
+        Ok(())
+    }
+
+    fn clear_staging(&self) -> HostResult<Vec<String>> {
+        self.clear_cut_off()
+    }
+
+    fn prepare_tree(&self, name: &PoolPath, tree: &TreePlan) -> HostResult<Outcome> {
+        let mark = self.own_mark(&self.row_must(name)?)?;
+        let keep_safe = mark.role != Role::Temporary;
+        put_into_tree(name, self.private(name)?, keep_safe, tree)
+    }
+
+    fn probe_init(&self, assembly: &Assembly, init: &GuestPath) -> Result<InitSeen, LookFailed> {
+        resolve_init(|name| self.private(name), assembly, init)
+    }
+
+    fn mount_source(&self, name: &PoolPath) -> MountSource {
+        MountSource::Zfs {
+            dataset: self.whole(name),
+        }
+    }
+
+    fn detach(&self) -> Vec<String> {
+        vec![self.at.to_string_lossy().into_owned()]
+    }
+}
