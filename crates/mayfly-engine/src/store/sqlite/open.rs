@@ -17,8 +17,12 @@ const OPEN_WAIT: Duration = Duration::from_secs(2);
 /// `mayf`: what tells the file from those of other programs.
 const APPLICATION_ID: u32 = 0x6d61_7966;
 
-/// The statements that lead from each schema to the next, from an empty file on. A released one never changes.
-pub(super) const SCHEMAS: &[&str] = &["
+/// The statements that lead from each schema to the next, from an empty file on. A released one never changes. Those
+/// that change documents bring them to the version that the same program writes.
+///
+/// 2: documents may speak of pools on ZFS, which a program that knows 1 must not touch.
+pub(super) const SCHEMAS: &[&str] = &[
+    "
     CREATE TABLE store (
         revision INTEGER NOT NULL,
         compacted INTEGER NOT NULL
@@ -43,7 +47,14 @@ pub(super) const SCHEMAS: &[&str] = &["
         value TEXT
     ) STRICT;
     CREATE INDEX history_by_revision ON history (revision);
-"];
+",
+    "
+    UPDATE entries SET value = json_set(value, '$.schema', 2)
+        WHERE CASE WHEN json_valid(value) THEN json_extract(value, '$.schema') = 1 END;
+    UPDATE history SET value = json_set(value, '$.schema', 2)
+        WHERE CASE WHEN json_valid(value) THEN json_extract(value, '$.schema') = 1 END;
+",
+];
 
 /// Opens the file, or makes it, and holds its lock until the connection is dropped.
 pub(super) fn open(path: &Path, schemas: &[&str]) -> Result<Connection, StoreError> {

@@ -234,7 +234,7 @@ fn a_newer_schema_is_refused_and_left_alone() {
             refused,
             StoreError::Newer {
                 found: 7,
-                known: 1,
+                known: 2,
                 ..
             }
         ),
@@ -262,19 +262,43 @@ fn a_migration_saves_a_copy_first() {
     assert!(matches!(
         at(&path),
         Err(StoreError::Newer {
-            found: 2,
-            known: 1,
+            found: 3,
+            known: 2,
             ..
         })
     ));
 
-    let saved = dir.path().join("state.db.schema-1.revision-1");
+    let saved = dir.path().join("state.db.schema-2.revision-1");
     assert_eq!(
         fs::metadata(&saved).unwrap().permissions().mode() & 0o777,
         0o600
     );
     assert_eq!(at(&saved).unwrap().get("/a").unwrap().unwrap().value, "1");
     assert!(!dir.path().join("state.db.saving").try_exists().unwrap());
+}
+
+#[test]
+fn documents_of_the_first_schema_are_brought_up_to_date() {
+    let (dir, path) = scratch();
+    let conn = open::open(&path, &open::SCHEMAS[..1]).unwrap();
+    let insert = "INSERT INTO entries VALUES (?1, ?2, 1, 1, NULL)";
+    let old = r#"{"schema":1,"id":100}"#;
+    for (key, value) in [("/vps/100", old), ("/text", "schema"), ("/number", "1")] {
+        conn.execute(insert, [key, value]).unwrap();
+    }
+    drop(conn);
+    let store = at(&path).unwrap();
+    let value = |key: &str| store.get(key).unwrap().unwrap().value;
+    assert_eq!(value("/vps/100"), r#"{"schema":2,"id":100}"#);
+    assert_eq!(
+        (value("/text").as_str(), value("/number").as_str()),
+        ("schema", "1")
+    );
+    let saved = dir.path().join("state.db.schema-1.revision-0");
+    let conn = Connection::open(&saved).unwrap();
+    let before = "SELECT value FROM entries WHERE key = '/vps/100'";
+    let before: String = conn.query_row(before, [], |row| row.get(0)).unwrap();
+    assert_eq!(before, old);
 }
 
 #[test]

@@ -23,10 +23,9 @@ impl ZfsPool {
             ));
         }
         let whole = self.whole(name);
-        if self.row(&whole)?.is_none() {
+        let Some(rows) = self.tree(&whole)? else {
             return self.buried_before(burial, grave);
-        }
-        let rows = self.tree(&whole)?;
+        };
         let above = self.own_mark(&rows[0])?;
         let mut uncondemned = Vec::new();
         for row in &rows {
@@ -60,28 +59,36 @@ impl ZfsPool {
         self.row_must(burial.dataset()).map(|_| Outcome::Unchanged)
     }
 
-    /// A dataset and all below it, parents before children.
-    pub(super) fn tree(&self, whole: &str) -> Result<Vec<Row>, LookFailed> {
+    /// A dataset and all below it, parents before children; none when it is certain that there is none.
+    pub(super) fn tree(&self, whole: &str) -> Result<Option<Vec<Row>>, LookFailed> {
         let object = || format!("what lies below {whole}");
-        let mut rows = {
+        let found = {
             let _still = self.hold_shape();
             self.zfs
                 .get(&["-r", "-t", "filesystem,volume"], &OF_A_DATASET, &[whole])
-                .map_err(|failed| failed.of_look(&object()))?
+        };
+        let mut rows = match found {
+            Ok(rows) => rows,
+            Err(failed) if failed.is_absent() => {
+                return match self.row(whole)? {
+                    None => Ok(None),
+                    Some(_) => Err(failed.of_look(&object())),
+                };
+            }
+            Err(failed) => return Err(failed.of_look(&object())),
         };
         rows.sort_by(|a, b| a.name.cmp(&b.name));
         if rows.first().is_none_or(|row| row.name != whole) {
             return Err(LookFailed::new(object(), "it is not in the answer"));
         }
-        Ok(rows)
+        Ok(Some(rows))
     }
 
     pub(super) fn destroy_condemned(&self, condemned: &Condemned) -> HostResult<Outcome> {
         let whole = self.whole(condemned.dataset());
-        if self.row(&whole)?.is_none() {
+        let Some(rows) = self.tree(&whole)? else {
             return Ok(Outcome::Unchanged);
-        }
-        let rows = self.tree(&whole)?;
+        };
         for row in &rows {
             if self.own_mark(row)?.condemned_by.is_none() {
                 return Err(not_ours(&row.name, "no operation condemned it"));

@@ -183,6 +183,50 @@ impl Zfs {
         };
         parsed.map_err(GetFailed::Answer)
     }
+
+    /// Properties of those of these datasets that are there; the others are certain not to be there.
+    ///
+    /// Always as a table: with one name missing, the command prints no JSON at all.
+    pub(super) fn get_those_there(
+        &self,
+        properties: &[&str],
+        names: &[&str],
+    ) -> Result<Vec<Row>, GetFailed> {
+        let mut command = Command::new(&self.zfs).deadline(DEADLINE);
+        command = command.args(["get", "-H", "-p", "-o", "name,property,value,source"]);
+        command = command.arg(properties.join(",")).args(names);
+        let mut stdout = Vec::new();
+        let run = self.runner.run_streaming(
+            &command,
+            &mut |piece| stdout.extend_from_slice(piece),
+            &mut |_| {},
+        );
+        let absent = match run.map_err(Failure) {
+            Ok(_) => Vec::new(),
+            Err(failure) => all_absent(&failure, names).ok_or(GetFailed::Command(failure))?,
+        };
+        let rows = listing::from_table(&stdout).map_err(GetFailed::Answer)?;
+        for name in names {
+            let there = rows.iter().any(|row| row.name == *name);
+            if there == absent.contains(name) {
+                return Err(GetFailed::Answer(listing::contradicts_itself(name)));
+            }
+        }
+        Ok(rows)
+    }
+}
+
+/// Which of the names a failed look says are not there; none where it says anything else as well.
+fn all_absent<'a>(failure: &Failure, names: &[&'a str]) -> Option<Vec<&'a str>> {
+    matches!(failure.0.end, RunEnd::Status(1)).then_some(())?;
+    let named = |line: &str| {
+        let name = line
+            .strip_prefix("cannot open '")?
+            .strip_suffix("': dataset does not exist")?;
+        names.iter().find(|one| **one == name).copied()
+    };
+    let lines = failure.0.stderr.lines().map(str::trim);
+    lines.filter(|line| !line.is_empty()).map(named).collect()
 }
 
 /// Properties could not be had.

@@ -18,7 +18,7 @@ use super::command::Trouble;
 use super::listing::Row;
 use super::marks::{self, SHARED};
 use super::mount::{PRIVATE, mount_detached};
-use super::pool::{STAGING, TEMPLATES, TRASH, ZfsPool, is_own};
+use super::pool::{STAGING, Seen, TEMPLATES, TRASH, ZfsPool, absent, is_own};
 use crate::crash::crash_point;
 use crate::storage::contained::{DIRECTORY, make_directory, open_below};
 use crate::storage::names::{check_new, check_parent, staged_name};
@@ -35,22 +35,44 @@ impl ZfsPool {
             &self.node,
             is_own(&new.name) || [TRASH, TEMPLATES].contains(&new.name.as_str()),
         )?;
-        if let Some(there) = self.row(&self.whole(&new.name))? {
-            return self.created_before(new, &there);
-        }
-        let action = || format!("creating dataset {}", new.name);
-        self.check_room(&action())?;
+        let whole = self.whole(&new.name);
         let claim = self.claims.claim(&staged_name(&new.name))?;
-        self.remove_staged(&claim.staged)?;
-        self.check_parent(new)?;
+        let staged = self.staged(&claim.staged);
+        let parent = parent_of(new)?;
+        let source = match &new.origin {
+            Origin::Empty => None,
+            Origin::Clone(source) => Some(self.whole(source)),
+        };
+        // One look at all that matters: every command takes about as long as the cloning itself.
+        let base = source.as_ref().map(|source| format!("{source}@{BASE}"));
+        let above = parent.as_ref().map(|parent| self.whole(parent));
+        let names = [
+            Some(&whole),
+            Some(&staged),
+            above.as_ref(),
+            source.as_ref(),
+            base.as_ref(),
+        ];
+        let names: Vec<&str> = names.into_iter().flatten().map(String::as_str).collect();
+        let mut seen = self.rows(&names)?;
+        if let Some(there) = seen.rows.get(&whole) {
+            return self.created_before(new, there, &claim.staged);
+        }
+        seen.check_room(&format!("creating dataset {}", new.name))?;
+        if seen.rows.contains_key(&staged) || self.intents.intent(&claim.staged)?.is_some() {
+            self.remove_staged(&claim.staged)?;
+        }
+        if let (Some(parent), Some(above)) = (&parent, &above) {
+            let row = seen.rows.get(above).ok_or_else(|| absent(parent))?;
+            check_parent(parent, &self.own_mark(row)?, new)?;
+        }
         self.intents.write_intent(
             &claim.staged,
             &Intent::new(self.node.clone(), Some(new.name.clone())),
         )?;
         crash_point("create.after_intent");
-        let staged = self.staged(&claim.staged);
         let made = self
-            .make_staged(new, &staged)
+            .make_staged(new, &staged, &mut seen)
             .and_then(|()| self.put_into_place(&staged, &new.name));
         if let Err(error) = made {
             if let Err(left) = self.remove_staged(&claim.staged) {
@@ -68,12 +90,11 @@ impl ZfsPool {
         format!("{}/{STAGING}/{staged}", self.dataset)
     }
 
-    fn created_before(&self, new: &NewDataset, there: &Row) -> HostResult<Outcome> {
+    fn created_before(&self, new: &NewDataset, there: &Row, staged: &str) -> HostResult<Outcome> {
         match marks::mark_in(there) {
             MarkSeen::Local(mark) if mark == new.mark => {
-                let staged = staged_name(&new.name);
-                if self.intents.intent(&staged)?.is_some() {
-                    self.remove_staged(&staged)?;
+                if self.intents.intent(staged)?.is_some() {
+                    self.remove_staged(staged)?;
                 }
                 Ok(Outcome::Unchanged)
             }
@@ -86,21 +107,7 @@ impl ZfsPool {
         }
     }
 
-    /// A dataset lies at the pool's top, among the templates, or in a dataset of the same owner.
-    fn check_parent(&self, new: &NewDataset) -> HostResult<()> {
-        let Some((parent, _)) = new.name.as_str().rsplit_once('/') else {
-            return Ok(());
-        };
-        if parent == TEMPLATES {
-            return Ok(());
-        }
-        let parent = PoolPath::from_pool(parent)
-            .ok_or_else(|| not_ours(&new.name, "it has no plain name"))?;
-        let above = self.row_must(&parent)?;
-        check_parent(&parent, &self.own_mark(&above)?, new)
-    }
-
-    fn make_staged(&self, new: &NewDataset, staged: &str) -> HostResult<()> {
+    fn make_staged(&self, new: &NewDataset, staged: &str, seen: &mut Seen) -> HostResult<()> {
         let mut options = vec!["mountpoint=legacy".to_owned(), marks::written(&new.mark)?];
         if new.mark.role == Role::Temporary {
             options.push("com.sun:auto-snapshot=false".to_owned());
@@ -110,7 +117,7 @@ impl ZfsPool {
                 options.extend(new.quota.map(|quota| format!("refquota={}", quota.0)));
                 self.stage_empty(new, staged, &options)
             }
-            Origin::Clone(source) => self.stage_clone(new, source, staged, options),
+            Origin::Clone(source) => self.stage_clone(new, source, staged, options, seen),
         }
     }
 
@@ -147,17 +154,19 @@ impl ZfsPool {
         source: &PoolPath,
         staged: &str,
         mut options: Vec<String>,
+        seen: &mut Seen,
     ) -> HostResult<()> {
         let action = format!("cloning dataset {source}");
-        let from = self.row_must(source)?;
-        let mark = self.own_mark(&from)?;
+        let from = self.whole(source);
+        let row = seen.rows.get(&from).ok_or_else(|| absent(source))?;
+        let mark = self.own_mark(row)?;
         // A template has had its snapshot from its birth. Anything else gets one that goes with the last clone of it.
         let lasting = mark.role == Role::Template;
         let snapshot = if lasting {
-            format!("{}@{BASE}", from.name)
+            format!("{from}@{BASE}")
         } else {
             let leaf = staged.rsplit('/').next().unwrap_or_default();
-            let snapshot = format!("{}@mayfly-{leaf}", from.name);
+            let snapshot = format!("{from}@mayfly-{leaf}");
             match self.zfs.run(["snapshot", &snapshot]) {
                 Ok(_) => {}
                 // A call that was cut off made it.
@@ -166,7 +175,14 @@ impl ZfsPool {
             }
             snapshot
         };
-        let shared = self.referenced(&snapshot)?;
+        if !lasting {
+            seen.rows.extend(self.rows(&[&snapshot])?.rows);
+        }
+        let look = |why: String| LookFailed::new(&snapshot, why);
+        let row = seen.rows.get(&snapshot);
+        let row = row.ok_or_else(|| look("it is not there".to_owned()))?;
+        let shared = row.number("referenced").map(Bytes);
+        let shared = shared.map_err(|e| look(e.to_string()))?;
         if let Some(quota) = new.quota {
             let limit = quota.saturating_add(shared);
             options.push(format!("refquota={}", limit.0));
@@ -191,18 +207,6 @@ impl ZfsPool {
         Ok(())
     }
 
-    fn referenced(&self, snapshot: &str) -> Result<Bytes, LookFailed> {
-        let rows = self
-            .zfs
-            .get(&[], &["referenced"], &[snapshot])
-            .map_err(|failed| failed.of_look(snapshot))?;
-        let row = rows
-            .first()
-            .ok_or_else(|| LookFailed::new(snapshot, "it is not in the answer"))?;
-        let bytes = row.number("referenced");
-        bytes.map(Bytes).map_err(|e| LookFailed::new(snapshot, e))
-    }
-
     /// Gives what was staged its name.
     pub(super) fn put_into_place(&self, staged: &str, name: &PoolPath) -> HostResult<()> {
         self.rename(staged, name, &format!("moving dataset {name} into place"))
@@ -218,5 +222,15 @@ impl ZfsPool {
             }
             Err(failure) => Err(failure.of_change(action, whole)),
         }
+    }
+}
+
+/// The dataset that a new one lies in; none at the pool's top and among the templates.
+fn parent_of(new: &NewDataset) -> HostResult<Option<PoolPath>> {
+    match new.name.as_str().rsplit_once('/') {
+        None | Some((TEMPLATES, _)) => Ok(None),
+        Some((parent, _)) => PoolPath::from_pool(parent)
+            .map(Some)
+            .ok_or_else(|| not_ours(&new.name, "it has no plain name")),
     }
 }

@@ -61,6 +61,11 @@ fn bad(why: impl AsRef<str>) -> BadListing {
     BadListing(crate::runner::escaped(why.as_ref()))
 }
 
+/// An answer that says of a dataset both that it is there and that it is not, or neither.
+pub(super) fn contradicts_itself(name: &str) -> BadListing {
+    bad(format!("it does not tell whether {name} is there"))
+}
+
 fn text(bytes: &[u8]) -> Result<&str, BadListing> {
     std::str::from_utf8(bytes).map_err(|_| bad("it is not UTF-8"))
 }

@@ -7,20 +7,40 @@ use mayfly_core::names::PoolPath;
 use mayfly_core::observed::PoolSeen;
 
 use super::marks::{self, OF_A_DATASET};
-use super::pool::{TEMPLATES, TRASH, ZfsPool, is_own};
+use super::pool::{OF_THE_POOL, TEMPLATES, TRASH, ZfsPool, is_own, room_in};
 
 impl ZfsPool {
     pub(super) fn observe_pool(&self) -> Result<PoolSeen, LookFailed> {
         let object = format!("the datasets in {}", self.dataset);
         let look = |e| LookFailed::new(&object, e);
-        let rows = {
+        let properties: Vec<&str> = OF_A_DATASET.iter().chain(&OF_THE_POOL).copied().collect();
+        let (rows, mut snapshots) = {
             let _still = self.hold_shape();
-            let how = ["-r", "-t", "filesystem,volume"];
-            self.zfs
-                .get(&how, &OF_A_DATASET, &[&self.dataset])
-                .map_err(|failed| failed.of_look(&object))?
+            // Two commands, neither of which waits for the other.
+            std::thread::scope(|scope| {
+                let snapshots = scope.spawn(|| self.all_snapshots());
+                let how = ["-r", "-t", "filesystem,volume"];
+                let rows = self
+                    .zfs
+                    .get(&how, &properties, &[&self.dataset])
+                    .map_err(|failed| failed.of_look(&object));
+                let snapshots = snapshots
+                    .join()
+                    .unwrap_or_else(|_| Err(LookFailed::new(&object, "a thread panicked")));
+                Ok::<_, LookFailed>((rows?, snapshots?))
+            })?
         };
-        let mut snapshots = self.all_snapshots()?;
+        let pool = rows
+            .iter()
+            .find(|row| row.name == self.dataset)
+            .ok_or_else(|| LookFailed::new(&object, "the pool itself is not in the answer"))?;
+        if pool.number("guid") != Ok(self.guid) {
+            return Err(LookFailed::new(
+                &object,
+                "there is another pool in its place",
+            ));
+        }
+        let (capacity, free) = room_in(pool)?;
         let mut datasets = BTreeMap::new();
         for row in rows {
             let Some(name) = self.relative(&row.name).and_then(PoolPath::from_pool) else {
@@ -32,7 +52,6 @@ impl ZfsPool {
             let own = snapshots.remove(&row.name).unwrap_or_default();
             datasets.insert(name, marks::seen(&row, own).map_err(look)?);
         }
-        let (capacity, free) = self.room()?;
         Ok(PoolSeen {
             datasets,
             capacity,

@@ -1,5 +1,6 @@
 //! An open pool.
 
+use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -38,6 +39,9 @@ pub(super) const BUILD: &str = "build";
 /// Nothing is made in a pool with less room than this, so that a guest's last block is not ours.
 const FLOOR: Bytes = Bytes::mib(32);
 
+/// Asked of every dataset, needed of the pool's own.
+pub(super) const OF_THE_POOL: [&str; 3] = ["guid", "used", "available"];
+
 /// A pool below one dataset of a zpool.
 ///
 /// Every method blocks. What changes the shape of the pool is safe to call from several threads; two processes must not
@@ -57,6 +61,33 @@ pub struct ZfsPool {
     pub(super) claims: Claims,
     /// Read over each listing, written over each rename, so that a listing never misses what is being moved.
     pub(super) shape: RwLock<()>,
+}
+
+/// What one look found.
+pub(super) struct Seen {
+    pool: Row,
+    /// Those that are there, by their whole names.
+    pub(super) rows: BTreeMap<String, Row>,
+}
+
+impl Seen {
+    pub(super) fn check_room(&self, action: &str) -> HostResult<()> {
+        if room_in(&self.pool)?.1 < FLOOR {
+            Err(pool_full(action))
+        } else {
+            Ok(())
+        }
+    }
+}
+
+/// Size and free space, from the row of the pool's own dataset.
+pub(super) fn room_in(pool: &Row) -> Result<(Bytes, Bytes), LookFailed> {
+    let look = |e| LookFailed::new(format!("the room in {}", pool.name), e);
+    let (used, free) = (
+        pool.number("used").map_err(look)?,
+        pool.number("available").map_err(look)?,
+    );
+    Ok((Bytes(used.saturating_add(free)), Bytes(free)))
 }
 
 impl ZfsPool {
@@ -89,32 +120,34 @@ impl ZfsPool {
         self.shape.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A dataset by its whole name; `None` when it is certain that there is none.
-    pub(super) fn row(&self, whole: &str) -> Result<Option<Row>, LookFailed> {
-        let object = || format!("dataset {whole}");
+    /// Datasets and snapshots by their whole names, next to the pool's own: a pool that is gone has no datasets either, so
+    /// only where the pool was seen as well is "absent" an answer.
+    pub(super) fn rows(&self, names: &[&str]) -> Result<Seen, LookFailed> {
+        let object = || format!("dataset {}", names.join(", "));
+        let properties: Vec<&str> = OF_A_DATASET.iter().chain(&OF_THE_POOL).copied().collect();
+        let mut all = vec![self.dataset.as_str()];
+        all.extend(names);
         let _still = self.hold_shape();
-        match self.zfs.get(&[], &OF_A_DATASET, &[whole]) {
-            Ok(rows) => match rows.into_iter().find(|row| row.name == whole) {
-                Some(row) => Ok(Some(row)),
-                None => Err(LookFailed::new(object(), "it is not in the answer")),
-            },
-            // A pool that is gone has no datasets either: only next to it is "absent" an answer.
-            Err(failed) if failed.is_absent() => self.is_there().map(|()| None),
-            Err(failed) => Err(failed.of_look(&object())),
+        let rows = self
+            .zfs
+            .get_those_there(&properties, &all)
+            .map_err(|failed| failed.of_look(&object()))?;
+        let mut rows: BTreeMap<String, Row> = rows
+            .into_iter()
+            .map(|row| (row.name.clone(), row))
+            .collect();
+        match rows.remove(&self.dataset) {
+            Some(pool) if pool.number("guid") == Ok(self.guid) => Ok(Seen { pool, rows }),
+            _ => Err(LookFailed::new(
+                format!("the pool {}", self.dataset),
+                "it is not there, or another one is in its place",
+            )),
         }
     }
 
-    /// Makes sure that the pool's own dataset is still the one that was opened.
-    fn is_there(&self) -> Result<(), LookFailed> {
-        let object = format!("the pool {}", self.dataset);
-        let rows = self
-            .zfs
-            .get(&[], &["guid"], &[&self.dataset])
-            .map_err(|failed| failed.of_look(&object))?;
-        match rows.first().map(|row| row.number("guid")) {
-            Some(Ok(guid)) if guid == self.guid => Ok(()),
-            _ => Err(LookFailed::new(object, "there is another one in its place")),
-        }
+    /// A dataset by its whole name; `None` when it is certain that there is none.
+    pub(super) fn row(&self, whole: &str) -> Result<Option<Row>, LookFailed> {
+        Ok(self.rows(&[whole])?.rows.remove(whole))
     }
 
     pub(super) fn row_must(&self, name: &PoolPath) -> HostResult<Row> {
@@ -123,15 +156,7 @@ impl ZfsPool {
         } else {
             self.row(&self.whole(name))?
         };
-        found.ok_or_else(|| {
-            let message = format!("there is no dataset {name}");
-            Refusal::new(
-                Code::DatasetNotFound,
-                message,
-                "`mayfly pool show` lists what is there",
-            )
-            .into()
-        })
+        found.ok_or_else(|| absent(name))
     }
 
     /// The mark of our own making, or a refusal.
@@ -179,26 +204,7 @@ impl ZfsPool {
     }
 
     pub(super) fn check_room(&self, action: &str) -> HostResult<()> {
-        if self.room()?.1 < FLOOR {
-            Err(pool_full(action))
-        } else {
-            Ok(())
-        }
-    }
-
-    /// Size, and what can still be written.
-    pub(super) fn room(&self) -> Result<(Bytes, Bytes), LookFailed> {
-        let object = format!("the room in {}", self.dataset);
-        let rows = self
-            .zfs
-            .get(&[], &["used", "available"], &[&self.dataset])
-            .map_err(|failed| failed.of_look(&object))?;
-        let row = rows
-            .first()
-            .ok_or_else(|| LookFailed::new(&object, "it is not in the answer"))?;
-        let number = |name| row.number(name).map_err(|e| LookFailed::new(&object, e));
-        let (used, free) = (number("used")?, number("available")?);
-        Ok((Bytes(used.saturating_add(free)), Bytes(free)))
+        self.rows(&[])?.check_room(action)
     }
 
     fn change_quota(&self, name: &PoolPath, quota: Bytes) -> HostResult<Outcome> {
@@ -225,6 +231,14 @@ impl ZfsPool {
             .map_err(|f| f.of_change(&format!("setting the quota of {name}"), &row.name))?;
         Ok(Outcome::Changed)
     }
+}
+
+pub(super) fn absent(name: &PoolPath) -> HostError {
+    HostError::Refused(Refusal::new(
+        Code::DatasetNotFound,
+        format!("there is no dataset {name}"),
+        "`mayfly pool show` lists what is there",
+    ))
 }
 
 /// Whether a name lies in the platform's own corner, which no dataset may.

@@ -18,7 +18,7 @@ impl ZfsPool {
                 Err(not_ours(whole, "its record names another node"))
             }
             (Some(_), true) => {
-                for row in self.tree(&whole)?.iter().rev() {
+                for row in self.tree(&whole)?.iter().flatten().rev() {
                     self.destroy_one(&row.name)?;
                 }
                 self.intents.remove(staged)

@@ -98,7 +98,7 @@ impl TemplateStaging for Staging<'_> {
         }
         self.unmount(UnmountFlags::NOFOLLOW)?;
         let staged = pool.staged(&self.claim.staged);
-        for row in pool.tree(&staged)? {
+        for row in pool.tree(&staged)?.into_iter().flatten() {
             let inner = row.name[staged.len()..].trim_start_matches('/');
             if !self.datasets.contains_key(inner) {
                 return Err(not_ours(&row.name, "the building did not make it"));
