@@ -322,30 +322,43 @@ fn start(command: &Command) -> io::Result<Child> {
 
 /// A child that is killed with its group and waited for, whatever happens.
 struct Reaped {
-    child: Child,
-    done: bool,
+    child: Option<Child>,
 }
 
 impl Reaped {
-    fn kill(&mut self) {
-        if let (false, Some(group)) = (self.done, Pid::from_raw(self.child.id() as i32)) {
-            // Not waited for yet, so the number cannot belong to anybody else. It may have ended: no trouble.
-            let _ = kill_process_group(group, Signal::KILL);
-        }
+    fn child(&mut self) -> io::Result<&mut Child> {
+        let gone = || io::Error::other("the child was waited for already");
+        self.child.as_mut().ok_or_else(gone)
     }
 
     fn wait(&mut self) -> io::Result<ExitStatus> {
-        let status = self.child.wait()?;
-        self.done = true;
+        let status = self.child()?.wait()?;
+        self.child = None;
         Ok(status)
     }
 }
 
 impl Drop for Reaped {
     fn drop(&mut self) {
-        if !self.done {
-            self.kill();
-            let _ = self.child.wait();
+        let Some(mut child) = self.child.take() else {
+            return;
+        };
+        if let Some(group) = Pid::from_raw(child.id() as i32) {
+            // Not waited for yet, so the number cannot belong to anybody else. It may have ended: no trouble.
+            let _ = kill_process_group(group, Signal::KILL);
+        }
+        let begun = Instant::now();
+        while begun.elapsed() < LINGER {
+            match child.try_wait() {
+                Ok(None) => std::thread::sleep(Duration::from_millis(1)),
+                Ok(Some(_)) | Err(_) => return,
+            }
+        }
+        // A pool whose disks do not answer keeps a command in the kernel, where no signal reaches it: whoever asked has
+        // waited long enough. Where no thread can be had, it stays a zombie until this process ends.
+        let waiting = std::thread::Builder::new().spawn(move || child.wait());
+        if let Err(error) = waiting {
+            tracing::warn!(%error, "a killed command is not waited for");
         }
     }
 }
@@ -359,13 +372,13 @@ fn attend(
     stderr: Sink<'_>,
     kept: &mut Bounded,
 ) -> io::Result<Option<RunEnd>> {
-    let mut child = Reaped { child, done: false };
-    let pid =
-        Pid::from_raw(child.child.id() as i32).ok_or_else(|| io::Error::other("no process id"))?;
+    let mut child = Reaped { child: Some(child) };
+    let pid = Pid::from_raw(child.child()?.id() as i32)
+        .ok_or_else(|| io::Error::other("no process id"))?;
     let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
-    let mut input = child.child.stdin.take();
-    let mut out = child.child.stdout.take();
-    let mut err = child.child.stderr.take();
+    let mut input = child.child()?.stdin.take();
+    let mut out = child.child()?.stdout.take();
+    let mut err = child.child()?.stderr.take();
     for pipe in [
         input.as_ref().map(AsFd::as_fd),
         out.as_ref().map(AsFd::as_fd),
@@ -388,7 +401,6 @@ fn attend(
             if ended.is_some() {
                 break;
             }
-            child.kill();
             return Ok(Some(RunEnd::Deadline(command.deadline)));
         };
         let ready = wait_for(
@@ -401,7 +413,6 @@ fn attend(
             left,
         )?;
         if ready[1] && !drain(&mut out, &mut |piece| stdout(piece))? {
-            child.kill();
             return Ok(Some(RunEnd::TooMuchOutput(command.output_limit)));
         }
         if ready[2] {
