@@ -15,8 +15,22 @@ import subprocess
 import tempfile
 import time
 
+from backends import Backend
+
 TOP = pathlib.Path(__file__).resolve().parent.parent.parent
 MAYFLY = os.environ.get("MAYFLY", str(TOP / "target/release/mayfly"))
+# How many times slower this machine is than the ones that the limits in the tests were chosen on.
+SLOW = float(os.environ.get("MAYFLY_SLOW", "1"))
+# Recipes with archives that were built elsewhere, for nodes that cannot build: see tests/vm/templates.
+TEMPLATES = os.environ.get("MAYFLY_TEMPLATE_DIR")
+
+
+def recipe(name):
+    """What `template build` is told to make the template `name`."""
+    if TEMPLATES:
+        return pathlib.Path(TEMPLATES, f"{name}.toml")
+    fixture = TOP / "tests/fixtures" / name / "recipe.toml"
+    return fixture if fixture.exists() else name
 
 
 class Refused(Exception):
@@ -31,6 +45,7 @@ class Refused(Exception):
 
 def wait_for(what, condition, seconds=30.0, every=0.05):
     """Waits until `condition()` is true and answers with what it gave."""
+    seconds *= SLOW
     end = time.monotonic() + seconds
     while True:
         got = condition()
@@ -53,21 +68,21 @@ class Node:
         self.dir = pathlib.Path(tempfile.mkdtemp(prefix=f"mayfly-{name}-", dir=base))
         self.dir.chmod(0o711)
         self.state = self.dir / "state"
-        self.pool_file = self.dir / "pool.img"
         self.size = size
+        self.backend = Backend(self)
+        self.pool_file = self.dir / "pool.img"
         self.daemon = None
         self.id = None
-        self.device = None
 
     # -- the daemon
 
     def init(self, pool=None):
-        pool = pool or f"loop:{self.pool_file},size={self.size},sparse"
-        out = sh(MAYFLY, "init", "--pool", pool, "--state-dir", str(self.state))
+        out = sh(MAYFLY, "init", "--pool", pool or self.backend.spec(), "--state-dir", str(self.state))
         self.id = json.loads((self.state / "node.json").read_text())["id"]
         return out.stdout
 
     def serve(self, crash_at=None, wait=True):
+        self.backend.release()
         env = dict(os.environ)
         if crash_at:
             env["MAYFLY_CRASH_AT"] = crash_at
@@ -79,6 +94,7 @@ class Node:
             wait_for("the daemon answers", lambda: self.answers() or self.daemon.poll() is not None)
             if self.daemon.poll() is not None:
                 raise AssertionError(f"the daemon ended: {self.log_end()}")
+            self.backend.observe()
 
     def answers(self):
         return self.run("status", check=False).returncode == 0
@@ -109,8 +125,9 @@ class Node:
     # -- the command line
 
     def run(self, *words, check=True, input=None, timeout=300):
+        self.backend.release()
         argv = [MAYFLY, "--socket", str(self.state / "api.sock"), *map(str, words)]
-        done = subprocess.run(argv, capture_output=True, text=True, input=input, timeout=timeout, errors="replace",
+        done = subprocess.run(argv, capture_output=True, text=True, input=input, timeout=timeout * SLOW, errors="replace",
                               stdin=None if input is not None else subprocess.DEVNULL)
         if check and done.returncode != 0:
             raise AssertionError(f"{' '.join(argv[3:])}: status {done.returncode}\n{done.stdout}{done.stderr}\n"
@@ -139,10 +156,15 @@ class Node:
             return refused
         raise AssertionError(f"{words}: not refused, but {got}")
 
+    def ensure_template(self, name):
+        if not any(t["name"] == name for t in self.json("template", "list")):
+            self.run("template", "build", recipe(name), "--name", name, timeout=1800)
+
     def create(self, template="debian-12-impermanence", *words, start=True, wait=True):
         """A new VPS; answers with its id."""
-        made = self.json("create", "--template", template, "--disk", "24G" if template == "nixos-shaped" else "1G",
-                         *words, *(["--start"] if start else []))
+        self.ensure_template(template)
+        disk = [] if "--disk" in words else ["--disk", "24G" if template == "nixos-shaped" else "1G"]
+        made = self.json("create", "--template", template, *disk, *words, *(["--start"] if start else []))
         if start and wait:
             self.wait_running(made["vps"])
         return made["vps"]
@@ -191,22 +213,17 @@ class Node:
 
     @contextlib.contextmanager
     def pool(self):
-        """The pool's directory, as the daemon sees it."""
-        pid = self.daemon.pid
-        yield pathlib.Path(f"/proc/{pid}/root{self.state}/pool")
+        """The pool's directory, until something is asked of the node."""
+        yield self.backend.path()
+        self.backend.release()
 
     def look_offline(self, command):
         """What a shell command prints in the pool's directory while no daemon and no VPS runs."""
-        mounted = f'mount -o loop "$0" "$1" && cd "$1" && {command}'
-        with tempfile.TemporaryDirectory(dir=self.dir) as at:
-            return sh("unshare", "-m", "sh", "-c", mounted, str(self.pool_file), at).stdout
+        return self.backend.look_offline(command)
 
     def in_pool(self):
         """Names of what lies in the pool: datasets, and graves as `trash/…`."""
-        with self.pool() as pool:
-            names = [name for name in os.listdir(pool) if not name.startswith(".")]
-            names += [f"trash/{name}" for name in os.listdir(pool / "trash")]
-        return sorted(names)
+        return self.backend.names()
 
     def temporary_roots(self, vps):
         return [n for n in self.in_pool() if n.startswith(f"{vps}.impermanence-")]
@@ -221,13 +238,17 @@ class Node:
             found += glob.glob(f"{depth}mayfly-{self.id}/{wanted}*") + glob.glob(f"{depth}**/mayfly-{self.id}/{wanted}*")
         return sorted(set(p for p in found if os.path.isdir(p)))
 
+    def node_cgroups(self):
+        return [at for depth in ("/sys/fs/cgroup/*/", "/sys/fs/cgroup/") for at in glob.glob(f"{depth}mayfly-{self.id}")]
+
     def processes(self, vps=None):
         """Processes in any cgroup of the node's runs."""
         pids = set()
         for cgroup in self.cgroups(vps):
-            for file in glob.glob(f"{glob.escape(cgroup)}/**/cgroup.procs", recursive=True) + [f"{cgroup}/cgroup.procs"]:
+            # Not by a pattern: LXC puts what it executes into a hidden one.
+            for directory, _, _ in os.walk(cgroup):
                 with contextlib.suppress(OSError):
-                    pids.update(int(p) for p in pathlib.Path(file).read_text().split())
+                    pids.update(int(p) for p in pathlib.Path(directory, "cgroup.procs").read_text().split())
         return sorted(p for p in pids if alive(p))
 
     def supervisors(self):
@@ -239,23 +260,21 @@ class Node:
         return json.loads(files[-1].read_text()) if files else None
 
     def pool_device(self):
-        """The pool's file system in mount tables; other nodes of this host have VPSes of the same numbers."""
-        with contextlib.suppress(OSError):
-            for line in pathlib.Path(f"/proc/{self.daemon.pid}/mountinfo").read_text().splitlines():
-                if line.split(" ")[4] == f"{self.state}/pool":
-                    self.device = line.split(" ")[2]
-        return self.device
-
-    def pool_device(self):
-        """The pool's major:minor, as mount tables have it: other nodes on this host have VPSes of the same numbers."""
-        lines = pathlib.Path(f"/proc/{self.daemon.pid}/mountinfo").read_text().splitlines()
-        return next(line.split(" ")[2] for line in lines if line.split(" ")[4] == str(self.state / "pool"))
+        """The major:minor of a pool that is one file system, as mount tables have it."""
+        self.backend.observe()
+        return self.backend.device
 
     def nothing_alive(self, vps):
         """No process, cgroup, supervisor or mount of a VPS is left."""
-        ours = re.compile(rf"/{vps}(\.impermanence-[0-9a-f]{{6}})?(/\S*)?/private$")
-        mounts = [m for m in mounts_everywhere(self.pool_device()) if ours.search(m[1])]
+        ours = re.compile(rf"{vps}(\.impermanence-[0-9a-f]{{6}})?(/\S*)?/private$")
+        mounts = [m for m in self.mounts() if ours.match(m[1])]
         return not (self.processes(vps) or self.cgroups(vps) or mounts)
+
+    def mounts(self):
+        """(process, directory of the pool, mount point) in every mount namespace."""
+        self.backend.release()
+        return [(pid, shown, point) for pid, line, point in mount_lines()
+                if (shown := self.backend.shown(line)) is not None]
 
     # -- the end
 
@@ -278,22 +297,20 @@ class Node:
                     os.kill(pid, signal.SIGKILL)
             time.sleep(0.1)
         if self.id:
-            for cgroup in self.cgroups() + [p for p in glob.glob(f"/sys/fs/cgroup/*/mayfly-{self.id}")]:
+            for cgroup in self.cgroups() + self.node_cgroups():
                 for root, _, _ in os.walk(cgroup, topdown=False):
                     with contextlib.suppress(OSError):
                         os.rmdir(root)
-        wait_for("the loop device is let go", lambda: str(self.pool_file) not in sh("losetup", "-a").stdout, 20)
+        self.backend.remove()
         shutil.rmtree(self.dir)
 
     def leftovers(self):
         """What is left of this node on the host, in words."""
-        found = []
-        if str(self.dir) in sh("losetup", "-a").stdout:
-            found.append("a loop device")
+        found = self.backend.leftovers()
         found += [f"mount {m}" for m in mounts_everywhere() if str(self.dir) in " ".join(m)]
         found += [f"process {p}" for p in find_processes(lambda argv: any(str(self.dir) in a for a in argv))]
         if self.id:
-            found += [f"cgroup {c}" for c in self.cgroups() + glob.glob(f"/sys/fs/cgroup/*/mayfly-{self.id}")]
+            found += [f"cgroup {c}" for c in self.cgroups() + self.node_cgroups()]
         if self.dir.exists():
             found.append(f"directory {self.dir}")
         return found
@@ -318,8 +335,8 @@ def find_processes(matches):
     return found
 
 
-def mounts_everywhere(device=None):
-    """(process, root field, mount point) of every mount, or those of one device, of every mount namespace."""
+def mount_lines():
+    """(process, line of its mount table, mount point), of each mount namespace once."""
     seen, found = set(), []
     for entry in os.listdir("/proc"):
         if not entry.isdigit():
@@ -331,6 +348,10 @@ def mounts_everywhere(device=None):
             text = pathlib.Path(f"/proc/{entry}/mountinfo").read_text(errors="replace")
             if text:
                 seen.add(namespace)
-                fields = [line.split(" ") for line in text.splitlines()]
-                found += [(entry, f[3], f[4]) for f in fields if device in (None, f[2])]
+                found += [(int(entry), line, line.split(" ")[4]) for line in text.splitlines()]
     return found
+
+
+def mounts_everywhere():
+    """(process, root field, mount point) of every mount of every mount namespace."""
+    return [(str(pid), line.split(" ")[3], point) for pid, line, point in mount_lines()]

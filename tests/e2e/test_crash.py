@@ -5,6 +5,7 @@ import pathlib
 import re
 import signal
 
+from backends import only
 from harness import MAYFLY, Node, sh, wait_for
 from truth import assert_no_orphans, ensure_tiny, operations_over, own_node, pool_path, tree_hash
 
@@ -347,6 +348,7 @@ def test_template_build_killed_anywhere_leaves_nothing(node):
             node.run(*verb)
 
 
+@only("btrfs", "a pool in a file")
 def test_init_killed_anywhere_can_be_done_again(node):
     """R9: a pool that was begun is no pool; the next init makes it."""
     points = [p for p in driver_points() if p.startswith("format.")]

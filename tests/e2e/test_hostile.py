@@ -5,6 +5,7 @@ import pathlib
 import re
 import shutil
 
+from backends import only
 from harness import sh, wait_for
 from truth import differences, ensure_tiny, pool_path, snapshot, static_program, subvolumes, tree_hash
 
@@ -200,6 +201,7 @@ def test_a_guest_that_takes_all_inotify_instances_stops_nobody(node):
         print(f"  {taken} instances were taken")
 
 
+@only("btrfs", "requests of btrfs")
 def test_no_request_of_a_guest_makes_a_subvolume(node):
     """H7: four requests, with high bits in the number, with no, an empty, and a neighbour's quota group, as 64-bit,
     32-bit and x32 system calls."""
@@ -294,6 +296,7 @@ def test_a_guest_sees_nothing_of_others(node):
         assert int(owner) == mine["first"], f"guest root is {owner} on the host"
 
 
+@only("btrfs", "modes of directories of the pool, which the daemon has mounted")
 def test_setuid_files_of_a_guest_are_nothing_on_the_host(node):
     """R3: the pool is nosuid and nodev for the host, tops are 0700, so no host user comes near a guest's files."""
     ensure_tiny(node)

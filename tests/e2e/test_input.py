@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 
+from backends import only
 from harness import MAYFLY, Node, sh, wait_for
 from truth import differences, ensure_tiny, operations_over, own_node, pool_path, snapshot, subvolumes
 
@@ -272,6 +273,7 @@ def test_without_a_daemon_the_command_line_says_so(node):
     assert node.answers()
 
 
+@only("btrfs", "a pool in a file")
 def test_a_pool_that_is_gone_stops_serve(node):
     """E1: the file is not there, or is no pool; what there is stays as it is."""
     own = Node("gone", size="256M")
@@ -298,6 +300,7 @@ def test_a_pool_that_is_gone_stops_serve(node):
     assert not own.leftovers()
 
 
+@only("btrfs", "a pool in a small file")
 def test_a_full_pool_refuses_and_goes_on(node):
     """E1, E2, R2: no room: a create fails with its reason and leaves nothing, VPSes and daemon go on, and there is a way
     out by destroying."""

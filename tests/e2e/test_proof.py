@@ -1,48 +1,34 @@
 """Nothing is destroyed for its name: what a person, another node, or an earlier VPS put into the pool stays there."""
-import contextlib
 import json
 import os
 import pathlib
 import shutil
 
+from backends import only
 from harness import MAYFLY, Node, sh, wait_for
 from truth import (assert_no_orphans, differences, ensure_tiny, inits, marks, operations_over, pool_path, snapshot,
                    subvolumes, tree_hash)
 
 
 def by_hand(node, name):
-    """A subvolume that somebody makes in the pool, with something precious in it."""
-    path = pool_path(node) / name
-    sh("btrfs", "subvolume", "create", path)
-    (path / "private").mkdir(exist_ok=True)
-    (path / "private/precious").write_text(f"{name} is not yours\n")
-    return path
+    """A dataset that somebody makes in the pool, with something precious in it."""
+    node.backend.make(name)
+    (pool_path(node) / name / "private/precious").write_text(f"{name} is not yours\n")
+    node.backend.release()
 
 
 def write_mark(node, name, change=None, text=None):
     """A mark as the driver writes them; `change` alters it."""
-    uuid = subvolumes(node)[name]
     vps, _, run = name.removeprefix("trash/").partition(".impermanence-")
     incarnation = node.show(vps)["incarnation"] if vps.isdigit() else "0" * 32
     mark = {"node": node.id, "owner": [int(vps) if vps.isdigit() else 100, incarnation], "role": "temporary",
-            "run": run or "abcdef", "made_as": name, "condemned_by": None}
-    mark.update(change or {})
-    record = {"version": 1, "uuid": uuid, "mark": mark}
-    place = pool_path(node) / ".mayfly/marks" / uuid
-    with contextlib.suppress(FileNotFoundError):
-        place.unlink()
-    place.symlink_to(json.dumps(record) if text is None else text)
+            "run": run or "abcdef", "made_as": name, "condemned_by": None, **(change or {})}
+    node.backend.write_mark(name, mark, text)
 
 
 def remove_by_hand(node, names):
-    known = subvolumes(node)
     for name in names:
-        if name in known:
-            # The program looks for the real path, so it has to be in the daemon's mount namespace.
-            sh("nsenter", f"--mount=/proc/{node.daemon.pid}/ns/mnt", "btrfs", "subvolume", "delete",
-               node.state / "pool" / name)
-            with contextlib.suppress(FileNotFoundError):
-                (pool_path(node) / ".mayfly/marks" / known[name]).unlink()
+        node.backend.destroy(name)
 
 
 def strangers(node, vps):
@@ -80,6 +66,7 @@ def assert_reported(node, names):
     assert all(name in plain for name in names)
 
 
+@only("btrfs", "a directory of the pool may be no dataset")
 def test_what_is_not_proven_survives_everything(node):
     """R9, H2: made by hand, without a mark, with one of another node, incarnation, name or kind; in the graveyard too."""
     ensure_tiny(node)
@@ -145,6 +132,7 @@ def test_a_mark_that_cannot_be_read_is_not_the_same_as_none(node):
             remove_by_hand(node, hashes)
 
 
+@only("btrfs", "subvolumes can lie in the tree of a dataset")
 def test_destroy_is_refused_where_something_else_lies_below(node):
     """R9, E2: a subvolume that is not the VPS's, below its dataset or in its tree."""
     ensure_tiny(node)
@@ -170,6 +158,7 @@ def test_destroy_is_refused_where_something_else_lies_below(node):
             remove_by_hand(node, [place])
 
 
+@only("btrfs", "subvolumes can lie in the tree of a dataset")
 def test_something_in_a_temporary_root_is_not_destroyed_with_it(node):
     """R9: a subvolume that a person put into a root stays when that root gives way, and the VPS runs all the same."""
     ensure_tiny(node)
@@ -276,6 +265,7 @@ def test_a_state_database_from_before_reaps_nothing(node):
     assert_no_orphans(node)
 
 
+@only("btrfs", "a pool in a file")
 def test_a_pool_of_another_node_is_refused(node):
     """R9, E1: by init, and by serve when the pool was changed under it."""
     before = snapshot(node)

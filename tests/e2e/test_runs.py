@@ -2,7 +2,7 @@
 import os
 import signal
 
-from harness import alive, mounts_everywhere, wait_for
+from harness import alive, wait_for
 
 POWEROFF, REBOOT = signal.SIGRTMIN + 4, signal.SIGRTMIN + 5  # what systemd takes them for
 
@@ -10,13 +10,13 @@ POWEROFF, REBOOT = signal.SIGRTMIN + 4, signal.SIGRTMIN + 5  # what systemd take
 def begun(node, vps):
     """The present run, once it is seen in processes, cgroups and mounts."""
     run = node.show(vps)["run"]
-    assert node.processes(vps) and mounts_of(run["root"]), "the looks below would find nothing in any case"
+    assert node.processes(vps) and mounts_of(node, run["root"]), "the looks below would find nothing in any case"
     assert all(f"/{vps}.{run['id']}" in cgroup for cgroup in node.cgroups(vps))
     return run
 
 
-def mounts_of(root):
-    return [m for m in mounts_everywhere() if f"/{root}/" in m[1]]
+def mounts_of(node, root):
+    return [m for m in node.mounts() if m[1].startswith(f"{root}/")]
 
 
 def comes_back(node, vps, before, seconds=30):
@@ -35,7 +35,7 @@ def comes_back(node, vps, before, seconds=30):
 
 def nothing_of(node, vps, run):
     assert not [c for c in node.cgroups(vps) if f"/{vps}.{run['id']}" in c], "cgroups of the old run are left"
-    assert not mounts_of(run["root"]), "mounts of the old root are left"
+    assert not mounts_of(node, run["root"]), "mounts of the old root are left"
     assert not alive(run["init_pid"])
 
 
@@ -107,7 +107,7 @@ def test_a_guest_outlives_the_daemon(node):
         before = dirty(node, vps)
         for end in (node.kill_daemon, node.end_daemon):
             end()
-            assert alive(before["init_pid"]) and mounts_of(before["root"])
+            assert alive(before["init_pid"]) and mounts_of(node, before["root"])
             node.serve()
             shown = node.show(vps)
             assert (shown["state"], shown["run"]) == ("running", before)

@@ -8,15 +8,11 @@ import shutil
 import stat
 import subprocess
 
-from harness import alive, find_processes, mounts_everywhere, sh, wait_for
-
-TINY = pathlib.Path(__file__).resolve().parent.parent / "fixtures/tiny/recipe.toml"
-
+from harness import alive, find_processes, sh, wait_for
 
 def ensure_tiny(node):
     """The template `tiny`: nothing but an init. Built within seconds."""
-    if not any(t["name"] == "tiny" for t in node.json("template", "list")):
-        node.run("template", "build", TINY, "--name", "tiny")
+    node.ensure_template("tiny")
 
 
 @contextlib.contextmanager
@@ -52,63 +48,35 @@ def tree_hash(top):
 
 
 def pool_path(node):
-    """The pool as the daemon sees it, as a path that works here."""
-    return pathlib.Path(f"/proc/{node.daemon.pid}/root{node.state}/pool")
+    """The pool as a directory that works here, until something is asked of the node."""
+    return node.backend.path()
 
 
 def subvolumes(node):
-    """{path in the pool: uuid} of every subvolume, as `btrfs` lists them."""
-    listed = sh("btrfs", "subvolume", "list", "-u", pool_path(node)).stdout
-    found = {}
-    for line in listed.splitlines():
-        uuid, path = re.search(r" uuid (\S+) path (.*)$", line).groups()
-        found[path] = uuid
-    return found
+    """{name in the pool: what names it for ever} of every dataset."""
+    return node.backend.datasets()
 
 
 def marks(node):
-    """{uuid: text} of the ownership marks."""
-    directory = pool_path(node) / ".mayfly/marks"
-    return {name: os.readlink(directory / name) if os.path.islink(directory / name) else "not a mark"
-            for name in os.listdir(directory)}
-
-
-def pool_device(node):
-    """The pool's device, as it stands in mount tables."""
-    text = pathlib.Path(f"/proc/{node.daemon.pid}/mountinfo").read_text()
-    for line in text.splitlines():
-        fields = line.split(" ")
-        if fields[4] == f"{node.state}/pool":
-            return fields[2]
-    raise AssertionError("the daemon has no pool mounted")
+    """{what names the dataset: text} of the ownership marks."""
+    return node.backend.marks()
 
 
 def mounts_of_pool(node):
-    """(process, directory of the pool, mount point) in every mount namespace but the daemon's own."""
-    device = pool_device(node)
-    own = os.readlink(f"/proc/{node.daemon.pid}/ns/mnt")
-    seen, found = {own}, []
-    for entry in os.listdir("/proc"):
-        if not entry.isdigit():
-            continue
+    """(process, directory of the pool, mount point) in every mount namespace but the daemon's own and this one."""
+    own = {os.readlink(f"/proc/{pid}/ns/mnt") for pid in (node.daemon.pid, os.getpid())}
+    found = []
+    for pid, shown, point in node.mounts():
         with contextlib.suppress(OSError):
-            namespace = os.readlink(f"/proc/{entry}/ns/mnt")
-            if namespace in seen:
-                continue
-            text = pathlib.Path(f"/proc/{entry}/mountinfo").read_text(errors="replace")
-            if text:
-                seen.add(namespace)
-                for line in text.splitlines():
-                    fields = line.split(" ")
-                    if fields[2] == device:
-                        found.append((int(entry), fields[3].lstrip("/"), fields[4]))
+            if os.readlink(f"/proc/{pid}/ns/mnt") not in own:
+                found.append((pid, shown, point))
     return found
 
 
 def inits(node, vps=None):
     """(process, dataset at its `/`) of every guest init: a process that is number 1 in a process namespace of its own,
     in a cgroup of the node's runs or on a root of its pool."""
-    device = pool_device(node)
+    node.backend.observe()
     in_cgroups = set(node.processes(vps))
     found = []
     for entry in os.listdir("/proc"):
@@ -119,8 +87,9 @@ def inits(node, vps=None):
             numbers = re.search(r"^NSpid:\s+(.*)$", status, re.M).group(1).split()
             if len(numbers) < 2 or numbers[-1] != "1":
                 continue
-            tops = [line.split(" ") for line in pathlib.Path(f"/proc/{entry}/mountinfo").read_text().splitlines()]
-            root = next((f[3].lstrip("/") for f in tops if f[4] == "/" and f[2] == device), None)
+            tops = pathlib.Path(f"/proc/{entry}/mountinfo").read_text().splitlines()
+            roots = (node.backend.shown(line) for line in tops if line.split(" ")[4] == "/")
+            root = next((shown for shown in roots if shown is not None), None)
             ours = root is not None and (vps is None or re.match(rf"{vps}(\.|/)", root))
             if ours or int(entry) in in_cgroups:
                 found.append((int(entry), root))
@@ -154,13 +123,14 @@ def documents(node):
 
 def snapshot(node):
     """The host's state as far as a refused request must leave it alone."""
-    own = pool_path(node) / ".mayfly"
+    intents = sorted(os.listdir(pool_path(node) / ".mayfly/intents"))
+    node.backend.release()
     return {
         "documents": documents(node),
         "subvolumes": subvolumes(node),
         "marks": marks(node),
-        "intents": sorted(os.listdir(own / "intents")),
-        "staging": sorted(os.listdir(own / "staging")),
+        "intents": intents,
+        "staging": node.backend.staged(),
         "cgroups": node.cgroups(),
         "runs": sorted(os.listdir(node.state / "runs")),
         "consoles": sorted(os.listdir(node.state / "consoles")),
@@ -194,13 +164,13 @@ def assert_no_orphans(node, spare=(), seconds=40):
     pool = pool_path(node)
     top = {name for name in os.listdir(pool) if name not in (".mayfly", "trash", "templates")} - {s for s in spare}
     assert top == {path for path in explained if "/" not in path}, f"in the pool: {sorted(top)}"
-    assert not os.listdir(pool / ".mayfly/staging"), "something lies in the staging area"
     assert not os.listdir(pool / ".mayfly/intents"), "an intent is left"
+    assert {name for name in os.listdir(pool / "templates")} == {t["digest"][:16] for t in said["templates"]}
+    node.backend.release()
+    assert not node.backend.staged(), "something lies in the staging area"
     marked = set(marks(node)) - {uuid for path, uuid in subvolumes(node).items() if path in spare}
     assert marked == set(there.values()), f"marks of nothing: {marked - set(there.values())}"
     assert not said["waiting"], said["waiting"]
-    templates = {t["digest"][:16] for t in said["templates"]}
-    assert {name for name in os.listdir(pool / "templates")} == templates, os.listdir(pool / "templates")
 
     runs = {f"{vps}.{run['id']}" for vps, run in running.items()}
     assert {os.path.basename(c) for c in node.cgroups()} <= runs, f"cgroups {node.cgroups()}, running {runs}"
@@ -230,7 +200,9 @@ def gone(pid, seconds=10):
 
 
 def static_program(directory, name, source):
-    """A static program from C source; it runs in any guest."""
+    """A static program from C source; it runs in any guest. MAYFLY_PROGRAMS has those that were compiled elsewhere."""
+    if os.environ.get("MAYFLY_PROGRAMS"):
+        return pathlib.Path(os.environ["MAYFLY_PROGRAMS"], hashlib.sha256(source.encode()).hexdigest()[:16])
     if not shutil.which("gcc"):
         raise AssertionError("gcc is missing: ./run deps")
     path = pathlib.Path(directory) / name

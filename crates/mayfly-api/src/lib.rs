@@ -26,5 +26,5 @@ pub use self::template::{BuildTemplate, TemplateView};
 pub use self::vps::{
     AddMount, BaseView, CreateDataset, CreateVps, DatasetView, FeatureState, FeatureView,
     ImpermanenceView, MountView, RestartVps, RunView, SetDataset, SetFeatures, SetImpermanence,
-    StopVps, VpsState, VpsView,
+    SetVps, StopVps, VpsState, VpsView,
 };

@@ -9,7 +9,7 @@ use crate::error::Refusal;
 use crate::ids::{Digest, Incarnation, NodeId, OperationId, RunId, VpsId};
 use crate::names::{DatasetName, GuestPath, Hostname, PoolPath, TemplateName};
 use crate::plan::Plan;
-use crate::run::{IdRange, Limits};
+use crate::run::{IdRange, Limits, LimitsChange};
 use crate::template::{Manifest, RootKind};
 
 /// The version of all documents that this program writes. 1 knew pools on btrfs only.
@@ -322,6 +322,11 @@ pub enum Request {
         /// Where.
         path: GuestPath,
     },
+    /// Change what it is.
+    Set {
+        /// What it may take of the host.
+        limits: LimitsChange,
+    },
     /// Switch impermanence on (or change it) or off.
     SetImpermanence {
         /// What it is to be; none switches it off.
@@ -360,6 +365,7 @@ impl Request {
             Self::DatasetDestroy { .. } => "dataset destroy",
             Self::MountAdd { .. } => "mount add",
             Self::MountRemove { .. } => "mount remove",
+            Self::Set { .. } => "set",
             Self::SetImpermanence { .. } => "feature set",
             Self::TemplateBuild { .. } => "template build",
             Self::TemplateRemove { .. } => "template remove",

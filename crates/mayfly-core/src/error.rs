@@ -66,6 +66,8 @@ codes! {
     VpsNeedsOperator = "vps.needs_operator", 409;
     /// It would not boot.
     VpsWouldNotBoot = "vps.would_not_boot", 409;
+    /// It uses more than the limit would allow.
+    LimitBelowUse = "vps.limit_below_use", 409;
     /// It did not start.
     VpsStartFailed = "vps.start_failed", 500;
     /// No such template.

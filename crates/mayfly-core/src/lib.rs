@@ -7,6 +7,8 @@
 //! It must never do I/O, read a clock or draw a random number: time and fresh ids come in as arguments.
 
 pub mod bytes;
+#[cfg(feature = "fake")]
+pub mod conformance;
 pub mod documents;
 pub mod error;
 #[cfg(feature = "fake")]
@@ -19,5 +21,6 @@ pub mod ports;
 pub mod proof;
 pub mod recipe;
 pub mod run;
+pub mod snapshots;
 pub mod space;
 pub mod template;

@@ -277,6 +277,37 @@ impl FromStr for GuestPath {
     }
 }
 
+/// The name of a snapshot, without the dataset's: 1 to 64 letters, digits, `-`, `_`, `.` and `:`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct SnapshotName(String);
+text_newtype!(SnapshotName);
+
+impl FromStr for SnapshotName {
+    type Err = BadName;
+
+    fn from_str(text: &str) -> Result<Self, BadName> {
+        const KIND: &str = "snapshot name";
+        if text.is_empty() || text.len() > 64 {
+            return Err(bad(text, KIND, "it must have 1 to 64 characters"));
+        }
+        if !text
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"-_.:".contains(&b))
+        {
+            return Err(bad(
+                text,
+                KIND,
+                "only letters, digits, -, _, . and : are allowed",
+            ));
+        }
+        if !text.as_bytes()[0].is_ascii_alphanumeric() {
+            return Err(bad(text, KIND, "it must begin with a letter or digit"));
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
 /// A dataset of the pool, relative to the pool: `11327`, `11327/nix`, `11327.impermanence-c5a8b7`,
 /// `templates/<digest>`, `trash/…`. Built by Mayfly, or read from the pool; never typed by a person.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -298,8 +329,10 @@ impl PoolPath {
         Self(format!("{vps}.impermanence-{run}"))
     }
 
-    /// Where something lies in the graveyard; `grave` is one path component.
+    /// Where something lies in the graveyard; `grave` is one path component, of characters that every backend takes.
     pub fn grave(grave: &str) -> Self {
+        let taken = |b: u8| b.is_ascii_alphanumeric() || b"-_.:".contains(&b);
+        debug_assert!(grave.bytes().all(taken), "{grave} is no name on ZFS");
         Self(format!("trash/{grave}"))
     }
 
@@ -395,6 +428,20 @@ mod tests {
         ] {
             assert!(bad.parse::<DatasetName>().is_err(), "{bad} was taken");
         }
+    }
+
+    #[test]
+    fn snapshot_names_name_no_dataset_and_no_option() {
+        for good in ["daily", "2026-11-22T21:00:00", "a_b.c", "0"] {
+            assert!(good.parse::<SnapshotName>().is_ok(), "{good} was refused");
+        }
+        let long = "x".repeat(65);
+        for bad in [
+            "", "a@b", "a/b", "@a", "-r", ".a", "%", "a,b", "a b", "a\n", "ä", "#a", &long,
+        ] {
+            assert!(bad.parse::<SnapshotName>().is_err(), "{bad} was taken");
+        }
+        assert!("x".repeat(64).parse::<SnapshotName>().is_ok());
     }
 
     #[test]

@@ -99,13 +99,54 @@ pub enum Evidence {
         /// The cgroup, relative to its hierarchy.
         cgroup: String,
     },
-    /// A process whose mount namespace shows a dataset of the VPS.
+    /// A process that may be one of the guest's, or of the run's, in whose mount namespace a dataset of the VPS is mounted.
     Mounted {
         /// Its process id.
         pid: i32,
-        /// The dataset, as the kernel names it.
+        /// The dataset, by its present name.
         dataset: String,
     },
+    /// A process of the host itself that holds a copy of a run's mount namespace. It is no guest's, and nobody's to end:
+    /// what it holds is not destroyed, and nothing else waits for it.
+    Held {
+        /// Its process id.
+        pid: i32,
+        /// The dataset, by its present name.
+        dataset: String,
+        /// What it runs, for people to read.
+        command: String,
+    },
+}
+
+impl std::fmt::Display for Evidence {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Supervisor { pid, run } => write!(f, "process {pid} supervises run {run}"),
+            Self::Processes { cgroup, count } => {
+                write!(
+                    f,
+                    "{count} processes are in cgroup {}",
+                    cgroup.escape_debug()
+                )
+            }
+            Self::EmptyCgroup { cgroup } => {
+                write!(f, "cgroup {} was left", cgroup.escape_debug())
+            }
+            Self::Mounted { pid, dataset } => {
+                write!(f, "process {pid} has {} mounted", dataset.escape_debug())
+            }
+            Self::Held {
+                pid,
+                dataset,
+                command,
+            } => write!(
+                f,
+                "process {pid} of the host (`{}`) has {} mounted",
+                command.escape_debug(),
+                dataset.escape_debug()
+            ),
+        }
+    }
 }
 
 impl Evidence {
@@ -121,7 +162,7 @@ impl Evidence {
                     .find_map(|part| part.strip_prefix(&prefix)?.parse::<RunId>().ok());
                 named.is_none_or(|other| other == *run)
             }
-            Self::Mounted { dataset, .. } => {
+            Self::Mounted { dataset, .. } | Self::Held { dataset, .. } => {
                 // The VPS's own number names its persistent datasets, which are no part of a temporary root.
                 let number = vps.to_string();
                 let another = dataset.split('/').any(|part| {
@@ -133,9 +174,12 @@ impl Evidence {
         }
     }
 
-    /// Whether this means that something is alive, not only that something was left lying.
+    /// Whether this means that something of the VPS is alive, not only that something was left lying or is held.
     pub fn is_alive(&self) -> bool {
-        !matches!(self, Self::EmptyCgroup { .. })
+        match self {
+            Self::Supervisor { .. } | Self::Processes { .. } | Self::Mounted { .. } => true,
+            Self::EmptyCgroup { .. } | Self::Held { .. } => false,
+        }
     }
 }
 

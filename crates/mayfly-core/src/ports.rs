@@ -4,6 +4,8 @@
 //! Every call is idempotent: called again after it was done, or after it was cut off anywhere, it finishes and says
 //! [`Outcome::Unchanged`] or [`Outcome::Changed`].
 
+use std::collections::BTreeMap;
+use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -11,10 +13,13 @@ use serde::{Deserialize, Serialize};
 use crate::bytes::Bytes;
 use crate::error::{Code, LookFailed, Refusal};
 use crate::ids::{Digest, RunId, VpsId};
-use crate::names::{GuestPath, PoolPath};
+use crate::names::{GuestPath, PoolPath, SnapshotName};
 use crate::observed::{DatasetSeen, Evidence, InitSeen, Mark, PoolSeen};
 use crate::proof::{Burial, Condemned};
-use crate::run::{MountSource, RunEnd, RunSpec, RunState};
+use crate::run::{Limits, MountSource, RunEnd, RunSpec, RunState};
+use crate::snapshots::{
+    NewSnapshot, Partial, ReceiveSpec, ResumeToken, SendSpec, SnapshotMark, SnapshotSeen,
+};
 
 /// Whether a call had anything to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -171,10 +176,78 @@ pub trait Storage: Send + Sync {
     fn detach(&self) -> Vec<String>;
 }
 
+/// Snapshots of persistent datasets, and streams of them. Storage that has this implements it beside [`Storage`].
+///
+/// Streams go through file descriptors and never through memory as a whole. What they consist of is the storage's own:
+/// only the same kind of storage can receive them. A stream says nothing of whom it comes from; the caller has seen to that.
+pub trait Snapshots: Send + Sync {
+    /// Makes one snapshot of each dataset, at one moment: all of them or none, also when it is cut off. Those that are
+    /// there with the same mark are the ones that were asked for, where all of them are; one with another mark, or of
+    /// somebody else, is refused with [`Code::DatasetExists`], as is a group that is there in part. Refused for a
+    /// dataset that is no persistent one of this owner.
+    fn snapshot(&self, new: &NewSnapshot) -> HostResult<Outcome>;
+
+    /// The snapshots of a dataset, whoever made them, oldest first. A dataset that is not there is a failed look.
+    fn snapshots(&self, dataset: &PoolPath) -> Result<Vec<SnapshotSeen>, LookFailed>;
+
+    /// Removes a snapshot that bears exactly this mark, and no other ([`Code::NotOurs`]). Busy while something was
+    /// cloned from it or holds it. One that is not there is removed.
+    fn remove_snapshot(
+        &self,
+        dataset: &PoolPath,
+        name: &SnapshotName,
+        mark: &SnapshotMark,
+    ) -> HostResult<Outcome>;
+
+    /// Writes a stream into a descriptor. Only snapshots of this node's own datasets and making are sent. Nothing is
+    /// changed by it; cut off, or killed for taking longer than `limit`, it leaves a stream that ends early.
+    fn send(&self, what: &SendSpec, into: BorrowedFd<'_>, limit: Duration) -> HostResult<()>;
+
+    /// Writes what is missing of a stream that the receiver has in part. The token must be for a snapshot that
+    /// [`Snapshots::send`] would send, of this very dataset.
+    fn send_rest(
+        &self,
+        what: &SendSpec,
+        token: &ResumeToken,
+        into: BorrowedFd<'_>,
+        limit: Duration,
+    ) -> HostResult<()>;
+
+    /// Reads a stream to its end and makes a dataset of it, or brings one up to date. One that has the snapshot already,
+    /// with the same marks, is left alone and nothing is read. The dataset cannot be mounted through properties of its
+    /// own, wherever the stream comes from, and appears under its name with mark and quota when it is whole.
+    ///
+    /// A stream that ends early leaves a part of it, which is no dataset: the next call goes on with what
+    /// [`Snapshots::send_rest`] writes. So does a call that was killed. Refused with [`Code::Invalid`] is a stream that
+    /// is none, or does not belong to what is there.
+    fn receive(
+        &self,
+        spec: &ReceiveSpec,
+        from: BorrowedFd<'_>,
+        limit: Duration,
+    ) -> HostResult<Outcome>;
+
+    /// What an interrupted receive left for this name.
+    fn partial(&self, dataset: &PoolPath) -> Result<Partial, LookFailed>;
+
+    /// Removes what an interrupted receive left, and nothing else: a dataset that was to be brought up to date is as
+    /// it was.
+    fn abort_receive(&self, dataset: &PoolPath) -> HostResult<Outcome>;
+}
+
 /// Runs. At most one run of a VPS exists at a time; the implementation refuses to make a second.
 pub trait Runtime: Send + Sync {
-    /// Signs of life of one VPS, whatever records there are or are not.
+    /// Signs of life of one VPS, whatever records there are or are not, what was buried of it included; and who of the host
+    /// holds its datasets.
     fn evidence(&self, vps: VpsId) -> Result<Vec<Evidence>, LookFailed>;
+
+    /// Who has any of these datasets mounted, or something that lies below them; all of them are looked for in one look.
+    /// Not every file system refuses to destroy what is mounted somewhere, so this is asked first. Who keeps a mount
+    /// without being in its namespace (an open file, a namespace that is only bound somewhere) is seen by the kernel alone.
+    fn holders(
+        &self,
+        datasets: &[PoolPath],
+    ) -> Result<BTreeMap<PoolPath, Vec<Evidence>>, LookFailed>;
 
     /// All VPSes of this node of which there is any sign on the host.
     fn vpses_with_evidence(&self) -> Result<Vec<VpsId>, LookFailed>;
@@ -185,14 +258,18 @@ pub trait Runtime: Send + Sync {
     /// Starts a supervisor. Refused with [`Code::StillAlive`] while anything of the VPS but this very run is alive.
     fn launch(&self, spec: &RunSpec) -> HostResult<Outcome>;
 
+    /// Changes the limits of a run, all of them or, where one cannot be set, none. Memory below what the guest cannot give
+    /// up is refused with [`Code::LimitBelowUse`], and nothing is killed for it. A run that is over has no limits.
+    fn set_limits(&self, vps: VpsId, run: &RunId, limits: &Limits) -> HostResult<Outcome>;
+
     /// Waits until the guest's init was executed and has stayed alive for a moment.
     fn await_init(&self, vps: VpsId, run: &RunId, deadline: Duration) -> HostResult<Outcome>;
 
     /// Asks the guest to halt, kills it after `timeout` (at once with `force`), and waits until the run is over.
     fn stop(&self, vps: VpsId, run: &RunId, timeout: Duration, force: bool) -> HostResult<Outcome>;
 
-    /// Ends everything of a VPS that is alive in any form and removes its cgroups; afterwards
-    /// [`Runtime::evidence`] is empty. An error means that this could not be proven.
+    /// Ends everything of a VPS that is alive in any form and removes its cgroups; afterwards nothing in
+    /// [`Runtime::evidence`] is alive. An error means that this could not be proven.
     fn sweep(&self, vps: VpsId) -> HostResult<Outcome>;
 
     /// Removes the records of ended runs, all but `keep`; with `console`, the console's ring too.

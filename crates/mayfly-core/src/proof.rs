@@ -97,7 +97,7 @@ fn nothing_alive(name: &PoolPath, vps: VpsId, evidence: &[Evidence]) -> Result<(
         None => Ok(()),
         Some(sign) => Err(Refusal::new(
             Code::StillAlive,
-            format!("dataset {name} is in use: {sign:?}"),
+            format!("dataset {name} is in use: {sign}"),
             format!("stop the VPS first: mayfly stop {vps} --force"),
         )),
     }
@@ -273,6 +273,27 @@ mod tests {
             &alive,
         );
         assert_eq!(got.unwrap_err().code, Code::StillAlive);
+    }
+
+    #[test]
+    fn who_merely_holds_a_root_does_not_keep_it_from_being_given_up() {
+        let name = mark().made_as;
+        let held = Evidence::Held {
+            pid: 4711,
+            dataset: name.as_str().to_owned(),
+            command: "sleep 1000".into(),
+        };
+        let mounted = Evidence::Mounted {
+            pid: 4711,
+            dataset: name.as_str().to_owned(),
+        };
+        let prove = |signs: &[Evidence]| {
+            let seen = MarkSeen::Local(mark());
+            EphemeralRoot::prove(&name, &seen, &node(1), (vps(), &life(1)), signs)
+        };
+        assert!(prove(std::slice::from_ref(&held)).is_ok());
+        // One who may be the guest's counts, whoever else is there.
+        assert_eq!(prove(&[held, mounted]).unwrap_err().code, Code::StillAlive);
     }
 
     #[test]

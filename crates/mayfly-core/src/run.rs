@@ -3,7 +3,9 @@
 //! Both are files in the run's directory, `run.json` and `state.json`; their form is versioned by
 //! [`PROTOCOL`], because a supervisor outlives the daemon that started it.
 
-use serde::{Deserialize, Serialize};
+use std::fmt;
+
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::bytes::Bytes;
 use crate::ids::{Incarnation, NodeId, RunId, VpsId};
@@ -49,6 +51,100 @@ pub struct Limits {
     /// Processes and threads. None: no limit.
     #[serde(default)]
     pub processes: Option<u32>,
+}
+
+impl fmt::Display for Limits {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let all = LimitsChange {
+            memory_bytes: self.memory_bytes,
+            swap_bytes: Some(self.swap_bytes),
+            cpu_percent: Some(self.cpu_percent),
+            processes: self.processes,
+        };
+        all.fmt(f)
+    }
+}
+
+/// What of a VPS's limits is to be another. What is not given stays as it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LimitsChange {
+    /// Memory; it always has a limit.
+    #[serde(
+        default,
+        deserialize_with = "given",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub memory_bytes: Option<Bytes>,
+    /// Swap on top of the memory.
+    #[serde(
+        default,
+        deserialize_with = "given",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub swap_bytes: Option<Bytes>,
+    /// CPU time in hundredths of a CPU; `null` takes the limit away.
+    #[serde(
+        default,
+        deserialize_with = "given",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub cpu_percent: Option<Option<u32>>,
+    /// Processes and threads; they always have a limit.
+    #[serde(
+        default,
+        deserialize_with = "given",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub processes: Option<u32>,
+}
+
+/// A field that is there: `null` is a value of it, or none that it can have, and never the same as its absence.
+pub fn given<'de, D, T>(field: D) -> Result<Option<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    T::deserialize(field).map(Some)
+}
+
+impl LimitsChange {
+    /// The limits as they are after it.
+    pub fn of(&self, limits: &Limits) -> Limits {
+        Limits {
+            memory_bytes: self.memory_bytes.or(limits.memory_bytes),
+            swap_bytes: self.swap_bytes.unwrap_or(limits.swap_bytes),
+            cpu_percent: self.cpu_percent.unwrap_or(limits.cpu_percent),
+            processes: self.processes.or(limits.processes),
+        }
+    }
+}
+
+impl fmt::Display for LimitsChange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let words = [
+            self.memory_bytes.map(|bytes| format!("memory {bytes}")),
+            self.swap_bytes.map(|bytes| format!("swap {bytes}")),
+            self.cpu_percent.map(|percent| match percent {
+                None => "all CPUs".to_owned(),
+                Some(100) => "1 CPU".to_owned(),
+                Some(percent) => format!("{} CPUs", shown_cpus(percent)),
+            }),
+            self.processes.map(|n| format!("{n} processes")),
+        ];
+        let words: Vec<String> = words.into_iter().flatten().collect();
+        f.write_str(&words.join(", "))
+    }
+}
+
+/// Hundredths of a CPU as a number of CPUs, as it is typed: 150 is `1.5`.
+pub fn shown_cpus(percent: u32) -> String {
+    match percent % 100 {
+        0 => (percent / 100).to_string(),
+        rest => format!("{}.{rest:02}", percent / 100)
+            .trim_end_matches('0')
+            .to_owned(),
+    }
 }
 
 /// Where the contents of a dataset are found by the supervisor.
@@ -171,4 +267,50 @@ pub struct RunState {
     pub launch_us: Option<u64>,
     /// Why it ended.
     pub end: Option<RunEnd>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_given_stays_and_null_takes_a_limit_away() {
+        let limits = Limits {
+            memory_bytes: Some(Bytes::gib(2)),
+            swap_bytes: Bytes(0),
+            cpu_percent: Some(150),
+            processes: Some(8192),
+        };
+        let change = |text: &str| serde_json::from_str::<LimitsChange>(text).unwrap();
+        assert_eq!(change("{}").of(&limits), limits);
+        let free = change(r#"{"cpu_percent":null,"swap_bytes":1073741824}"#);
+        let after = free.of(&limits);
+        assert_eq!(
+            (after.memory_bytes, after.cpu_percent, after.processes),
+            (limits.memory_bytes, None, limits.processes)
+        );
+        assert_eq!(free.to_string(), "swap 1G, all CPUs");
+        // What the journal holds is read back as it was.
+        let written = serde_json::to_string(&free).unwrap();
+        assert_eq!(change(&written), free);
+        assert_eq!(
+            after.to_string(),
+            "memory 2G, swap 1G, all CPUs, 8192 processes"
+        );
+        for bad in [
+            r#"{"disk_bytes":1}"#,
+            r#"{"memory_bytes":null}"#,
+            r#"{"swap_bytes":null}"#,
+        ] {
+            assert!(serde_json::from_str::<LimitsChange>(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn cpus_are_written_as_they_are_typed() {
+        assert_eq!(
+            [200, 150, 5, 125].map(shown_cpus),
+            ["2", "1.5", "0.05", "1.25"]
+        );
+    }
 }

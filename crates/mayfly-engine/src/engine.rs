@@ -16,6 +16,7 @@ use mayfly_core::run::RunState;
 use crate::deps::Deps;
 use crate::keys;
 use crate::lanes::Lanes;
+use crate::reaper::Graves;
 use crate::store::{Change, Revision, TypedStore};
 
 /// One node's engine. Clones share it.
@@ -33,6 +34,8 @@ pub(crate) struct Inner {
     pub(crate) accepting: Mutex<()>,
     /// Set when the reaper has something to look at.
     pub(crate) reap: (Mutex<bool>, Condvar),
+    /// Graves that the reaper has tried in vain.
+    pub(crate) graves: Mutex<Graves>,
     pub(crate) stopping: AtomicBool,
     /// Operations that came to their end in this daemon.
     pub(crate) ended: AtomicUsize,
@@ -62,6 +65,7 @@ impl Engine {
                 moved: Default::default(),
                 accepting: Mutex::new(()),
                 reap: Default::default(),
+                graves: Mutex::default(),
                 stopping: AtomicBool::new(false),
                 ended: AtomicUsize::new(0),
             }),
@@ -174,10 +178,12 @@ impl Engine {
     pub fn pool(&self) -> Result<PoolReport, Refusal> {
         let (seen, leftovers) = self.leftovers(&self.fresh_operation_id())?;
         let promised = promised(&seen);
+        let mut reports = leftovers.reports;
+        reports.extend(self.why_graves_wait(&leftovers.graves));
         Ok(PoolReport {
             seen,
             promised,
-            reports: leftovers.reports,
+            reports,
             waiting: leftovers.graves,
         })
     }

@@ -4,6 +4,7 @@ use mayfly_core::bytes::Bytes;
 use mayfly_core::documents::Mount;
 use mayfly_core::names::{DatasetName, GuestPath, TemplateName};
 use mayfly_core::plan::CreateInput;
+use mayfly_core::run::LimitsChange;
 use mayfly_core::template::RootKind;
 
 /// A change that a caller asks for. Names are checked already; whether the change is possible is for the planner.
@@ -73,6 +74,11 @@ pub enum Intent {
     MountRemove {
         /// Where.
         path: GuestPath,
+    },
+    /// Change what it is.
+    Set {
+        /// What it may take of the host.
+        limits: LimitsChange,
     },
     /// Switch impermanence on or change it. What is not given stays as it is, or comes from the template.
     ImpermanenceOn {

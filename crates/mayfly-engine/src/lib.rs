@@ -17,6 +17,7 @@ mod intent;
 mod keys;
 mod lanes;
 mod perform;
+mod reaper;
 mod recover;
 pub mod store;
 mod submit;

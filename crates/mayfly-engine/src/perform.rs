@@ -1,7 +1,7 @@
 //! Each step, done through the ports. Nothing is chosen here; what destroys gets its proof here, from what is read back
 //! at this very moment.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use mayfly_core::documents::{SCHEMA, TemplateDoc, VpsDoc};
 use mayfly_core::error::{Code, Refusal};
@@ -9,15 +9,12 @@ use mayfly_core::ids::{Incarnation, OperationId, VpsId};
 use mayfly_core::names::{PoolPath, TemplateName};
 use mayfly_core::observed::MarkSeen;
 use mayfly_core::plan::Step;
-use mayfly_core::ports::{HostError, Outcome};
-use mayfly_core::proof::{Burial, Condemned, ConfirmedDestroy, EphemeralRoot};
+use mayfly_core::ports::Outcome;
+use mayfly_core::proof::{Burial, ConfirmedDestroy, EphemeralRoot};
 
 use crate::engine::Engine;
 use crate::keys;
 use crate::store::{Condition, Txn, TxnOutcome, TypedStore, Write};
-
-/// How long a destroy waits for its space.
-const REAP_DEADLINE: Duration = Duration::from_secs(120);
 
 impl Engine {
     /// Does one step for an operation. Doing it again changes nothing.
@@ -52,6 +49,7 @@ impl Engine {
                 Some(doc) => self.record(&keys::vps(*vps), Some(&**doc))?,
                 None => self.record::<VpsDoc>(&keys::vps(*vps), None)?,
             },
+            Step::SetLimits { vps, run, limits } => deps.runtime.set_limits(*vps, run, limits)?,
             Step::Launch { launch } => {
                 let spec = launch.to_run_spec(
                     |name| deps.storage.mount_source(name),
@@ -139,29 +137,6 @@ impl Engine {
         let evidence = self.deps().runtime.evidence(owner.0)?;
         let proof = ConfirmedDestroy::prove(dataset, mark, &self.node().id, owner, &evidence)?;
         Ok(Burial::of_data(proof, op.clone()))
-    }
-
-    /// Destroys graves before the operation ends; one that is busy is waited for.
-    fn reap_now(&self, graves: &[PoolPath]) -> Result<Outcome, Refusal> {
-        let deadline = Instant::now() + REAP_DEADLINE;
-        let mut outcome = Outcome::Unchanged;
-        for grave in graves {
-            while let Some(seen) = self.deps().storage.look(grave)? {
-                let condemned = Condemned::prove(grave, &seen.mark, &self.node().id)?;
-                match self.deps().storage.reap(&condemned) {
-                    Ok(_) => {
-                        outcome = Outcome::Changed;
-                        break;
-                    }
-                    Err(HostError::Busy { .. }) if Instant::now() < deadline => {
-                        std::thread::sleep(Duration::from_millis(250));
-                    }
-                    Err(error) => return Err(error.into()),
-                }
-            }
-        }
-        self.deps().storage.hurry_space()?;
-        Ok(outcome)
     }
 
     fn build(

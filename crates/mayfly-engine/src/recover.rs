@@ -40,6 +40,9 @@ impl Engine {
         };
         let mut operations = self.operations()?;
         operations.retain(|op| !op.state.is_over());
+        // Ids of one millisecond are in no order, and the clock may have been set back: what was begun of a lane goes on
+        // before what has no plan yet, or its plan would be one for a VPS of the past.
+        operations.sort_by_key(|op| op.plan.is_none());
         for op in operations {
             out.resumed.push(op.id.clone());
             self.enqueue(Lane::of(op.vps), op.id);

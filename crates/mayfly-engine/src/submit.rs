@@ -227,6 +227,7 @@ impl Engine {
                     run: run(),
                 }
             }
+            Intent::Set { limits } => Request::Set { limits },
             Intent::ImpermanenceOff => Request::SetImpermanence {
                 want: None,
                 run: run(),

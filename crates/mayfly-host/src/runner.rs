@@ -9,7 +9,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::io::{self, Read, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus, Stdio};
@@ -257,9 +257,42 @@ impl Runner {
         })
     }
 
+    /// Runs `command` with these descriptors as its standard input and output, instead of what it would read and of
+    /// keeping what it writes: for streams of any length. The descriptors are shared with the program while it runs and
+    /// stay open here.
+    pub fn run_on(
+        &self,
+        command: &Command,
+        stdin: Option<BorrowedFd<'_>>,
+        stdout: Option<BorrowedFd<'_>>,
+    ) -> Result<Output, RunFailure> {
+        let mut kept = Vec::new();
+        let limit = command.output_limit;
+        let stderr = self.watch_on(
+            command,
+            [stdin, stdout],
+            &mut |piece| take(&mut kept, piece, limit),
+            &mut |_| {},
+        )?;
+        Ok(Output {
+            stdout: kept,
+            stderr,
+        })
+    }
+
     fn watch(
         &self,
         command: &Command,
+        stdout: &mut dyn FnMut(&[u8]) -> bool,
+        stderr: Sink<'_>,
+    ) -> Result<String, RunFailure> {
+        self.watch_on(command, [None, None], stdout, stderr)
+    }
+
+    fn watch_on(
+        &self,
+        command: &Command,
+        given: [Option<BorrowedFd<'_>>; 2],
         stdout: &mut dyn FnMut(&[u8]) -> bool,
         stderr: Sink<'_>,
     ) -> Result<String, RunFailure> {
@@ -267,7 +300,7 @@ impl Runner {
         tracing::debug!(?argv, "run");
         let begun = Instant::now();
         let mut kept = Bounded::default();
-        let end = start(command)
+        let end = start(command, given)
             .and_then(|child| attend(child, command, begun, stdout, stderr, &mut kept));
         tracing::debug!(
             program = argv[0],
@@ -300,7 +333,20 @@ fn take(all: &mut Vec<u8>, piece: &[u8], limit: usize) -> bool {
     clippy::disallowed_methods,
     reason = "this is the one home of Command::new"
 )]
-fn start(command: &Command) -> io::Result<Child> {
+fn start(command: &Command, given: [Option<BorrowedFd<'_>>; 2]) -> io::Result<Child> {
+    let shared = |fd: Option<BorrowedFd<'_>>| -> io::Result<Option<Stdio>> {
+        fd.map(|fd| fd.try_clone_to_owned().map(Stdio::from))
+            .transpose()
+    };
+    let [stdin, stdout] = given;
+    let stdin = shared(stdin)?.unwrap_or_else(|| {
+        if command.input.is_empty() {
+            Stdio::null()
+        } else {
+            Stdio::piped()
+        }
+    });
+    let stdout = shared(stdout)?.unwrap_or_else(Stdio::piped);
     let mut process = std::process::Command::new(&command.program);
     process
         .args(&command.args)
@@ -310,12 +356,8 @@ fn start(command: &Command) -> io::Result<Child> {
         .envs(command.env.iter().map(|(name, value)| (name, value)))
         .current_dir(&command.dir)
         .process_group(0)
-        .stdin(if command.input.is_empty() {
-            Stdio::null()
-        } else {
-            Stdio::piped()
-        })
-        .stdout(Stdio::piped())
+        .stdin(stdin)
+        .stdout(stdout)
         .stderr(Stdio::piped());
     process.spawn()
 }
@@ -438,7 +480,7 @@ fn attend(
     })
 }
 
-type Watched<'a> = (Option<std::os::fd::BorrowedFd<'a>>, PollFlags);
+type Watched<'a> = (Option<BorrowedFd<'a>>, PollFlags);
 
 /// Which of these became ready (or broke) within `limit`.
 fn wait_for(watched: &[Watched<'_>; 4], limit: Duration) -> io::Result<[bool; 4]> {

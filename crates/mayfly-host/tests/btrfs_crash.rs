@@ -5,8 +5,8 @@
 )]
 #![allow(clippy::unwrap_used, reason = "a test may fail by panicking")]
 
-#[path = "common/storage_contract.rs"]
-mod contract;
+#[path = "common/alone.rs"]
+mod alone;
 #[path = "common/scratch_pool.rs"]
 mod scratch;
 
@@ -14,8 +14,10 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use contract::{burial_of_data, burial_of_root, condemned, operation, persistent, root};
 use mayfly_core::bytes::Bytes;
+use mayfly_core::conformance::given::{
+    burial_of_data, burial_of_root, condemned, operation, persistent, root,
+};
 use mayfly_core::names::{PoolPath, TemplatePart};
 use mayfly_core::observed::MarkSeen;
 use mayfly_core::ports::{Origin, Storage};

@@ -32,7 +32,10 @@ pub fn router(state: AppState) -> Router {
             get(templates::show).delete(templates::remove),
         )
         .route("/v1/vps", get(vpses::list).post(vpses::create))
-        .route("/v1/vps/{vps}", get(vpses::show).delete(vpses::destroy))
+        .route(
+            "/v1/vps/{vps}",
+            get(vpses::show).patch(vpses::set).delete(vpses::destroy),
+        )
         .route("/v1/vps/{vps}/start", post(vpses::start))
         .route("/v1/vps/{vps}/stop", post(vpses::stop))
         .route("/v1/vps/{vps}/restart", post(vpses::restart))

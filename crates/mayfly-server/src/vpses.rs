@@ -3,8 +3,9 @@
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::response::Response;
-use mayfly_api::{CreateVps, RestartVps, StopVps, VpsView};
+use mayfly_api::{CreateVps, RestartVps, SetVps, StopVps, VpsView};
 use mayfly_core::plan::CreateInput;
+use mayfly_core::run::LimitsChange;
 use mayfly_engine::Intent;
 use serde::Deserialize;
 
@@ -134,6 +135,29 @@ pub(crate) async fn restart(
             Some(vps),
             Intent::Restart { timeout_ms, force },
         )
+        .await
+}
+
+pub(crate) async fn set(
+    State(state): State<AppState>,
+    caller: Caller,
+    Path(vps): Path<String>,
+    Params(dry): Params<Dry>,
+    Body(SetVps {
+        memory_bytes,
+        swap_bytes,
+        cpu_percent,
+        processes,
+    }): Body<SetVps>,
+) -> Result<Response, ApiError> {
+    let limits = LimitsChange {
+        memory_bytes,
+        swap_bytes,
+        cpu_percent,
+        processes,
+    };
+    state
+        .change(caller, &dry, Some(vps), Intent::Set { limits })
         .await
 }
 

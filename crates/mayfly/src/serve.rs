@@ -1,9 +1,12 @@
 //! `mayfly serve`: the daemon of one node.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::PermissionsExt as _;
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -58,6 +61,7 @@ pub(crate) fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
         let mut term = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         tracing::info!(socket = %socket.display(), "serving");
+        tell_ready();
         let shutdown = async move {
             tokio::select! {
                 _ = term.recv() => {}
@@ -100,6 +104,23 @@ fn listen(socket: &Path) -> io::Result<UnixListener> {
     listener.set_nonblocking(true)?;
     fs::set_permissions(socket, fs::Permissions::from_mode(0o666))?;
     Ok(listener)
+}
+
+/// Tells the service manager that the API answers, where one waits for that. Without it the service would be taken for
+/// ready while recovery still looks at the host.
+fn tell_ready() {
+    let Some(name) = std::env::var_os("NOTIFY_SOCKET") else {
+        return;
+    };
+    let address = match name.as_bytes() {
+        [b'@', name @ ..] => SocketAddr::from_abstract_name(name),
+        path => SocketAddr::from_pathname(OsStr::from_bytes(path)),
+    };
+    let told =
+        address.and_then(|manager| UnixDatagram::unbound()?.send_to_addr(b"READY=1", &manager));
+    if let Err(error) = told {
+        tracing::warn!(%error, "the service manager was not told that the node serves");
+    }
 }
 
 fn raise_budgets(vpses: u64) {

@@ -5,7 +5,7 @@ use mayfly_core::names::{DatasetName, GuestPath, TemplateName};
 use serde::Serialize;
 
 use crate::{
-    AddMount, BuildTemplate, CreateDataset, CreateVps, RestartVps, SetDataset, SetFeatures,
+    AddMount, BuildTemplate, CreateDataset, CreateVps, RestartVps, SetDataset, SetFeatures, SetVps,
     StopVps, paths,
 };
 
@@ -36,6 +36,11 @@ impl Change {
     /// Stops and starts it.
     pub fn restart(vps: &str, body: &RestartVps) -> Self {
         Self::with_body(Method::POST, paths::of_vps(vps, "restart"), body)
+    }
+
+    /// Changes what it is.
+    pub fn set(vps: &str, body: &SetVps) -> Self {
+        Self::with_body(Method::PATCH, paths::vps(vps), body)
     }
 
     /// Destroys it with all its data; with `now` it is over only when the space is free.

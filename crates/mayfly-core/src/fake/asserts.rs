@@ -2,6 +2,7 @@
 
 use super::FakeHost;
 use super::tree::Node;
+use super::world::Dataset;
 use crate::documents::VpsDoc;
 use crate::names::PoolPath;
 use crate::observed::{MarkSeen, Role};
@@ -44,7 +45,13 @@ impl FakeHost {
             .map(|(name, _)| format!("staging/{name}"))
             .collect();
         for (name, dataset) in world.datasets.iter().filter(|(_, d)| !d.by_hand) {
+            let held = |(one, d): (&PoolPath, &Dataset)| {
+                (one == name || one.is_below(name) || name.is_below(one))
+                    && world.held_by(d.uid).is_some()
+            };
             let why = match &dataset.mark {
+                // What a process of the host holds waits for that one.
+                _ if name.is_grave() && world.datasets.iter().any(held) => None,
                 _ if name.is_grave() => Some("lies in the graveyard"),
                 MarkSeen::Local(mark) if mark.condemned_by.is_some() => {
                     Some("is condemned and was not moved")

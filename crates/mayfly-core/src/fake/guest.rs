@@ -1,7 +1,7 @@
 //! What guests do, and what befalls them.
 
 use super::tree::Node;
-use super::world::{Run, World};
+use super::world::{Leak, Run, World};
 use super::{FakeHost, StartFault};
 use crate::bytes::Bytes;
 use crate::ids::VpsId;
@@ -49,17 +49,25 @@ impl World {
         if read_only {
             return Err(GuestError::ReadOnly);
         }
+        self.put_into(uid.ok_or(GuestError::NotFound)?, &inside, node)
+    }
+
+    /// Puts something into a dataset, with the directories above it, where quota and pool have room for it.
+    pub(super) fn put_into(
+        &mut self,
+        uid: u64,
+        inside: &str,
+        node: Node,
+    ) -> Result<(), GuestError> {
         let (free, full) = (self.free(), self.full);
-        let dataset = uid
-            .and_then(|uid| self.by_uid_mut(uid))
-            .ok_or(GuestError::NotFound)?;
+        let dataset = self.by_uid_mut(uid).ok_or(GuestError::NotFound)?;
         let before = dataset.tree.used();
         let mut tree = dataset.tree.clone();
         let text = match &node {
             Node::File { text, .. } => Some(text.clone()),
             _ => None,
         };
-        tree.put(&inside, node);
+        tree.put(inside, node);
         let more = tree.used().saturating_sub(before);
         if dataset.quota.is_some_and(|quota| tree.used() > quota) {
             return Err(GuestError::QuotaExceeded);
@@ -68,8 +76,7 @@ impl World {
             return Err(GuestError::NoSpace);
         }
         dataset.tree = tree;
-        let uid = dataset.uid;
-        self.deposit(uid, &inside, text.as_deref());
+        self.deposit(uid, inside, text.as_deref());
         Ok(())
     }
 }
@@ -257,6 +264,35 @@ impl FakeHost {
     /// Those processes end.
     pub fn drop_strays(&self) {
         self.world().strays.clear();
+    }
+
+    /// A process of the host copies the mount namespace of the present run and keeps it, whatever becomes of the run, until
+    /// [`FakeHost::end_leaks`]. Answers with its process id.
+    pub fn leak_namespace(&self, vps: VpsId) -> i32 {
+        let mut pid = 0;
+        self.change_run(vps, |world, run| {
+            pid = world.new_pids();
+            let mounts = run.view.mounts.iter().map(|(_, uid, _)| *uid);
+            world.leaks.push(Leak {
+                pid,
+                command: "sleep 1000".into(),
+                hidden: false,
+                shown: run.view.root.into_iter().chain(mounts).collect(),
+            });
+        });
+        pid
+    }
+
+    /// Those processes keep their namespaces by open files from now on, and live in others: no look finds them.
+    pub fn hide_leaks(&self) {
+        for leak in &mut self.world().leaks {
+            leak.hidden = true;
+        }
+    }
+
+    /// Those processes end.
+    pub fn end_leaks(&self) {
+        self.world().leaks.clear();
     }
 
     /// The guest does not halt when asked to, or does again.

@@ -29,7 +29,9 @@
 mod asserts;
 mod clock;
 mod guest;
+mod limits;
 mod runtime;
+mod snapshots;
 mod storage;
 mod templates;
 mod tree;
@@ -40,13 +42,14 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 pub use self::guest::GuestError;
 pub use self::runtime::StartFault;
 pub use self::templates::FakeRecipe;
-use self::world::{Run, World};
+use self::world::{Run, Snapshot, World};
 use crate::bytes::Bytes;
 use crate::error::LookFailed;
 use crate::ids::{NodeId, VpsId};
 use crate::names::PoolPath;
 use crate::observed::MarkSeen;
 use crate::ports::{HostError, HostResult};
+use crate::snapshots::SnapshotOf;
 
 /// What every port of a dead daemon answers.
 pub const DIED: &str = "the daemon is dead";
@@ -286,9 +289,38 @@ impl FakeHost {
         world.forget_lost_ledger();
     }
 
+    /// Someone makes a snapshot of a dataset, which [`Backend::Zfs`] shows with it.
+    ///
+    /// # Panics
+    /// When there is no such dataset, or [`Backend::Btrfs`] would show a snapshot as a dataset of its own.
+    pub fn snapshot_by_hand(&self, name: &PoolPath, snapshot: &str) {
+        let mut world = self.world();
+        assert_eq!(
+            world.backend,
+            Backend::Zfs,
+            "a snapshot is a dataset of its own"
+        );
+        let guid = world.new_uid();
+        let dataset = world
+            .datasets
+            .get_mut(name)
+            .expect("the dataset that a test makes a snapshot of is there");
+        dataset.snapshots.push(Snapshot {
+            name: snapshot.to_owned(),
+            of: SnapshotOf::Foreign,
+            guid,
+            tree: dataset.tree.clone(),
+        });
+    }
+
     /// Puts something into the staging area that is not ours.
     pub fn litter_staging(&self, name: &str) {
         self.world().staging.insert(name.to_owned(), false);
+    }
+
+    /// Takes that out again.
+    pub fn clean_staging(&self, name: &str) {
+        self.world().staging.remove(name);
     }
 
     /// From now on moving or destroying this dataset is refused as busy, or no longer.

@@ -1,5 +1,6 @@
 //! The runs of a fake host.
 
+use std::collections::BTreeMap;
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
@@ -11,7 +12,7 @@ use crate::ids::{RunId, VpsId};
 use crate::names::PoolPath;
 use crate::observed::{Evidence, InitSeen, MarkSeen, Role};
 use crate::ports::{HostError, HostResult, Outcome, Runtime};
-use crate::run::{MountSource, PROTOCOL, RunEnd, RunPhase, RunSpec, RunState};
+use crate::run::{Limits, MountSource, PROTOCOL, RunEnd, RunPhase, RunSpec, RunState};
 
 /// What goes wrong at the next start of a VPS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,7 +39,7 @@ fn dataset_of(source: &MountSource) -> Option<PoolPath> {
 }
 
 fn still_alive<T>(vps: VpsId, sign: &Evidence) -> HostResult<T> {
-    let message = format!("something of VPS {vps} is alive: {sign:?}");
+    let message = format!("something of VPS {vps} is alive: {sign}");
     Err(Refusal::new(
         Code::StillAlive,
         message,
@@ -143,7 +144,7 @@ impl World {
             match view.resolve(at, |uid, path| self.node_at(uid, path)) {
                 Ok(there) if there == at => {}
                 Ok(there) => return Some(format!("mount point {at} leads to {there}")),
-                Err(path) => return Some(format!("mount point {at}: {path} is not there")),
+                Err(why) => return Some(format!("mount point {at}: {why}")),
             }
             view.mounts.push(mount.clone());
         }
@@ -283,6 +284,13 @@ impl Runtime for FakeHost {
         self.look_at(format!("evidence of {vps}"), |world| world.evidence(vps))
     }
 
+    fn holders(
+        &self,
+        datasets: &[PoolPath],
+    ) -> Result<BTreeMap<PoolPath, Vec<Evidence>>, LookFailed> {
+        self.look_at("holders".into(), |world| world.holders(datasets))
+    }
+
     fn vpses_with_evidence(&self) -> Result<Vec<VpsId>, LookFailed> {
         self.look_at("evidence".into(), |world| {
             let runs = world
@@ -323,6 +331,13 @@ impl Runtime for FakeHost {
         );
         self.shared.changed.notify_all();
         done
+    }
+
+    fn set_limits(&self, vps: VpsId, run: &RunId, limits: &Limits) -> HostResult<Outcome> {
+        let key = (vps, run.clone());
+        self.mutate(format!("limit run {run} of {vps}"), |world, reach| {
+            world.set_limits(&key, limits, reach)
+        })
     }
 
     fn await_init(&self, vps: VpsId, run: &RunId, deadline: Duration) -> HostResult<Outcome> {

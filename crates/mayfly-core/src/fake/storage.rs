@@ -13,11 +13,11 @@ use crate::ports::{
 use crate::proof::{Burial, Condemned};
 use crate::run::MountSource;
 
-fn refuse<T>(code: Code, message: String) -> HostResult<T> {
+pub(super) fn refuse<T>(code: Code, message: String) -> HostResult<T> {
     Err(Refusal::new(code, message, "see `mayfly pool show`").into())
 }
 
-fn not_there<T>(name: &PoolPath) -> HostResult<T> {
+pub(super) fn not_there<T>(name: &PoolPath) -> HostResult<T> {
     refuse(Code::DatasetNotFound, format!("there is no dataset {name}"))
 }
 
@@ -26,13 +26,22 @@ fn seen(dataset: &Dataset) -> DatasetSeen {
         mark: dataset.mark.clone(),
         quota: dataset.quota,
         used: Some(dataset.tree.used()),
-        snapshots: Vec::new(),
+        snapshots: dataset.snapshots.iter().map(|s| s.name.clone()).collect(),
     }
+}
+
+/// Names that are the platform's own.
+fn is_reserved(name: &PoolPath) -> bool {
+    let mut parts = name.as_str().split('/');
+    name.is_grave()
+        || ["trash", "templates"].contains(&name.as_str())
+        || parts.clone().next() == Some(".mayfly")
+        || parts.any(|part| part == "private")
 }
 
 impl World {
     /// The mark of a dataset where it is this node's.
-    fn own_mark(&self, name: &PoolPath) -> HostResult<Mark> {
+    pub(super) fn own_mark(&self, name: &PoolPath) -> HostResult<Mark> {
         self.can_look(&format!("dataset {name}"))?;
         let Some(dataset) = self.datasets.get(name) else {
             return not_there(name);
@@ -71,20 +80,48 @@ impl World {
         }
     }
 
-    fn create(&mut self, new: &NewDataset, reach: Reach) -> HostResult<Outcome> {
+    /// Refuses a dataset whose name or mark cannot be.
+    pub(super) fn check_new(&self, new: &NewDataset) -> HostResult<()> {
         let name = &new.name;
-        self.can_look(&format!("dataset {name}"))?;
         if new.mark.node != self.node
             || new.mark.made_as != *name
             || new.mark.condemned_by.is_some()
-            || name.is_grave()
+            || is_reserved(name)
         {
             return refuse(
                 Code::NotOurs,
                 format!("{name} was to be made with a mark that does not fit it"),
             );
         }
-        let staged = name.as_str().replace('/', "+");
+        Ok(())
+    }
+
+    /// Refuses a dataset that would lie in one of another owner, or in nothing.
+    pub(super) fn check_parent(&self, name: &PoolPath, mark: &Mark) -> HostResult<()> {
+        let Some((parent, _)) = name
+            .as_str()
+            .rsplit_once('/')
+            .filter(|(parent, _)| *parent != "templates")
+        else {
+            return Ok(());
+        };
+        let parent = PoolPath::from_pool(parent)
+            .ok_or_else(|| HostError::failed(format!("making {name}"), "bad name"))?;
+        let above = self.own_mark(&parent)?;
+        if above.owner != mark.owner || above.condemned_by.is_some() {
+            return refuse(
+                Code::NotOurs,
+                format!("dataset {parent} has another owner, or was condemned"),
+            );
+        }
+        Ok(())
+    }
+
+    fn create(&mut self, new: &NewDataset, reach: Reach) -> HostResult<Outcome> {
+        let name = &new.name;
+        self.can_look(&format!("dataset {name}"))?;
+        self.check_new(new)?;
+        let staged = name.as_str().replace('/', ":");
         if let Some(there) = self.datasets.get(name) {
             return match &there.mark {
                 MarkSeen::Local(mark) if *mark == new.mark => {
@@ -103,21 +140,7 @@ impl World {
         if self.free() == Bytes(0) {
             return refuse(Code::PoolFull, format!("no room for dataset {name}"));
         }
-        if let Some((parent, _)) = name
-            .as_str()
-            .rsplit_once('/')
-            .filter(|(parent, _)| *parent != "templates")
-        {
-            let parent = PoolPath::from_pool(parent)
-                .ok_or_else(|| HostError::failed(format!("making {name}"), "bad name"))?;
-            let mark = self.own_mark(&parent)?;
-            if mark.owner != new.mark.owner || mark.condemned_by.is_some() {
-                return refuse(
-                    Code::NotOurs,
-                    format!("dataset {parent} has another owner, or was condemned"),
-                );
-            }
-        }
+        self.check_parent(name, &new.mark)?;
         let (tree, origin) = match &new.origin {
             Origin::Empty => (Tree::default(), None),
             Origin::Clone(from) => {
@@ -141,6 +164,7 @@ impl World {
             origin,
             by_hand: false,
             lived_in: None,
+            snapshots: Vec::new(),
         };
         self.datasets.insert(name.clone(), dataset);
         Ok(Outcome::Changed)
@@ -218,6 +242,17 @@ impl World {
         }
     }
 
+    /// Whoever has it mounted loses it, a process of the host too; a move does no harm to that one.
+    fn note_if_lost(&mut self, name: &PoolPath) {
+        self.note_if_in_use(name, "destroyed");
+        let uid = self.datasets.get(name).map(|d| d.uid);
+        if let Some(pid) = uid.and_then(|uid| self.held_by(uid)).map(|leak| leak.pid) {
+            self.catastrophes.push(format!(
+                "dataset {name} was destroyed while process {pid} of the host held it"
+            ));
+        }
+    }
+
     fn reap(&mut self, grave: &PoolPath, reach: Reach) -> HostResult<Outcome> {
         self.can_look(&format!("dataset {grave}"))?;
         if !self.datasets.contains_key(grave) {
@@ -238,10 +273,10 @@ impl World {
             self.check_zfs_lets_go(&all)?;
         }
         for one in all.iter().rev().filter(|one| *one != grave) {
-            self.note_if_in_use(one, "destroyed");
+            self.note_if_lost(one);
             self.remove(one);
         }
-        self.note_if_in_use(grave, "destroyed");
+        self.note_if_lost(grave);
         if reach == Reach::HalfWay {
             if let Some(dataset) = self.datasets.get_mut(grave) {
                 dataset.tree = Tree::default();
@@ -259,8 +294,10 @@ impl World {
                 .datasets
                 .iter()
                 .find(|(other, d)| d.origin == Some(uid) && !names.contains(*other));
+            let held = self.held_by(uid);
             let why = self
                 .in_use(uid)
+                .or_else(|| held.map(|leak| format!("process {} of the host holds it", leak.pid)))
                 .or_else(|| clone.map(|(other, _)| format!("{other} was cloned from it")));
             if let Some(why) = why {
                 return Err(HostError::Busy {
@@ -286,26 +323,35 @@ impl World {
         let before = dataset.tree.clone();
         let tree = &mut dataset.tree;
         for path in &plan.directories {
-            real_directory(name, tree, parent(path))?;
-            match tree.get(path.as_str()) {
-                None => drop(tree.0.insert(path.to_string(), Node::Directory)),
-                Some(Node::Directory) => {}
-                Some(_) => return in_the_way(name, path.as_str()),
+            for at in way_to(path) {
+                match tree.get(&at) {
+                    None => drop(tree.0.insert(at, Node::Directory)),
+                    Some(Node::Directory) => {}
+                    Some(_) => return in_the_way(name, &at),
+                }
             }
         }
         if reach == Reach::Whole {
             for (path, to) in &plan.links {
-                real_directory(name, tree, parent(path))?;
+                real_directory(name, tree, path)?;
                 tree.0
                     .entry(path.to_string())
                     .or_insert_with(|| Node::Link(to.clone()));
             }
             for (path, text) in &plan.files {
-                real_directory(name, tree, parent(path))?;
+                real_directory(name, tree, path)?;
                 if tree.get(path.as_str()) == Some(&Node::Directory) {
                     return in_the_way(name, path.as_str());
                 }
-                tree.0.insert(path.to_string(), Node::file(text));
+                let mut with = tree.clone();
+                with.0.insert(path.to_string(), Node::file(text));
+                if dataset.quota.is_some_and(|quota| with.used() > quota) {
+                    return refuse(
+                        Code::DiskSpace,
+                        format!("no room for {path} under the quota of dataset {name}"),
+                    );
+                }
+                *tree = with;
             }
         }
         Ok(if dataset.tree == before {
@@ -335,13 +381,6 @@ impl World {
     }
 }
 
-fn parent(path: &GuestPath) -> &str {
-    match path.as_str().rsplit_once('/') {
-        None | Some(("", _)) => "/",
-        Some((parent, _)) => parent,
-    }
-}
-
 fn in_the_way<T>(name: &PoolPath, path: &str) -> HostResult<T> {
     refuse(
         Code::MountPointRefused,
@@ -349,11 +388,21 @@ fn in_the_way<T>(name: &PoolPath, path: &str) -> HostResult<T> {
     )
 }
 
+/// A path, and before it all that lie above it, the highest first.
+fn way_to(path: &GuestPath) -> Vec<String> {
+    let parts = path.as_str().split('/').filter(|part| !part.is_empty());
+    let deeper = |at: &mut String, part| {
+        *at = format!("{at}/{part}");
+        Some(at.clone())
+    };
+    parts.scan(String::new(), deeper).collect()
+}
+
 /// Every part of the way must be a directory, and no link to one.
-fn real_directory(name: &PoolPath, tree: &Tree, path: &str) -> HostResult<()> {
-    let mut at = String::new();
-    for part in path.split('/').filter(|p| !p.is_empty()) {
-        at = format!("{at}/{part}");
+fn real_directory(name: &PoolPath, tree: &Tree, path: &GuestPath) -> HostResult<()> {
+    let mut way = way_to(path);
+    way.pop();
+    for at in way {
         match tree.get(&at) {
             Some(Node::Directory) => {}
             Some(_) => return in_the_way(name, &at),

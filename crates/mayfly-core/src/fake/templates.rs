@@ -181,6 +181,7 @@ impl World {
                 origin: None,
                 by_hand: false,
                 lived_in: None,
+                snapshots: Vec::new(),
             };
             self.datasets.insert(name, dataset);
         }

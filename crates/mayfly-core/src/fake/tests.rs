@@ -1,3 +1,5 @@
+mod conformance;
+
 use std::time::Duration;
 
 use super::*;

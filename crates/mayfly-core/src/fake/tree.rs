@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 use crate::bytes::Bytes;
 use crate::names::GuestPath;
 use crate::observed::InitSeen;
@@ -9,7 +11,7 @@ use crate::observed::InitSeen;
 /// Links that are followed before it is a loop; the kernel's number.
 const MAX_LINKS: usize = 40;
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Node {
     Directory,
     /// `own` says whether its bytes are charged here and not to what this was cloned from.
@@ -88,6 +90,24 @@ impl Tree {
     }
 }
 
+/// Why a path leads nowhere.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum NoWay {
+    /// The first path that is not there.
+    Missing(String),
+    /// What is there instead of a way on, in words.
+    Barred(String),
+}
+
+impl std::fmt::Display for NoWay {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Missing(path) => write!(f, "{path} is not there"),
+            Self::Barred(what) => write!(f, "{what} is in the way"),
+        }
+    }
+}
+
 /// Datasets put together, by their identities: a rename changes nothing for whoever has them mounted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct View {
@@ -124,12 +144,22 @@ impl View {
         }
     }
 
-    /// Follows a path as the kernel does. The error is the first path that is not there.
+    /// Whether something will be mounted below a path, which makes it a directory.
+    fn is_above_mount(&self, path: &str) -> bool {
+        let below = |at: &GuestPath| {
+            at.as_str()
+                .strip_prefix(path)
+                .is_some_and(|rest| rest.starts_with('/'))
+        };
+        self.mounts.iter().any(|(at, ..)| below(at))
+    }
+
+    /// Follows a path as the kernel does, as if what is above a mount were there.
     pub(super) fn resolve(
         &self,
         path: &str,
         node: impl Fn(Option<u64>, &str) -> Option<Node>,
-    ) -> Result<String, String> {
+    ) -> Result<String, NoWay> {
         let mut todo: Vec<String> = path
             .split('/')
             .filter(|p| !p.is_empty())
@@ -149,8 +179,11 @@ impl View {
             let next = format!("{at}/{part}");
             let (uid, inside, _) = self.place(&next);
             match node(uid, &inside) {
-                None => return Err(next),
-                Some(Node::Link(_)) if links == MAX_LINKS => return Err(next),
+                None if self.is_above_mount(&next) => at = next,
+                None => return Err(NoWay::Missing(next)),
+                Some(Node::Link(_)) if links == MAX_LINKS => {
+                    return Err(NoWay::Barred(format!("{next}, a link into a loop")));
+                }
                 Some(Node::Link(to)) => {
                     links += 1;
                     if to.starts_with('/') {
@@ -163,7 +196,9 @@ impl View {
                             .map(str::to_owned),
                     );
                 }
-                Some(Node::File { .. }) if !todo.is_empty() => return Err(next),
+                Some(Node::File { .. }) if !todo.is_empty() => {
+                    return Err(NoWay::Barred(format!("{next}, a file")));
+                }
                 Some(_) => at = next,
             }
         }
@@ -176,7 +211,8 @@ impl View {
         node: impl Fn(Option<u64>, &str) -> Option<Node>,
     ) -> InitSeen {
         match self.resolve(init.as_str(), &node) {
-            Err(path) => InitSeen::Missing { path },
+            Err(NoWay::Missing(path)) => InitSeen::Missing { path },
+            Err(NoWay::Barred(what)) => InitSeen::NotExecutable { what },
             Ok(path) => {
                 let (uid, inside, _) = self.place(&path);
                 match node(uid, &inside) {

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use super::snapshots::Received;
 use super::tree::{Node, Tree, View, skeleton};
 use super::{Backend, Cut, FakeRecipe, StartFault};
 use crate::bytes::Bytes;
@@ -10,9 +11,13 @@ use crate::ids::{NodeId, RunId, VpsId};
 use crate::names::PoolPath;
 use crate::observed::{Evidence, MarkSeen, Role};
 use crate::run::{RunEnd, RunPhase, RunSpec};
+use crate::snapshots::SnapshotOf;
 
 /// How long the space of a destroyed dataset stays away, in milliseconds.
 const SPACE_IS_LATE_MS: u64 = 30_000;
+
+/// The process id of all stray processes.
+const STRAY: i32 = 999;
 
 /// Where the fake says that its pool is mounted.
 pub(super) const POOL: &str = "/fake-pool";
@@ -29,6 +34,18 @@ pub(super) struct Dataset {
     pub(super) by_hand: bool,
     /// The run that had it at `/`.
     pub(super) lived_in: Option<RunId>,
+    /// Oldest first.
+    pub(super) snapshots: Vec<Snapshot>,
+}
+
+/// A snapshot of a dataset; only [`Backend::Zfs`] has them as such.
+#[derive(Clone, Debug)]
+pub(super) struct Snapshot {
+    pub(super) name: String,
+    pub(super) of: SnapshotOf,
+    /// A copy that was received has the same.
+    pub(super) guid: u64,
+    pub(super) tree: Tree,
 }
 
 #[derive(Clone, Debug)]
@@ -55,6 +72,16 @@ impl Run {
     }
 }
 
+/// A process of the host that holds a copy of a run's mount namespace.
+#[derive(Clone, Debug)]
+pub(super) struct Leak {
+    pub(super) pid: i32,
+    pub(super) command: String,
+    /// Whether it is seen by the kernel alone.
+    pub(super) hidden: bool,
+    pub(super) shown: Vec<u64>,
+}
+
 /// What a person put into a dataset, which nobody else may take away.
 #[derive(Clone, Debug)]
 pub(super) struct Deposit {
@@ -70,6 +97,8 @@ pub(super) struct World {
     pub(super) datasets: BTreeMap<PoolPath, Dataset>,
     /// Names in the staging area, and whether our records speak of them.
     pub(super) staging: BTreeMap<String, bool>,
+    /// What has been received of streams that are not finished, by what they are to become.
+    pub(super) receiving: BTreeMap<PoolPath, Received>,
     /// Bytes that were given up, and the boot time at which they are back.
     pub(super) late: Vec<(u64, Bytes)>,
     pub(super) full: bool,
@@ -83,8 +112,13 @@ pub(super) struct World {
     pub(super) stubborn: BTreeSet<VpsId>,
     /// Guests whose processes no signal ends.
     pub(super) unkillable: BTreeSet<VpsId>,
+    /// What guests hold of memory, where a test says so.
+    pub(super) used_memory: BTreeMap<(VpsId, RunId), Bytes>,
+    /// VPSes whose limits the kernel does not take.
+    pub(super) unlimitable: BTreeSet<VpsId>,
     /// Foreign processes that have datasets mounted.
     pub(super) strays: Vec<(VpsId, u64)>,
+    pub(super) leaks: Vec<Leak>,
     pub(super) watched: BTreeSet<(VpsId, RunId)>,
     pub(super) ends: VecDeque<(VpsId, RunId, RunEnd)>,
     pub(super) unix_ms: u64,
@@ -110,6 +144,7 @@ impl World {
             capacity,
             datasets: BTreeMap::new(),
             staging: BTreeMap::new(),
+            receiving: BTreeMap::new(),
             late: Vec::new(),
             full: false,
             held: BTreeSet::new(),
@@ -120,7 +155,10 @@ impl World {
             faults: BTreeMap::new(),
             stubborn: BTreeSet::new(),
             unkillable: BTreeSet::new(),
+            used_memory: BTreeMap::new(),
+            unlimitable: BTreeSet::new(),
             strays: Vec::new(),
+            leaks: Vec::new(),
             watched: BTreeSet::new(),
             ends: VecDeque::new(),
             unix_ms: 1_800_000_000_000,
@@ -199,13 +237,10 @@ impl World {
 
     /// Whether a living guest or supervisor, or a stray process, has the dataset mounted.
     pub(super) fn in_use(&self, uid: u64) -> Option<String> {
-        let mounted = |view: &View| {
-            view.root == Some(uid) || view.mounts.iter().any(|(_, one, _)| *one == uid)
-        };
         let run = self
             .runs
             .values()
-            .find(|r| r.is_alive() && mounted(&r.view));
+            .find(|r| r.is_alive() && shows(&r.view, uid));
         match run {
             Some(run) => Some(format!("run {} of {} has it mounted", run.run, run.vps)),
             None => self
@@ -214,6 +249,55 @@ impl World {
                 .find(|(_, one)| *one == uid)
                 .map(|_| "a stray process has it mounted".into()),
         }
+    }
+
+    /// Who of the host holds the dataset in a copy of a mount namespace.
+    pub(super) fn held_by(&self, uid: u64) -> Option<&Leak> {
+        self.leaks.iter().find(|leak| leak.shown.contains(&uid))
+    }
+
+    /// Every process that has the dataset mounted.
+    fn mounted_by(&self, uid: u64) -> Vec<Evidence> {
+        let dataset = self
+            .name_of(uid)
+            .map_or_else(|| "deleted".to_owned(), ToString::to_string);
+        let alive = self
+            .runs
+            .values()
+            .filter(|run| run.is_alive() && shows(&run.view, uid));
+        let pids = alive.map(|run| if run.guest { run.pid + 2 } else { run.pid });
+        let strays = self.strays.iter().filter(|(_, one)| *one == uid);
+        let mounted = pids
+            .chain(strays.map(|_| STRAY))
+            .map(|pid| Evidence::Mounted {
+                pid,
+                dataset: dataset.clone(),
+            });
+        let leaks = self
+            .leaks
+            .iter()
+            .filter(|leak| !leak.hidden && leak.shown.contains(&uid));
+        let held = leaks.map(|leak| Evidence::Held {
+            pid: leak.pid,
+            dataset: dataset.clone(),
+            command: leak.command.clone(),
+        });
+        mounted.chain(held).collect()
+    }
+
+    pub(super) fn holders(&self, names: &[PoolPath]) -> BTreeMap<PoolPath, Vec<Evidence>> {
+        let mut found: BTreeMap<PoolPath, Vec<Evidence>> = BTreeMap::new();
+        for name in names {
+            let inside = self
+                .datasets
+                .iter()
+                .filter(|(one, _)| *one == name || one.is_below(name));
+            let signs: Vec<_> = inside.flat_map(|(_, d)| self.mounted_by(d.uid)).collect();
+            if !signs.is_empty() {
+                found.insert(name.clone(), signs);
+            }
+        }
+        found
     }
 
     pub(super) fn remove(&mut self, name: &PoolPath) {
@@ -269,6 +353,7 @@ impl World {
             origin: None,
             by_hand: true,
             lived_in: None,
+            snapshots: Vec::new(),
         };
         self.datasets.insert(name.clone(), dataset);
         self.deposit(uid, "/by-hand", Some("precious"));
@@ -276,12 +361,6 @@ impl World {
 
     pub(super) fn evidence(&self, vps: VpsId) -> Vec<Evidence> {
         let mut signs = Vec::new();
-        let kernel_name = |uid: u64| {
-            let name = self
-                .name_of(uid)
-                .map_or_else(|| "deleted".to_owned(), ToString::to_string);
-            format!("/{name}/private")
-        };
         for run in self.runs.values().filter(|r| r.vps == vps) {
             let cgroup = format!("mayfly-{}/{}.{}", self.node, run.vps, run.run);
             if run.supervisor {
@@ -295,24 +374,18 @@ impl World {
             } else if run.cgroup {
                 signs.push(Evidence::EmptyCgroup { cgroup });
             }
-            if run.is_alive() {
-                let pid = if run.guest { run.pid + 2 } else { run.pid };
-                let shown = run
-                    .view
-                    .root
-                    .into_iter()
-                    .chain(run.view.mounts.iter().map(|(_, uid, _)| *uid));
-                signs.extend(shown.map(|uid| Evidence::Mounted {
-                    pid,
-                    dataset: kernel_name(uid),
-                }));
-            }
         }
-        let strays = self.strays.iter().filter(|(of, _)| *of == vps);
-        signs.extend(strays.map(|(_, uid)| Evidence::Mounted {
-            pid: 999,
-            dataset: kernel_name(*uid),
-        }));
+        // A dataset that was buried is one of the VPS's still.
+        let of_it = |name: &PoolPath| {
+            let name = name.as_str();
+            name.strip_prefix("trash/")
+                .unwrap_or(name)
+                .strip_prefix(&vps.to_string())
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with(['/', '.', ':', '+']))
+        };
+        for (_, dataset) in self.datasets.iter().filter(|(name, _)| of_it(name)) {
+            signs.extend(self.mounted_by(dataset.uid));
+        }
         signs
     }
 
@@ -351,6 +424,7 @@ impl World {
     pub(super) fn power_cycle(&mut self) {
         self.runs.clear();
         self.strays.clear();
+        self.leaks.clear();
         self.unkillable.clear();
         self.late.clear();
         self.boots += 1;
@@ -364,4 +438,8 @@ impl World {
         let now = self.boot_ms;
         self.late.retain(|(back, _)| *back > now);
     }
+}
+
+fn shows(view: &View, uid: u64) -> bool {
+    view.root == Some(uid) || view.mounts.iter().any(|(_, one, _)| *one == uid)
 }

@@ -15,7 +15,7 @@ use crate::ids::{Incarnation, NodeId, RunId, VpsId};
 use crate::names::{DatasetName, Hostname, PoolPath, TemplatePart};
 use crate::observed::{DatasetSeen, MarkSeen, Observed};
 use crate::ports::{Origin, TreePlan};
-use crate::run::{IdRange, Limits};
+use crate::run::{IdRange, Limits, LimitsChange};
 use crate::space;
 
 /// What a person asked for, checked word by word.
@@ -99,6 +99,11 @@ pub fn resolve_new_vps(
             "no range of 262144 host ids is free",
             "destroy a VPS that is not needed",
         )
+    })?;
+    super::set::check_limits(&LimitsChange {
+        memory_bytes: input.memory,
+        cpu_percent: Some(input.cpu_percent),
+        ..LimitsChange::default()
     })?;
     let manifest = &template.manifest;
     let layout = &manifest.layout;

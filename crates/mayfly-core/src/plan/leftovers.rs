@@ -87,7 +87,7 @@ fn ours(
     operation: &OperationId,
     out: &mut Leftovers,
 ) {
-    let grave = |what: &str| PoolPath::grave(&format!("{}.{operation}", what.replace('/', "+")));
+    let grave = |what: &str| PoolPath::grave(&format!("{}.{operation}", what.replace('/', ":")));
     if mark.made_as != *name {
         out.reports.push(format!(
             "{name}: its mark was made for {}; left alone",

@@ -17,6 +17,7 @@ mod leftovers;
 mod mounts;
 mod parts;
 mod platform;
+mod set;
 mod start;
 mod step;
 mod stop;
@@ -34,6 +35,7 @@ pub use self::feature::plan_set_impermanence;
 pub use self::leftovers::{Busy, Leftovers, sort_leftovers};
 pub use self::mounts::{mount_order, plan_mount_add, plan_mount_remove};
 pub use self::parts::promised;
+pub use self::set::plan_set;
 pub use self::start::{AWAIT_INIT_MS, plan_restart, plan_start};
 pub use self::step::{LaunchPlan, PlannedStep, Step, StepKind, Undo};
 pub use self::stop::plan_stop;
@@ -112,6 +114,7 @@ pub fn plan_vps(
         }
         Request::MountAdd { mount } => plan_mount_add(doc, seen, mount),
         Request::MountRemove { path } => plan_mount_remove(doc, seen, path),
+        Request::Set { limits } => plan_set(doc, seen, limits),
         Request::SetImpermanence { want, run } => {
             plan_set_impermanence(doc, seen, want.as_ref(), run, ctx)
         }

@@ -112,7 +112,7 @@ pub(super) fn bury_data(doc: &VpsDoc, name: &PoolPath, ctx: &PlanContext) -> Ste
         dataset: name.clone(),
         grave: PoolPath::grave(&format!(
             "{}.{}",
-            name.as_str().replace('/', "+"),
+            name.as_str().replace('/', ":"),
             ctx.operation
         )),
     }

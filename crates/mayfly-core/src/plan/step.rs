@@ -118,6 +118,15 @@ pub enum Step {
         /// The new document; none removes it.
         doc: Option<Box<VpsDoc>>,
     },
+    /// Change the limits of a run that goes on; one that is over has none.
+    SetLimits {
+        /// The VPS.
+        vps: VpsId,
+        /// The run.
+        run: RunId,
+        /// All its limits, as they are to be.
+        limits: Limits,
+    },
     /// Start the supervisor.
     Launch {
         /// The run.
@@ -202,6 +211,7 @@ pub enum StepKind {
     SetQuota,
     PrepareTree,
     Record,
+    SetLimits,
     Launch,
     AwaitInit,
     BuryRoot,
@@ -215,12 +225,13 @@ pub enum StepKind {
 
 impl StepKind {
     /// Every kind.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::EndRun,
         Self::CreateDataset,
         Self::SetQuota,
         Self::PrepareTree,
         Self::Record,
+        Self::SetLimits,
         Self::Launch,
         Self::AwaitInit,
         Self::BuryRoot,
@@ -241,6 +252,7 @@ impl StepKind {
             Self::SetQuota => "set_quota",
             Self::PrepareTree => "prepare_tree",
             Self::Record => "record",
+            Self::SetLimits => "set_limits",
             Self::Launch => "launch",
             Self::AwaitInit => "await_init",
             Self::BuryRoot => "bury_root",
@@ -263,6 +275,7 @@ impl Step {
             Self::SetQuota { .. } => StepKind::SetQuota,
             Self::PrepareTree { .. } => StepKind::PrepareTree,
             Self::Record { .. } => StepKind::Record,
+            Self::SetLimits { .. } => StepKind::SetLimits,
             Self::Launch { .. } => StepKind::Launch,
             Self::AwaitInit { .. } => StepKind::AwaitInit,
             Self::BuryRoot { .. } => StepKind::BuryRoot,
@@ -361,6 +374,9 @@ impl fmt::Display for Step {
             } => write!(f, "set the quota of {dataset} to {quota_bytes}"),
             Self::PrepareTree { dataset, tree } => write_tree(f, dataset, tree),
             Self::Record { vps, what, .. } => write!(f, "record of {vps}: {what}"),
+            Self::SetLimits { vps, run, limits } => {
+                write!(f, "limit run {run} of {vps} to {limits}")
+            }
             Self::Launch { launch } => {
                 write!(
                     f,

@@ -4,7 +4,7 @@ use super::parts::{bury_root, end_run, record_ended};
 use super::{Plan, PlanContext, Step};
 use crate::documents::{Desired, VpsDoc};
 use crate::error::{Code, Refusal};
-use crate::observed::Observed;
+use crate::observed::{Evidence, Observed};
 
 /// Stops it. A VPS that is stopped is refused unless there is something to do: remains, or a last root to discard.
 pub fn plan_stop(
@@ -15,7 +15,10 @@ pub fn plan_stop(
     discard: bool,
     ctx: &PlanContext,
 ) -> Result<Plan, Refusal> {
-    let idle = doc.run.is_none() && seen.evidence.is_empty() && doc.desired == Desired::Stopped;
+    // Who of the host holds a dataset is nothing that a stop could end.
+    let remains = |sign: &Evidence| !matches!(sign, Evidence::Held { .. });
+    let idle =
+        doc.run.is_none() && !seen.evidence.iter().any(remains) && doc.desired == Desired::Stopped;
     if idle && !(discard && doc.last_root.is_some()) {
         return Err(Refusal::new(
             Code::VpsNotRunning,

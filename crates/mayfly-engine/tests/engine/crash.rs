@@ -14,6 +14,7 @@ use mayfly_core::bytes::Bytes;
 use mayfly_core::documents::Mount;
 use mayfly_core::fake::StartFault;
 use mayfly_core::plan::StepKind;
+use mayfly_core::run::LimitsChange;
 use mayfly_engine::{Engine, Intent};
 
 use crate::world::{Death, World, ask, create, doc, settle, vps};
@@ -67,6 +68,17 @@ fn shrink() -> Intent {
     Intent::DatasetSet {
         name: "".parse().unwrap(),
         quota: Bytes::gib(20),
+    }
+}
+
+fn limits() -> Intent {
+    Intent::Set {
+        limits: LimitsChange {
+            memory_bytes: Some(Bytes::gib(1)),
+            swap_bytes: Some(Bytes::gib(1)),
+            cpu_percent: Some(Some(50)),
+            processes: Some(200),
+        },
     }
 }
 
@@ -178,6 +190,30 @@ const SCENARIOS: &[Scenario] = &[
         act: |_, e| ask(e, Intent::Destroy { now: false }),
     },
     Scenario {
+        name: "restart with a leaked namespace",
+        before: |w, e| {
+            there(w, e, "nixos-shaped", true);
+            w.host.leak_namespace(vps());
+        },
+        act: |_, e| ask(e, restart()),
+    },
+    Scenario {
+        name: "stop and discard with a leaked namespace",
+        before: |w, e| {
+            there(w, e, "debian-12-impermanence", true);
+            w.host.leak_namespace(vps());
+        },
+        act: |_, e| ask(e, stop(false, true)),
+    },
+    Scenario {
+        name: "destroy with a leaked namespace",
+        before: |w, e| {
+            there(w, e, "nixos-shaped", true);
+            w.host.leak_namespace(vps());
+        },
+        act: |_, e| ask(e, Intent::Destroy { now: false }),
+    },
+    Scenario {
         name: "dataset create",
         before: |w, e| {
             there(w, e, "debian-12", false);
@@ -190,6 +226,35 @@ const SCENARIOS: &[Scenario] = &[
         name: "dataset set",
         before: |w, e| there(w, e, "debian-12-impermanence", true),
         act: |_, e| ask(e, shrink()),
+    },
+    Scenario {
+        name: "limits of a running VPS",
+        before: |w, e| there(w, e, "debian-12-impermanence", true),
+        act: |_, e| ask(e, limits()),
+    },
+    Scenario {
+        name: "limits that the host does not take",
+        before: |w, e| {
+            there(w, e, "debian-12-impermanence", true);
+            w.host.refuse_limits(vps(), true);
+        },
+        act: |_, e| ask(e, limits()),
+    },
+    Scenario {
+        name: "limits of a stopped VPS, then a start",
+        before: |w, e| there(w, e, "debian-12", false),
+        act: |_, e| {
+            ask(e, limits());
+            ask(e, Intent::Start);
+        },
+    },
+    Scenario {
+        name: "limits, then a restart",
+        before: |w, e| there(w, e, "debian-12-impermanence", true),
+        act: |_, e| {
+            ask(e, limits());
+            ask(e, restart());
+        },
     },
     Scenario {
         name: "dataset destroy",
@@ -343,6 +408,10 @@ fn cut(
     world.host = world.host.restart_daemon();
     world.recover();
     assert_sound_and_quiet(&world, before, &what);
+    // What a process of the host held is gone once it has let go.
+    world.host.end_leaks();
+    world.recover();
+    world.assert_sound(&what);
     lived
 }
 

@@ -4,4 +4,5 @@
 
 mod crash;
 mod lasting;
+mod leaked;
 mod world;

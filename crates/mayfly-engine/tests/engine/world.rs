@@ -47,7 +47,11 @@ struct Died;
 impl World {
     /// A node with the templates that scenarios use.
     pub(crate) fn new(passed: &Arc<Mutex<BTreeSet<String>>>) -> Self {
-        let host = FakeHost::new();
+        Self::on(FakeHost::new(), passed)
+    }
+
+    /// The same on a host of its own kind.
+    pub(crate) fn on(host: FakeHost, passed: &Arc<Mutex<BTreeSet<String>>>) -> Self {
         let store = MemoryStore::new(Arc::new(|| Duration::ZERO));
         for name in ["debian-12", "debian-12-impermanence", "nixos-shaped"] {
             let doc = host.add_template(name);
@@ -194,6 +198,8 @@ impl World {
                 doc.desired,
                 told()
             );
+            let held = self.host.limits_of(doc.id);
+            assert!(held.is_none_or(|held| held == doc.limits), "{}", told());
             if let (true, Some(run)) = (runs, &doc.run) {
                 assert_eq!(
                     self.host.root_of(doc.id).as_ref(),

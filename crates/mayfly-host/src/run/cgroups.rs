@@ -353,7 +353,7 @@ fn already(e: io::Error) -> io::Result<()> {
 }
 
 /// Whether an error of a cgroup file means that the cgroup was removed.
-fn gone(e: &io::Error) -> bool {
+pub(super) fn gone(e: &io::Error) -> bool {
     matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENODEV))
 }
 

@@ -2,16 +2,32 @@
 //! start a second init on it: this is what is asked before.
 //!
 //! Three looks: the members of the VPS's cgroups, the supervisors named in the run directories, and the mounts in
-//! every mount namespace that any process lives in. "Could not look" is [`LookError`], never an empty answer.
+//! every mount namespace that any thread lives in. "Could not look" is [`LookError`], never an empty answer.
+//!
+//! Who has a dataset of the VPS mounted is alive ([`Evidence::Mount`]) unless it is certain that it can be none of the
+//! guest's: guests cannot leave their user namespaces, so a process in the daemon's own, which is neither a supervisor nor
+//! one of LXC's programs, merely holds a copy of a mount namespace ([`Evidence::Held`]). It keeps what it holds from being
+//! destroyed, and nothing else. Such copies are of the guest's namespace: those of the supervisor's lose their mounts when
+//! the records of the run are removed, because the kernel takes a mount off whose mount point is removed elsewhere.
+//!
+//! What the kernel shows nowhere cannot be found here: a mount namespace without a process, which lives by an open file
+//! or a bind mount of `/proc/PID/ns/mnt`, and a file that is open on a mount which was taken off. No guest lives in
+//! either. ZFS refuses to destroy such a dataset; btrfs does not, and who comes back to it finds it empty.
 
-use std::collections::BTreeMap;
+mod mounts;
+
+use std::cell::OnceCell;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use mayfly_core::ids::{NodeId, RunId, VpsId};
+use mayfly_core::names::PoolPath;
+use mayfly_core::run::IdRange;
 
+use self::mounts::{Mounts, Question, Seen};
 use super::cgroups::Groups;
+use super::paths::RunDir;
 use super::state::{self, Liveness};
 use crate::storage::KernelIdentity;
 
@@ -82,14 +98,23 @@ pub enum Evidence {
         /// Its run.
         run: RunId,
     },
-    /// A mount namespace that shows a dataset of the VPS.
+    /// A mount namespace that shows a dataset of the VPS, with a process that may be the guest's or the run's.
     Mount {
-        /// A process in that namespace.
+        /// That process.
         pid: i32,
         /// Where it is mounted there.
         at: String,
-        /// Which directory of the pool.
-        root: String,
+        /// The dataset, by its present name in the pool.
+        dataset: String,
+    },
+    /// A process of the host that has a dataset of the VPS mounted. It is a sign of nothing but itself.
+    Held {
+        /// Its process id.
+        pid: i32,
+        /// The dataset, by its present name in the pool.
+        dataset: String,
+        /// What it runs.
+        command: String,
     },
 }
 
@@ -97,10 +122,16 @@ impl Evidence {
     /// The process that the evidence is about.
     pub fn pid(&self) -> i32 {
         match self {
-            Self::Supervisor { pid, .. } | Self::Process { pid, .. } | Self::Mount { pid, .. } => {
-                *pid
-            }
+            Self::Supervisor { pid, .. }
+            | Self::Process { pid, .. }
+            | Self::Mount { pid, .. }
+            | Self::Held { pid, .. } => *pid,
         }
+    }
+
+    /// Whether something of the VPS is alive.
+    pub fn is_alive(&self) -> bool {
+        !matches!(self, Self::Held { .. })
     }
 }
 
@@ -109,20 +140,48 @@ impl std::fmt::Display for Evidence {
         match self {
             Self::Supervisor { pid, run } => write!(f, "process {pid} supervises run {run}"),
             Self::Process { pid, run } => write!(f, "process {pid} is in a cgroup of run {run}"),
-            Self::Mount { pid, at, root } => {
+            Self::Mount { pid, at, dataset } => {
                 write!(
                     f,
                     "process {pid} sees {} mounted at {}",
-                    root.escape_debug(),
+                    dataset.escape_debug(),
                     at.escape_debug()
+                )
+            }
+            Self::Held {
+                pid,
+                dataset,
+                command,
+            } => {
+                write!(
+                    f,
+                    "process {pid} of the host (`{}`) holds {}",
+                    command.escape_debug(),
+                    dataset.escape_debug()
                 )
             }
         }
     }
 }
 
-/// Everything that is alive of one VPS. Empty means: proven to be over. Mounts in the caller's own
-/// mount namespace do not count: it knows them.
+impl From<Seen> for Evidence {
+    fn from(seen: Seen) -> Self {
+        let Seen {
+            pid, dataset, at, ..
+        } = seen;
+        match seen.holder {
+            None => Self::Mount { pid, at, dataset },
+            Some(command) => Self::Held {
+                pid,
+                dataset,
+                command,
+            },
+        }
+    }
+}
+
+/// Everything that is alive of one VPS, and who holds its datasets. Nothing alive means: proven to be over. Mounts in the
+/// caller's own mount namespace do not count: it knows them.
 pub fn observe_evidence(
     node: &NodeId,
     vps: VpsId,
@@ -143,7 +202,14 @@ pub fn observe_evidence(
             .map(|(pid, run)| Evidence::Process { pid, run }),
     );
     if let Some(pool) = pool {
-        found.extend(observe_mounts(vps, pool)?);
+        let owners = Owners::of(runs);
+        let question = Question {
+            wanted: &|dataset| is_of(dataset, vps),
+            owner: &|user| owners.owner(user),
+            about: Some(vps),
+        };
+        let seen = Mounts::of_host(pool).observe(&question)?;
+        found.extend(seen.into_iter().map(Evidence::from));
     }
     Ok(found)
 }
@@ -165,80 +231,86 @@ pub(crate) fn observe_supervisors(
     Ok(found)
 }
 
-/// The mount namespaces, other than the caller's own, that show a dataset of the VPS.
-fn observe_mounts(vps: VpsId, pool: &KernelIdentity) -> Result<Vec<Evidence>, LookError> {
-    let own = fs::read_link("/proc/self/ns/mnt")
-        .map_err(|e| LookError::at(Path::new("/proc/self/ns/mnt"), &e))?;
-    let own_first = first_mount_id(&LookError::read("/proc/self/mountinfo")?).map(str::to_owned);
-    // One process of each namespace. It may end between the two looks, so all of them are kept.
-    let mut namespaces: BTreeMap<PathBuf, Vec<i32>> = BTreeMap::new();
-    for name in LookError::list(Path::new("/proc"))? {
-        let Ok(pid) = name.parse::<i32>() else {
-            continue;
+/// The host ids of guests, as the directories of their runs tell; read when they are asked for first.
+struct Owners<'a> {
+    runs: &'a Path,
+    ranges: OnceCell<Vec<(VpsId, IdRange)>>,
+}
+
+impl<'a> Owners<'a> {
+    fn of(runs: &'a Path) -> Self {
+        Self {
+            runs,
+            ranges: OnceCell::new(),
+        }
+    }
+
+    /// The one VPS that a host id belongs to; none where there is none, or more than one.
+    fn owner(&self, user: u32) -> Result<Option<VpsId>, LookError> {
+        let ranges = match self.ranges.get() {
+            Some(ranges) => ranges,
+            None => {
+                let ranges = self.read()?;
+                self.ranges.get_or_init(|| ranges)
+            }
         };
-        let link = PathBuf::from(format!("/proc/{pid}/ns/mnt"));
-        match fs::read_link(&link) {
-            Ok(namespace) if namespace != own => namespaces.entry(namespace).or_default().push(pid),
-            Ok(_) => {}
-            Err(e) if process_gone(&e) => {}
-            // A process with more capabilities than this one hides the link, but not its mounts.
-            Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
-                namespaces.entry(link).or_default().push(pid)
-            }
-            Err(e) => return Err(LookError::at(&link, &e)),
-        }
+        let mut owners = ranges
+            .iter()
+            .filter(|(_, ids)| user >= ids.first && user - ids.first < ids.count)
+            .map(|(vps, _)| *vps);
+        let one = owners.next();
+        Ok(one.filter(|one| owners.all(|other| other == *one)))
     }
-    let mut found = Vec::new();
-    for pids in namespaces.values() {
-        for &pid in pids {
-            let file = PathBuf::from(format!("/proc/{pid}/mountinfo"));
-            match fs::read(&file) {
-                // A process that is ending has no mount namespace any more, and shows an empty list.
-                Ok(text) if text.is_empty() => {}
-                Ok(text) => {
-                    let text = String::from_utf8_lossy(&text);
-                    // Mount ids are unique on the host: the same first mount is the same namespace.
-                    if first_mount_id(&text) == own_first.as_deref() {
-                        break;
-                    }
-                    let shown = parse_mounts(&text, vps, pool);
-                    found.extend(shown.map(|(at, root)| Evidence::Mount { pid, at, root }));
-                    break;
-                }
-                Err(e) if process_gone(&e) => {}
-                Err(e) => return Err(LookError::at(&file, &e)),
-            }
-        }
+
+    fn read(&self) -> Result<Vec<(VpsId, IdRange)>, LookError> {
+        let ids = |name: String| {
+            let (vps, _) = super::paths::parse_run_name(&name)?;
+            // Whose record is lost is not known, and looked at in full.
+            let spec = state::read_spec(&RunDir::new(self.runs.join(&name))).ok()?;
+            Some((vps, spec.ids))
+        };
+        Ok(LookError::list(self.runs)?
+            .into_iter()
+            .filter_map(ids)
+            .collect())
     }
-    Ok(found)
 }
 
-fn first_mount_id(mountinfo: &str) -> Option<&str> {
-    mountinfo.split(' ').next().filter(|id| !id.is_empty())
+/// Who has any of these datasets mounted, or something that lies below one: the dataset as it was asked for, and who.
+pub fn observe_holders(
+    runs: &Path,
+    pool: &KernelIdentity,
+    datasets: &[PoolPath],
+) -> Result<Vec<(PoolPath, Evidence)>, LookError> {
+    let asked = |dataset: &str| {
+        let seen = PoolPath::from_pool(dataset)?;
+        datasets
+            .iter()
+            .find(|one| seen == **one || seen.is_below(one))
+    };
+    let owners = Owners::of(runs);
+    // No process of a guest lives on what was proven to be given up, so none is an answer in itself.
+    let question = Question {
+        wanted: &|dataset| asked(dataset).is_some(),
+        owner: &|user| owners.owner(user),
+        about: None,
+    };
+    let seen = Mounts::of_host(pool).observe(&question)?;
+    Ok(seen
+        .into_iter()
+        .filter_map(|one| Some((asked(&one.dataset)?.clone(), one.into())))
+        .collect())
 }
 
-/// A process that ended, or is a zombie: what it had is gone.
-fn process_gone(e: &io::Error) -> bool {
-    matches!(
-        e.raw_os_error(),
-        Some(libc::ENOENT | libc::ESRCH | libc::EINVAL)
-    )
-}
-
-/// Where datasets of `vps` are mounted, and which.
-fn parse_mounts<'a>(
-    mountinfo: &'a str,
-    vps: VpsId,
-    pool: &'a KernelIdentity,
-) -> impl Iterator<Item = (String, String)> + 'a {
-    let number = vps.to_string();
-    mountinfo.lines().filter_map(move |line| {
-        let shown = pool.shown_in(line)?;
-        let rest = shown.what.strip_prefix(&number)?;
-        // 11327, 11327/nix and 11327.impermanence-c5a8b7, but not 113270.
-        let ours = rest.is_empty() || rest.starts_with(['/', '.']);
-        ours.then(|| (shown.at.to_owned(), shown.what.clone()))
-    })
+/// Whether a dataset is, or was before its burial, one of the VPS's: `11327`, `11327/nix`, `11327.impermanence-c5a8b7`,
+/// `trash/11327:nix.…`, but not `113270`. Names prove nothing, but this is asked to be careful, not to destroy.
+/// Graves of the first version have a `+` for the colon.
+fn is_of(dataset: &str, vps: VpsId) -> bool {
+    dataset
+        .strip_prefix("trash/")
+        .unwrap_or(dataset)
+        .strip_prefix(&vps.to_string())
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with(['/', '.', ':', '+']))
 }
 
 #[cfg(test)]
@@ -246,30 +318,31 @@ mod tests {
     use super::*;
 
     #[test]
-    fn mounts_of_a_vps_are_told_from_those_of_its_neighbours() {
-        let pool = KernelIdentity::FileSystem {
-            device: "0:39".into(),
-            root: "/".into(),
-        };
-        let text = "\
-88 64 0:39 /11327.impermanence-c5a8b7/private / rw shared:1 - btrfs /dev/loop0 rw
-89 88 0:39 /11327/nix/private /nix rw - btrfs /dev/loop0 rw
-90 88 0:39 /113270/private /x rw - btrfs /dev/loop0 rw
-91 88 0:40 /11327/private /y rw - btrfs /dev/loop1 rw
-92 88 0:39 / /pool rw - btrfs /dev/loop0 rw
-";
-        let seen: Vec<_> = parse_mounts(text, 11327.try_into().unwrap(), &pool)
-            .map(|(at, _)| at)
-            .collect();
-        assert_eq!(seen, ["/", "/nix"]);
-        let deeper = KernelIdentity::FileSystem {
-            device: "0:39".into(),
-            root: "/tank".into(),
-        };
-        let text = "88 64 0:39 /tank/11327/private / rw - btrfs x rw\n";
-        assert_eq!(
-            parse_mounts(text, 11327.try_into().unwrap(), &deeper).count(),
-            1
-        );
+    fn datasets_of_a_vps_are_told_from_those_of_its_neighbours() {
+        let vps = 11327.try_into().unwrap();
+        for own in [
+            "11327",
+            "11327/nix",
+            "11327.impermanence-c5a8b7",
+            "11327.rescue-c5a8b7",
+            "trash/11327.0193f0",
+            "trash/11327.impermanence-c5a8b7.0193f0",
+            "trash/11327:nix.0193f0",
+            "trash/11327+nix.0193f0",
+            "trash/11327.0193f0/nix",
+        ] {
+            assert!(is_of(own, vps), "{own}");
+        }
+        for other in [
+            "",
+            "113270",
+            "1132/7",
+            "trash",
+            "trash/113270.0193f0",
+            "templates/11327",
+            "trash/trash/11327",
+        ] {
+            assert!(!is_of(other, vps), "{other}");
+        }
     }
 }

@@ -44,9 +44,6 @@ pub fn render_lxc_config(
         "lxc.init.cmd",
         format_args!("/dev/.mayfly/guest init -- {}", spec.init),
     );
-    config.set("lxc.log.file", dir.lxc_log().display());
-    // The reason of an end is logged at this level only.
-    config.set("lxc.log.level", "DEBUG");
     config.set(
         "lxc.hook.post-stop",
         format_args!("/bin/sh {}", dir.post_stop().display()),
@@ -94,8 +91,9 @@ fn mounts(config: &mut Config, spec: &RunSpec, dir: &RunDir) {
         "lxc.rootfs.path",
         format_args!("dir:{}", dir.root().display()),
     );
-    // LXC takes the times from here, not from the mount below: a mere read must not be a change of the root.
-    config.set("lxc.rootfs.options", "idmap=container,noatime");
+    // LXC takes the times from here, not from the mount below: a mere read must not be a change of the root. Ids are mapped
+    // in the mount below.
+    config.set("lxc.rootfs.options", "noatime");
     config.set("lxc.autodev", 1);
     config.set("lxc.tty.max", 0);
     config.set("lxc.tty.dir", "");
@@ -175,7 +173,7 @@ fn limits(config: &mut Config, limits: &Limits, host: HostTraits) {
     }
 }
 
-const CPU_PERIOD_US: u64 = 100_000;
+pub(super) const CPU_PERIOD_US: u64 = 100_000;
 
 /// The hook that keeps lxc-start from rebooting in place: a reboot is a new run, with a new root.
 pub fn render_post_stop() -> &'static str {
@@ -215,7 +213,7 @@ mod tests {
         let config = render(host);
         for line in [
             "lxc.rootfs.path = dir:/run/r/mnt/root",
-            "lxc.rootfs.options = idmap=container,noatime",
+            "lxc.rootfs.options = noatime",
             "lxc.idmap = u 0 1048576 262144",
             "lxc.namespace.share.user = /proc/7/fd/9",
             "lxc.init.cmd = /dev/.mayfly/guest init -- /sbin/init",

@@ -14,10 +14,12 @@
 //! gone. A supervisor that was killed leaves `state.json` in an earlier phase; [`client::Node::sweep`] then ends
 //! what is left, and [`evidence`] proves that nothing is.
 
+pub mod apparmor;
 pub mod attach;
 pub mod cgroups;
 pub mod client;
 pub mod evidence;
+mod limits;
 pub mod lxc_config;
 pub mod paths;
 mod protocol;

@@ -58,6 +58,8 @@ impl RunDir {
         seccomp = "seccomp";
         /// The hook that ends lxc-start where it would reboot in place.
         post_stop = "post-stop";
+        /// All of lxc-start's PATH.
+        programs = "programs";
         /// Mount points that exist in the supervisor's mount namespace only.
         mounts = "mnt";
     }

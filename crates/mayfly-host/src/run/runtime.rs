@@ -10,13 +10,16 @@ use std::time::{Duration, Instant};
 
 use mayfly_core::error::{Code, LookFailed, Refusal};
 use mayfly_core::ids::{RunId, VpsId};
+use mayfly_core::names::PoolPath;
 use mayfly_core::observed::Evidence as Sign;
 use mayfly_core::ports::{HostError, HostResult, Outcome, Runtime};
-use mayfly_core::run::{RunEnd, RunPhase, RunSpec, RunState};
+use mayfly_core::run::{Limits, RunEnd, RunPhase, RunSpec, RunState};
 
 use super::client::{self, CallError, FileError, Node};
 use super::evidence::{Evidence, LookError};
+use super::limits;
 use super::paths::{RunDir, node_cgroup, parse_run_name, run_name};
+use super::state::read_spec;
 
 /// A fresh init that lives this long is taken for alive: one that finds no inotify instance or no cgroup dies within
 /// a few milliseconds.
@@ -77,13 +80,14 @@ impl LxcRuntime {
     /// Refuses while anything but `run` itself is alive.
     fn refuse_others(&self, vps: VpsId, run: &RunId) -> HostResult<()> {
         for attempt in 1.. {
-            let signs = self.places.node.observe_evidence(vps).map_err(look)?;
+            let mut signs = self.places.node.observe_evidence(vps).map_err(look)?;
+            signs.retain(Evidence::is_alive);
             // Its own mounts are seen through processes that are its own by supervisor or cgroup.
             let is_own = |sign: &Evidence| match sign {
                 Evidence::Supervisor { run: of, .. } | Evidence::Process { run: of, .. } => {
                     of == run
                 }
-                Evidence::Mount { .. } => false,
+                Evidence::Mount { .. } | Evidence::Held { .. } => false,
             };
             let own: BTreeSet<i32> = signs
                 .iter()
@@ -118,6 +122,23 @@ fn look(error: LookError) -> LookFailed {
         source = error.source();
     }
     LookFailed::new("what is alive of a VPS", why)
+}
+
+/// A sign that comes from a mount table.
+fn mounted(sign: Evidence) -> Option<Sign> {
+    match sign {
+        Evidence::Mount { pid, dataset, .. } => Some(Sign::Mounted { pid, dataset }),
+        Evidence::Held {
+            pid,
+            dataset,
+            command,
+        } => Some(Sign::Held {
+            pid,
+            dataset,
+            command,
+        }),
+        Evidence::Supervisor { .. } | Evidence::Process { .. } => None,
+    }
 }
 
 fn still_alive(vps: VpsId, sign: &str) -> Refusal {
@@ -157,9 +178,7 @@ impl Runtime for LxcRuntime {
             match sign {
                 Evidence::Supervisor { pid, run } => signs.push(Sign::Supervisor { pid, run }),
                 Evidence::Process { run, .. } => *processes.entry(run).or_default() += 1,
-                Evidence::Mount { pid, root, .. } => {
-                    signs.push(Sign::Mounted { pid, dataset: root })
-                }
+                other => signs.extend(mounted(other)),
             }
         }
         let cgroup = |run| {
@@ -174,6 +193,14 @@ impl Runtime for LxcRuntime {
             count: *count,
         }));
         Ok(signs)
+    }
+
+    fn holders(&self, datasets: &[PoolPath]) -> Result<BTreeMap<PoolPath, Vec<Sign>>, LookFailed> {
+        let mut found: BTreeMap<PoolPath, Vec<Sign>> = BTreeMap::new();
+        for (dataset, sign) in self.places.node.observe_holders(datasets).map_err(look)? {
+            found.entry(dataset).or_default().extend(mounted(sign));
+        }
+        Ok(found)
     }
 
     fn vpses_with_evidence(&self) -> Result<Vec<VpsId>, LookFailed> {
@@ -215,16 +242,16 @@ impl Runtime for LxcRuntime {
         self.refuse_others(spec.vps, &spec.run)?;
         if let Some(state) = self.state(spec.vps, &spec.run)? {
             // A run is launched once: what was begun on this root is over, and a second init would find a used root.
-            let signs = self.evidence(spec.vps)?;
-            if state.phase == RunPhase::Ended || signs.is_empty() {
+            let alive = self.evidence(spec.vps)?.iter().any(Sign::is_alive);
+            if state.phase == RunPhase::Ended || !alive {
                 return Err(start_failed(spec.vps, state.end.as_ref()));
             }
             self.watch(spec.vps, &spec.run)?;
             return Ok(Outcome::Unchanged);
         }
-        if let Some(sign) = self.evidence(spec.vps)?.first() {
+        if let Some(sign) = self.evidence(spec.vps)?.iter().find(|sign| sign.is_alive()) {
             // Its own, and its record is lost: nobody could watch over it.
-            return Err(still_alive(spec.vps, &format!("{sign:?}")).into());
+            return Err(still_alive(spec.vps, &sign.to_string()).into());
         }
         let mut spec = spec.clone();
         spec.guest_helper = self.places.guest_helper.display().to_string();
@@ -235,6 +262,15 @@ impl Runtime for LxcRuntime {
             .map_err(|error| HostError::failed(action(), error))?;
         self.watch(spec.vps, &spec.run)?;
         Ok(Outcome::Changed)
+    }
+
+    fn set_limits(&self, vps: VpsId, run: &RunId, limits: &Limits) -> HostResult<Outcome> {
+        let at_start = read_spec(&self.run_dir(vps, run)).map(|spec| spec.limits.swap_bytes);
+        limits::set_limits(
+            (&self.places.node.node, vps, run),
+            limits,
+            at_start.unwrap_or_default(),
+        )
     }
 
     fn await_init(&self, vps: VpsId, run: &RunId, deadline: Duration) -> HostResult<Outcome> {

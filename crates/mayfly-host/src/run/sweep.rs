@@ -8,12 +8,14 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use mayfly_core::ids::{NodeId, RunId, VpsId};
+use mayfly_core::names::PoolPath;
 use mayfly_core::run::{RunEnd, RunPhase};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
+use super::apparmor;
 use super::cgroups::Groups;
 use super::evidence::{self, Evidence, LookError};
-use super::paths::{RunDir, parse_run_name, run_name};
+use super::paths::{RunDir, container_name, parse_run_name, run_name};
 use super::state::{self, Liveness, read_state, replace};
 use crate::storage::KernelIdentity;
 use crate::sys::process::signal;
@@ -64,9 +66,20 @@ impl Node {
         RunDir::new(self.runs.join(run_name(vps, run)))
     }
 
-    /// What is alive of a VPS. Empty means: proven to be over.
+    /// What is alive of a VPS, and who holds its datasets. Nothing alive means: proven to be over.
     pub fn observe_evidence(&self, vps: VpsId) -> Result<Vec<Evidence>, LookError> {
         evidence::observe_evidence(&self.node, vps, &self.runs, self.pool.as_ref())
+    }
+
+    /// Who has any of these datasets mounted, or something below them.
+    pub fn observe_holders(
+        &self,
+        datasets: &[PoolPath],
+    ) -> Result<Vec<(PoolPath, Evidence)>, LookError> {
+        match &self.pool {
+            None => Ok(Vec::new()),
+            Some(pool) => evidence::observe_holders(&self.runs, pool, datasets),
+        }
     }
 
     /// Every run that has left anything, alive or not: in cgroups and run directories.
@@ -96,6 +109,8 @@ impl Node {
             Err(e) => troubles.push(e.into()),
         }
         if troubles.is_empty() {
+            let left = apparmor::forget(&container_name(&self.node, vps)).into_iter();
+            troubles.extend(left.map(|(at, cause)| SweepTrouble::Untidy { at, cause }));
             self.close_records(vps, &mut report, &mut troubles);
         }
         if troubles.is_empty() {
@@ -115,7 +130,9 @@ impl Node {
         let end = Instant::now() + within;
         let own = i32::try_from(std::process::id()).ok();
         loop {
-            let alive = self.observe_evidence(vps)?;
+            let mut alive = self.observe_evidence(vps)?;
+            // Who of the host holds a dataset is nobody's to end, and not waited for.
+            alive.retain(Evidence::is_alive);
             if alive.is_empty() || Instant::now() >= end {
                 return Ok(alive);
             }
@@ -132,8 +149,8 @@ impl Node {
             let (groups, _) = Groups::observe(&self.node, Some(vps))?;
             groups.kill(own, end.saturating_duration_since(Instant::now()))?;
             for one in &alive {
-                // A process whose own `/` is the VPS's belongs to it, wherever its cgroup is. One that merely has a
-                // copy of such a mount somewhere may be anybody's: it is reported.
+                // A process that may be the guest's and whose own `/` is the VPS's belongs to it, wherever its cgroup
+                // is. One that has such a mount elsewhere may be somebody else's: it is reported.
                 if let Evidence::Mount { pid, at, .. } = one {
                     if at == "/" && Some(*pid) != own {
                         kill_if(*pid, || {

@@ -130,3 +130,53 @@ fn streams_come_in_pieces() {
         (1_000_000, &b"note\n"[..], 0)
     );
 }
+
+#[test]
+fn descriptors_are_given_as_input_and_output() {
+    let cat = Command::new(&Tool::find("cat").unwrap());
+    let mut source = tempfile::tempfile().unwrap();
+    let much: Vec<u8> = (0..1_000_000_u32).map(|n| n as u8).collect();
+    source.write_all(&much).unwrap();
+    io::Seek::rewind(&mut source).unwrap();
+    let mut target = tempfile::tempfile().unwrap();
+    let done = Runner
+        .run_on(&cat, Some(source.as_fd()), Some(target.as_fd()))
+        .unwrap();
+    assert_eq!(done.stdout, b"");
+    io::Seek::rewind(&mut target).unwrap();
+    let mut copied = Vec::new();
+    target.read_to_end(&mut copied).unwrap();
+    assert!(copied == much);
+    // Without one for its output, that is kept; without one for its input, it has the command's.
+    io::Seek::rewind(&mut source).unwrap();
+    let kept = Runner.run_on(&cat, Some(source.as_fd()), None).unwrap();
+    assert!(kept.stdout == much);
+    let fed = Runner.run_on(&cat.input("fed"), None, None).unwrap();
+    assert_eq!(fed.text(), "fed");
+}
+
+#[test]
+fn a_reader_that_goes_away_ends_the_writer() {
+    let (reader, writer) = rustix::pipe::pipe().unwrap();
+    drop(reader);
+    let failed = Runner
+        .run_on(&sh("exec cat /dev/zero"), None, Some(writer.as_fd()))
+        .unwrap_err();
+    assert!(
+        matches!(failed.end, RunEnd::Signal(13) | RunEnd::Status(_)),
+        "{failed}"
+    );
+}
+
+#[test]
+fn the_deadline_holds_for_streams() {
+    let (_reader, writer) = rustix::pipe::pipe().unwrap();
+    let failed = Runner
+        .run_on(
+            &sh("exec cat /dev/zero").deadline(Duration::from_millis(200)),
+            None,
+            Some(writer.as_fd()),
+        )
+        .unwrap_err();
+    assert_eq!(failed.end, RunEnd::Deadline(Duration::from_millis(200)));
+}

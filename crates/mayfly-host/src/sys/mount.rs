@@ -25,13 +25,27 @@ pub(crate) const ATIME_FIELD: u64 = 0x70;
 /// Access times are never written.
 pub(crate) const NO_ATIME: u64 = 0x10;
 
+/// The owners on the disk are those of the given user namespace.
+const ID_MAP: u64 = 0x0010_0000;
+
+/// Shows a mount that nobody sees yet with the ids of a user namespace.
+pub(crate) fn map_ids(mount: BorrowedFd<'_>, user_namespace: BorrowedFd<'_>) -> io::Result<()> {
+    let namespace =
+        u64::try_from(user_namespace.as_raw_fd()).expect("a descriptor is not negative");
+    change(mount, ID_MAP, 0, namespace)
+}
+
 /// Clears and sets attributes of the one mount that `mount` was opened on.
 pub(crate) fn set_attributes(mount: BorrowedFd<'_>, set: u64, clear: u64) -> io::Result<()> {
+    change(mount, set, clear, 0)
+}
+
+fn change(mount: BorrowedFd<'_>, set: u64, clear: u64, userns_fd: u64) -> io::Result<()> {
     let attributes = MountAttr {
         set,
         clear,
         propagation: 0,
-        userns_fd: 0,
+        userns_fd,
     };
     // SAFETY: the path is an empty C string, the structure has the size that is passed, and both live for the call.
     let done = unsafe {

@@ -1,11 +1,11 @@
-//! mmdebstrap and the scripts of a recipe: from nothing to a tree.
+//! mmdebstrap or an archive, and the scripts of a recipe: from nothing to a tree.
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use mayfly_core::recipe::Build;
+use mayfly_core::recipe::Origin;
 use rustix::fs::{MemfdFlags, memfd_create};
 
 use super::mirror::{BadMirror, Mirrors, observe_mirrors, observe_settings};
@@ -64,6 +64,9 @@ pub enum BuildCause {
     /// A script of the recipe failed.
     #[error("its script {0} failed")]
     Script(String, #[source] RunFailure),
+    /// The archive could not be unpacked.
+    #[error("its archive {} cannot be unpacked", .0.display())]
+    Unpack(PathBuf, #[source] RunFailure),
     /// A script could not be handed to `sh`.
     #[error("a script could not be prepared")]
     Prepare(#[from] io::Error),
@@ -74,7 +77,7 @@ pub enum BuildCause {
 
 /// Builds the tree of `source` in `tree`, an empty directory or one that does not exist yet.
 ///
-/// Packages come from `mirror`, else from the mirror that this host's own apt uses, else from mmdebstrap's default.
+/// It is unpacked from the source's archive where that has one, else installed from packages. Those come from `mirror`, else from the mirror that this host's own apt uses, else from mmdebstrap's default.
 /// `progress` gets a line for each stage. Not idempotent; after a failure or a crash the tree must be thrown away. All runs
 /// in a mount namespace of its own, and ends with the calling thread: nothing stays mounted, and nothing goes on writing.
 pub fn build_tree(
@@ -99,32 +102,16 @@ fn build(
     mirror: Option<&str>,
     progress: &mut dyn FnMut(&str),
 ) -> Result<(), BuildCause> {
-    let (mmdebstrap, sh) = (Tool::find("mmdebstrap")?, Tool::find("sh")?);
+    let sh = Tool::find("sh")?;
     let alone = Alone {
         setpriv: Tool::find("setpriv")?,
         unshare: Tool::find("unshare")?,
     };
     let tree = std::path::absolute(tree)?;
-    let build = &source.recipe.build;
-    let (sources, settings) = where_from(runner, &build.suite, mirror)?;
-    if let Some(line) = sources.first() {
-        progress(&format!("packages come from `{line}`"));
+    match &source.archive {
+        Some(archive) => unpack(runner, &alone, archive, &tree, progress)?,
+        None => install(runner, &alone, source, &tree, mirror, progress)?,
     }
-    let bootstrap = alone
-        // The process namespace ends with its first process: a killed build leaves nothing running.
-        .command(
-            &["--pid", "--fork", "--kill-child", "--mount-proc"],
-            &mmdebstrap,
-        )
-        .args(bootstrap_args(
-            build,
-            &source.recipe.manifest.architecture,
-            &tree,
-            &sources,
-            &settings,
-        ))
-        .pass_env(&PROXIES);
-    run_telling(runner, &bootstrap, progress)?;
     for script in &source.scripts {
         progress(&format!("running {}", script.name));
         let text = hold(script)?;
@@ -136,6 +123,68 @@ fn build(
     }
     scrub_tree(&tree, source.recipe.manifest.layout.storage.as_ref())?;
     Ok(())
+}
+
+/// The process namespace ends with its first process: a killed build leaves nothing running.
+const OWN_PROCESSES: [&str; 4] = ["--pid", "--fork", "--kill-child", "--mount-proc"];
+
+fn install(
+    runner: &Runner,
+    alone: &Alone,
+    source: &Source,
+    tree: &Path,
+    mirror: Option<&str>,
+    progress: &mut dyn FnMut(&str),
+) -> Result<(), BuildCause> {
+    let mmdebstrap = Tool::find("mmdebstrap")?;
+    let Origin::Packages {
+        suite,
+        variant,
+        packages,
+    } = &source.recipe.build.origin
+    else {
+        let cause = io::Error::new(io::ErrorKind::NotFound, "the archive was not looked for");
+        return Err(cause.into());
+    };
+    let (sources, settings) = where_from(runner, suite, mirror)?;
+    if let Some(line) = sources.first() {
+        progress(&format!("packages come from `{line}`"));
+    }
+    let packages = Packages {
+        suite,
+        variant,
+        packages,
+        architecture: &source.recipe.manifest.architecture,
+    };
+    let bootstrap = alone
+        .command(&OWN_PROCESSES, &mmdebstrap)
+        .args(bootstrap_args(&packages, tree, &sources, &settings))
+        .pass_env(&PROXIES);
+    Ok(run_telling(runner, &bootstrap, progress)?)
+}
+
+/// Numbers of owners, extended attributes and access lists stay as they are in the archive. tar sees by itself how it is
+/// compressed, and refuses to leave the tree.
+fn unpack(
+    runner: &Runner,
+    alone: &Alone,
+    archive: &Path,
+    tree: &Path,
+    progress: &mut dyn FnMut(&str),
+) -> Result<(), BuildCause> {
+    let tar = Tool::find("tar")?;
+    let archive = std::path::absolute(archive)?;
+    progress(&format!("unpacking {}", archive.display()));
+    std::fs::create_dir_all(tree)?;
+    let command = alone
+        .command(&OWN_PROCESSES, &tar)
+        .args(["--extract", "--force-local", "--numeric-owner"])
+        .args(["--same-owner", "--same-permissions"])
+        .args(["--xattrs", "--xattrs-include=*", "--acls", "--directory"])
+        .arg(tree)
+        .arg("--file")
+        .arg(&archive);
+    run_telling(runner, &command, progress).map_err(|failure| BuildCause::Unpack(archive, failure))
 }
 
 /// Runs programs that end with this process and whose mounts nobody else sees.
@@ -179,9 +228,16 @@ fn where_from(
     Ok((mirrors.lines(suite), settings))
 }
 
+/// What mmdebstrap installs.
+struct Packages<'a> {
+    suite: &'a str,
+    variant: &'a str,
+    packages: &'a [String],
+    architecture: &'a str,
+}
+
 fn bootstrap_args(
-    build: &Build,
-    architecture: &str,
+    build: &Packages<'_>,
     tree: &Path,
     sources: &[String],
     settings: &[String],
@@ -190,7 +246,7 @@ fn bootstrap_args(
         "--mode=root".to_owned(),
         "--format=directory".to_owned(),
         format!("--variant={}", build.variant),
-        format!("--architectures={architecture}"),
+        format!("--architectures={}", build.architecture),
     ];
     args.extend(
         settings
@@ -204,7 +260,7 @@ fn bootstrap_args(
         args.push(format!("--include={}", build.packages.join(",")));
     }
     args.push(format!("--customize-hook={FORGET}"));
-    args.push(build.suite.clone());
+    args.push(build.suite.to_owned());
     let mut args: Vec<std::ffi::OsString> = args.into_iter().map(Into::into).collect();
     args.push(tree.into());
     args.extend(sources.iter().map(Into::into));
@@ -258,11 +314,16 @@ mod tests {
 
     #[test]
     fn the_command_is_whole() {
-        let source = builtin("debian-12").unwrap();
+        let packages = ["ca-certificates".to_owned(), "dbus".to_owned()];
+        let build = Packages {
+            suite: "bookworm",
+            variant: "minbase",
+            packages: &packages,
+            architecture: "amd64",
+        };
         let sources = ["deb http://mirror.example/debian bookworm main".to_owned()];
         let args = bootstrap_args(
-            &source.recipe.build,
-            "amd64",
+            &build,
             Path::new("/pool/t"),
             &sources,
             &["A \"1\"".to_owned()],
@@ -279,10 +340,7 @@ mod tests {
             ]
         );
         assert!(args.contains(&"--dpkgopt=force-unsafe-io"));
-        assert!(
-            args.iter()
-                .any(|a| a.starts_with("--include=ca-certificates,dbus,"))
-        );
+        assert!(args.contains(&"--include=ca-certificates,dbus"));
         assert_eq!(
             args[args.len() - 3..],
             [
@@ -291,6 +349,52 @@ mod tests {
                 "deb http://mirror.example/debian bookworm main"
             ]
         );
+    }
+
+    /// What a build of an archive needs but cannot do without root: the confinement.
+    fn unpacked(archive: &Path) -> (tempfile::TempDir, Result<(), BuildCause>) {
+        let dir = tempfile::tempdir().unwrap();
+        let alone = Alone {
+            setpriv: Tool::find("setpriv").unwrap(),
+            unshare: Tool::find("unshare").unwrap(),
+        };
+        let done = unpack(
+            &Runner,
+            &alone,
+            archive,
+            &dir.path().join("tree"),
+            &mut |_| {},
+        );
+        (dir, done)
+    }
+
+    #[test]
+    fn an_archive_is_unpacked_and_a_broken_one_is_refused() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("etc")).unwrap();
+        std::fs::write(dir.path().join("etc/who"), "me").unwrap();
+        std::os::unix::fs::chown(dir.path().join("etc/who"), Some(123_456), Some(7)).unwrap();
+        let tar = Tool::find("tar").unwrap();
+        let archive = dir.path().join("a:b.tar.gz");
+        let pack = Command::new(&tar)
+            .args(["--create", "--gzip", "--force-local", "--directory"])
+            .arg(dir.path())
+            .arg("--file")
+            .arg(&archive)
+            .arg("etc");
+        Runner.run(&pack).unwrap();
+
+        let (at, done) = unpacked(&archive);
+        done.unwrap();
+        let seen = std::fs::metadata(at.path().join("tree/etc/who")).unwrap();
+        let owner = std::os::unix::fs::MetadataExt::uid(&seen);
+        assert_eq!((owner, seen.len()), (123_456, 2));
+
+        std::fs::write(&archive, "no archive").unwrap();
+        assert!(matches!(unpacked(&archive).1, Err(BuildCause::Unpack(..))));
     }
 
     #[test]

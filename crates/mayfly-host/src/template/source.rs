@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use mayfly_core::recipe::{BadRecipe, Recipe, parse_recipe};
+use mayfly_core::recipe::{BadRecipe, Origin, Recipe, parse_recipe};
 
 /// The recipes that this program carries, by template name.
 const RECIPES: [(&str, &str); 4] = [
@@ -43,6 +43,8 @@ pub struct Source {
     pub recipe: Recipe,
     /// Its scripts, in the order in which they run.
     pub scripts: Vec<Script>,
+    /// The archive that it begins as, where it begins as one.
+    pub archive: Option<PathBuf>,
 }
 
 /// A recipe that could not be loaded.
@@ -68,6 +70,9 @@ pub enum LoadCause {
     /// A script that it names could not be read.
     #[error("its script {0} cannot be read")]
     Script(String, #[source] std::io::Error),
+    /// The archive that it names could not be read.
+    #[error("its archive {0} cannot be read")]
+    Archive(String, #[source] std::io::Error),
 }
 
 /// The names of the recipes that this program carries.
@@ -84,6 +89,7 @@ pub fn builtin(name: &str) -> Option<Source> {
     };
     Some(Source {
         scripts: recipe.build.customize.iter().map(script).collect(),
+        archive: None,
         recipe,
     })
 }
@@ -121,7 +127,20 @@ pub fn load_source(path: &Path) -> Result<Source, LoadError> {
             },
         });
     }
-    Ok(Source { recipe, scripts })
+    let archive = match &recipe.build.origin {
+        Origin::Packages { .. } => None,
+        Origin::Archive(name) => {
+            let file = beside.join(name);
+            std::fs::File::open(&file)
+                .map_err(|error| failed(LoadCause::Archive(name.clone(), error)))?;
+            Some(file)
+        }
+    };
+    Ok(Source {
+        recipe,
+        scripts,
+        archive,
+    })
 }
 
 #[cfg(test)]
@@ -138,6 +157,11 @@ mod tests {
                 source.recipe.build.customize.len(),
                 "{name}"
             );
+            // There is nothing beside a built-in recipe.
+            assert!(
+                matches!(source.recipe.build.origin, Origin::Packages { .. }),
+                "{name}"
+            );
         }
         assert!(builtin("debian").is_none());
     }
@@ -151,6 +175,26 @@ mod tests {
         let source = load_source(Path::new(fixture)).unwrap();
         assert_eq!(source.scripts[0].text, SCRIPTS[0].1);
         assert_eq!(source.scripts[1].name, "nixos-shaped.sh");
+    }
+
+    #[test]
+    fn an_archive_lies_beside_the_recipe() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("mine.toml");
+        let (manifest, _) = RECIPES[0].1.split_once("[build]").unwrap();
+        std::fs::write(
+            &path,
+            format!("{manifest}[build]\narchive = 'rootfs.tar'\n"),
+        )
+        .unwrap();
+        let error = load_source(&path).unwrap_err();
+        assert!(
+            matches!(&error.cause, LoadCause::Archive(name, _) if name == "rootfs.tar"),
+            "{error:?}"
+        );
+        let archive = dir.path().join("rootfs.tar");
+        std::fs::write(&archive, "").unwrap();
+        assert_eq!(load_source(&path).unwrap().archive, Some(archive));
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use mayfly_core::bytes::Bytes;
+use mayfly_core::conformance::given::persistent;
 use mayfly_core::ids::{Digest, NodeId};
 use mayfly_core::names::{PoolPath, TemplateName, TemplatePart};
 use mayfly_core::ports::{HostError, NewDataset, Outcome, Storage};
@@ -15,38 +16,13 @@ use mayfly_host::runner::Runner;
 use mayfly_host::storage::TemplatePool;
 use mayfly_host::storage::btrfs::{Allocation, BtrfsPool, NewPool};
 
-use super::contract::persistent;
+use super::alone::alone as run_alone;
 
-const INNER: &str = "MAYFLY_TEST_INNER";
-
-/// Runs `body` in a process of its own with a private mount namespace.
+/// Runs `body` as [`run_alone`] does; afterwards its loop devices must be gone.
 pub(crate) fn alone(test: &str, body: impl FnOnce(&Path)) {
-    if let Some(dir) = std::env::var_os(INNER) {
-        return body(Path::new(&dir));
-    }
-    if !rustix::process::geteuid().is_root() {
-        assert!(
-            std::env::var_os("MAYFLY_REQUIRE_ROOT_TESTS").is_none(),
-            "{test} needs root and may not be skipped"
-        );
-        eprintln!("skipped: {test} needs root");
-        return;
-    }
-    let dir = tempfile::tempdir().unwrap();
-    let status = Command::new("unshare")
-        .args(["--mount", "--propagation", "private"])
-        .arg(std::env::current_exe().unwrap())
-        .args(["--exact", test, "--nocapture", "--test-threads=1"])
-        .env(INNER, dir.path())
-        .status()
-        .unwrap();
-    assert!(status.success(), "{test}: {status}");
-    let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
-    assert!(
-        !table.contains(dir.path().to_str().unwrap()),
-        "a mount was left"
-    );
-    gone(|| loops_of(dir.path()).is_empty(), "the loop device");
+    run_alone(test, body, |dir| {
+        gone(|| loops_of(dir).is_empty(), "the loop device");
+    });
 }
 
 pub(crate) fn gone(mut is_gone: impl FnMut() -> bool, what: &str) {

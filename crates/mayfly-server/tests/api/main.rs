@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod harness;
+mod limits;
 
 use std::time::Duration;
 
@@ -211,6 +212,24 @@ async fn refusals_are_json_whatever_was_asked() {
             404,
             "template.not_found",
             "nope",
+        ),
+        (
+            "PATCH /v1/vps/web9 {\"memory_bytes\":null}",
+            400,
+            "input.invalid",
+            "field `memory_bytes`",
+        ),
+        (
+            "PATCH /v1/vps/web9 {\"disk_bytes\":1}",
+            400,
+            "input.invalid",
+            "disk_bytes",
+        ),
+        (
+            "PATCH /v1/vps/web9 {\"processes\":300}",
+            404,
+            "vps.not_found",
+            "web9",
         ),
         (
             "PATCH /v1/vps/web9/features {}",

@@ -11,6 +11,7 @@ mod mount;
 mod node;
 mod operation;
 mod screen;
+mod set;
 mod table;
 mod template;
 mod terminal;
@@ -77,6 +78,8 @@ pub(crate) enum Verb {
     Stop(vps::StopArgs),
     /// Stop a VPS and start it
     Restart(vps::RestartArgs),
+    /// Change what a VPS may take of the host, also while it runs
+    Set(set::SetArgs),
     /// Destroy a VPS with all its data
     Destroy(vps::DestroyArgs),
     /// Run a program in a VPS; the exit status is the program's
@@ -158,6 +161,7 @@ async fn dispatch(verb: Verb, context: &Context) -> Result<ExitCode, Failure> {
         Verb::Start(args) => vps::start(context, args).await,
         Verb::Stop(args) => vps::stop(context, args).await,
         Verb::Restart(args) => vps::restart(context, args).await,
+        Verb::Set(args) => set::run(context, args).await,
         Verb::Destroy(args) => vps::destroy(context, args).await,
         Verb::Exec(args) => exec::run(context, args).await,
         Verb::Console(args) => console::console(context, &args.vps).await,

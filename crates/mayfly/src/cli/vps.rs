@@ -9,6 +9,7 @@ use mayfly_core::bytes::Bytes;
 use mayfly_core::documents::{Desired, OnCrash};
 use mayfly_core::ids::VpsId;
 use mayfly_core::names::{Hostname, TemplateName};
+use mayfly_core::run::shown_cpus;
 
 use super::change::{ChangeArgs, ConfirmArgs};
 use super::table::{facts, moment, now_unix_ms, or_dash, since, table};
@@ -255,10 +256,17 @@ fn render_one(v: &VpsView, now_unix_ms: u64) -> String {
             .map_or_else(|| "no limit".to_owned(), |m| m.to_string()),
     ));
     rows.push((
+        "swap",
+        match v.limits.swap_bytes {
+            Bytes(0) => "none".to_owned(),
+            some => some.to_string(),
+        },
+    ));
+    rows.push((
         "cpus",
         v.limits
             .cpu_percent
-            .map_or_else(|| "no limit".to_owned(), cpus),
+            .map_or_else(|| "no limit".to_owned(), shown_cpus),
     ));
     rows.push((
         "processes",
@@ -309,15 +317,6 @@ fn impermanence(v: &VpsView) -> String {
             on.root_quota_bytes,
             root_kind(on.root_kind)
         ),
-    }
-}
-
-fn cpus(percent: u32) -> String {
-    match percent % 100 {
-        0 => (percent / 100).to_string(),
-        rest => format!("{}.{rest:02}", percent / 100)
-            .trim_end_matches('0')
-            .to_owned(),
     }
 }
 

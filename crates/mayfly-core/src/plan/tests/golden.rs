@@ -7,7 +7,7 @@ use super::{dataset, id, mount, name, path, restart, run, start, stop};
 use crate::bytes::Bytes;
 use crate::documents::{Desired, Impermanence, Request};
 use crate::plan::{Plan, Undo};
-use crate::run::RunEnd;
+use crate::run::{LimitsChange, RunEnd};
 use crate::template::RootKind;
 
 fn render(plan: &Plan) -> String {
@@ -252,6 +252,41 @@ fn datasets_and_mounts() {
             force: true,
         },
     );
+}
+
+#[test]
+fn limits_of_a_vps_that_runs_and_of_one_that_does_not() {
+    let set = |limits| Request::Set { limits };
+    let memory = |gib| LimitsChange {
+        memory_bytes: Some(Bytes::gib(gib)),
+        ..LimitsChange::default()
+    };
+    let all = LimitsChange {
+        memory_bytes: Some(Bytes::gib(4)),
+        swap_bytes: Some(Bytes::gib(1)),
+        cpu_percent: Some(Some(150)),
+        processes: Some(500),
+    };
+    let mut hands = running("debian-12-impermanence");
+    check("set-running", &mut hands, &set(all.clone()));
+    let held = hands.host.limits_of(id(11327)).unwrap();
+    assert_eq!(held, all.of(&held), "the run that goes on has them");
+    check("set-again", &mut hands, &set(all));
+    hands.ask(id(11327), &stop()).unwrap();
+    let free = LimitsChange {
+        cpu_percent: Some(None),
+        ..LimitsChange::default()
+    };
+    check("set-stopped", &mut hands, &set(free));
+    hands.ask(id(11327), &start(2)).unwrap();
+    let held = hands.host.limits_of(id(11327)).unwrap();
+    assert_eq!(
+        (held.memory_bytes, held.cpu_percent),
+        (Some(Bytes::gib(4)), None),
+        "the next run has them all"
+    );
+    hands.host.guest_crash(id(11327));
+    check("set-dead-run", &mut hands, &set(memory(3)));
 }
 
 #[test]

@@ -33,7 +33,11 @@ pub(super) struct Hands {
 impl Hands {
     /// A host with the built-in templates.
     pub(super) fn new() -> Self {
-        let host = FakeHost::new();
+        Self::on(FakeHost::new())
+    }
+
+    /// The same on a host of the test's choice.
+    pub(super) fn on(host: FakeHost) -> Self {
         let recipes = ["debian-12", "debian-12-impermanence", "nixos-shaped"];
         let templates = recipes
             .map(|r| (r.parse().unwrap(), host.add_template(r)))
@@ -193,6 +197,7 @@ impl Hands {
                 ..
             } => drop(self.vpses.insert(*vps, (**doc).clone())),
             Step::Record { vps, doc: None, .. } => drop(self.vpses.remove(vps)),
+            Step::SetLimits { vps, run, limits } => drop(host.set_limits(*vps, run, limits)?),
             Step::Launch { launch } => {
                 host.launch(&launch.to_run_spec(|n| host.mount_source(n), host.detach()))?;
             }
@@ -325,7 +330,8 @@ impl Hands {
             );
         }
         for doc in self.vpses.values() {
-            text += &format!("{doc:?}\n{:?}\n", self.host.root_of(doc.id));
+            let (root, limits) = (self.host.root_of(doc.id), self.host.limits_of(doc.id));
+            text += &format!("{doc:?}\n{root:?}\n{limits:?}\n");
         }
         text + &format!("{:?}", self.templates.keys())
     }
@@ -334,6 +340,10 @@ impl Hands {
     pub(super) fn assert_sound(&mut self) {
         self.host.assert_no_catastrophe();
         self.host.assert_persistent_data_intact();
+        for doc in self.vpses.values().filter(|doc| doc.run.is_some()) {
+            let held = self.host.limits_of(doc.id);
+            assert!(held.is_none_or(|held| held == doc.limits), "{doc:?}");
+        }
         self.clean_up();
         self.host.assert_no_orphans(&self.docs());
         self.host.assert_persistent_data_intact();

@@ -14,7 +14,7 @@ use crate::ids::{NodeId, VpsId};
 use crate::observed::{Evidence, MarkSeen, Observed, Role};
 use crate::plan::{Plan, Step, StepKind, Undo, free_range, mount_order, plan_vps};
 use crate::ports::Runtime as _;
-use crate::run::{IdRange, RunEnd};
+use crate::run::{IdRange, LimitsChange, RunEnd};
 use crate::template::RootKind;
 
 #[derive(Clone, Debug)]
@@ -27,6 +27,8 @@ enum Move {
     Write(&'static str),
     Fault(StartFault),
     Full(bool),
+    RefuseLimits(bool),
+    UseMemory(Bytes),
 }
 
 fn requests() -> impl Strategy<Value = Request> {
@@ -53,11 +55,24 @@ fn requests() -> impl Strategy<Value = Request> {
         1 => (names(), any::<bool>()).prop_map(|(of, force)| Request::DatasetDestroy { name: name(of), force }),
         1 => (names(), paths()).prop_map(|(of, at)| Request::MountAdd { mount: mount(of, at) }),
         1 => paths().prop_map(|at| Request::MountRemove { path: path(at) }),
+        2 => limits().prop_map(|limits| Request::Set { limits }),
         2 => (proptest::option::of(kind), any::<u8>()).prop_map(|(kind, n)| Request::SetImpermanence {
             want: kind.map(|root_kind| Impermanence { root_quota_bytes: Bytes::gib(2), root_kind }),
             run: run(n),
         }),
     ]
+}
+
+fn limits() -> impl Strategy<Value = LimitsChange> {
+    use proptest::option::of;
+    (of(0..4u64), of(0..2u64), of(of(0..3u32)), of(10..20u32)).prop_map(
+        |(memory, swap, cpus, processes)| LimitsChange {
+            memory_bytes: memory.map(Bytes::gib),
+            swap_bytes: swap.map(Bytes::gib),
+            cpu_percent: cpus.map(|cpus| cpus.map(|n| n * 50)),
+            processes,
+        },
+    )
 }
 
 fn moves() -> impl Strategy<Value = Vec<(u32, Move)>> {
@@ -77,6 +92,8 @@ fn moves() -> impl Strategy<Value = Vec<(u32, Move)>> {
         4 => prop_oneof![Just("/persistent/a"), Just("/srv/b"), Just("/nix/c"), Just("/d")].prop_map(Move::Write),
         2 => faults.prop_map(Move::Fault),
         1 => proptest::bool::weighted(0.3).prop_map(Move::Full),
+        1 => any::<bool>().prop_map(Move::RefuseLimits),
+        1 => (0..4u64).prop_map(|gib| Move::UseMemory(Bytes::gib(gib))),
     ];
     proptest::collection::vec((100..103u32, one), 0..25)
 }
@@ -101,6 +118,12 @@ fn play(hands: &mut Hands, vps: VpsId, this: &Move) {
         Move::Write(at) => drop(host.guest_write(vps, at, "precious").ok()),
         Move::Fault(fault) => host.fail_start(vps, *fault),
         Move::Full(full) => host.pool_full(*full),
+        Move::RefuseLimits(refuse) => host.refuse_limits(vps, *refuse),
+        Move::UseMemory(used) if alive => {
+            // No more than its limit.
+            let most = host.limits_of(vps).and_then(|limits| limits.memory_bytes);
+            host.use_memory(vps, most.map_or(*used, |most| most.min(*used)));
+        }
         Move::HostReboot => hands.host = host.reboot(),
         Move::Ask(request) if hands.vpses.contains_key(&vps) => drop(hands.ask(vps, request)),
         Move::Crash if alive => host.guest_crash(vps),
@@ -312,6 +335,32 @@ proptest! {
                 prop_assert!(!gone, "{:?} gives up data a second time", request);
             }
         }
+    }
+
+    /// A change of limits is done or it is not; done, it is recorded and holds, and there is nothing left to do.
+    #[test]
+    fn limits_are_changed_together_or_not_at_all(history in moves(), vps in 100..103u32, limits in limits()) {
+        let mut hands = scene();
+        for (vps, one) in &history {
+            play(&mut hands, id(*vps), one);
+        }
+        let vps = id(vps);
+        let Some(before) = hands.vpses.get(&vps).map(|doc| doc.limits.clone()) else { return Ok(()) };
+        let request = Request::Set { limits: limits.clone() };
+        let held = hands.host.limits_of(vps);
+        let want = match hands.ask(vps, &request) {
+            Ok(_) => {
+                prop_assert_eq!(hands.plan(vps, &request).unwrap(), Plan::default());
+                limits.of(&before)
+            }
+            Err(_) => {
+                prop_assert_eq!(hands.host.limits_of(vps), held);
+                before
+            }
+        };
+        prop_assert_eq!(&hands.doc(vps).limits, &want);
+        prop_assert!(hands.host.limits_of(vps).is_none_or(|held| held == want));
+        hands.assert_sound();
     }
 
     #[test]

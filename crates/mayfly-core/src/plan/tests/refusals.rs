@@ -8,8 +8,10 @@ use crate::error::{Code, Refusal};
 use crate::names::PoolPath;
 use crate::observed::MarkSeen;
 use crate::plan::{plan_create, plan_vps};
-use crate::run::{IdRange, RunEnd};
+use crate::run::{IdRange, LimitsChange, RunEnd};
 use crate::template::RootKind;
+
+mod datasets;
 
 const VPS: u32 = 11327;
 
@@ -262,68 +264,6 @@ fn the_pool_is_not_promised_more_than_twice() {
 }
 
 #[test]
-fn datasets_that_cannot_be_made_or_destroyed() {
-    let mut hands = scene("nixos-shaped");
-    hands
-        .ask(
-            id(VPS),
-            &Request::DatasetSet {
-                name: name(""),
-                quota_bytes: Bytes::gib(50),
-            },
-        )
-        .unwrap();
-    hands.ask(id(VPS), &dataset("srv", 5, None)).unwrap();
-    hands.ask(id(VPS), &dataset("srv/data", 5, None)).unwrap();
-    refused(&mut hands, &dataset("srv", 5, None), Code::DatasetExists);
-    refused(&mut hands, &dataset("a/b", 5, None), Code::DatasetNotFound);
-    let destroy = |of: &str, force| Request::DatasetDestroy {
-        name: name(of),
-        force,
-    };
-    let refusal = refused(&mut hands, &destroy("srv", true), Code::DatasetInUse);
-    assert_eq!(
-        refusal.hint,
-        "destroy that first: mayfly dataset destroy 11327/srv/data"
-    );
-    let refusal = refused(&mut hands, &destroy("nix", false), Code::DatasetInUse);
-    assert_eq!(refusal.hint, "mayfly mount remove 11327 /nix, or --force");
-    refused(&mut hands, &destroy("", true), Code::DatasetInUse);
-    refused(&mut hands, &destroy("none", true), Code::DatasetNotFound);
-    hands
-        .host
-        .make_by_hand(&PoolPath::from_pool("11327/hand").unwrap());
-    refused(&mut hands, &dataset("hand", 5, None), Code::NotOurs);
-    hands
-        .host
-        .make_by_hand(&PoolPath::from_pool("11327/srv/data/hand").unwrap());
-    refused(&mut hands, &destroy("srv/data", true), Code::NotOurs);
-    hands.ask(id(VPS), &start(1)).unwrap();
-    refused(&mut hands, &destroy("nix", true), Code::VpsRunning);
-}
-
-#[test]
-fn reserved_dataset_names_cannot_be_said() {
-    for bad in [
-        "private",
-        "trash",
-        "a/private",
-        "x.impermanence-c5a8b7",
-        "x.rescue-c5a8b7",
-        "../11328",
-        "",
-    ] {
-        let taken = bad.parse::<crate::names::DatasetName>();
-        assert!(taken.is_err() || taken.unwrap().is_root(), "{bad}");
-    }
-    refused(
-        &mut scene("debian-12"),
-        &dataset("", 5, None),
-        Code::DatasetExists,
-    );
-}
-
-#[test]
 fn mounts_that_cannot_be() {
     let mut hands = scene("nixos-shaped");
     let add = |of: &str, at: &str| Request::MountAdd {
@@ -366,6 +306,76 @@ fn mounts_that_cannot_be() {
         },
         Code::VpsRunning,
     );
+}
+
+fn memory(of: Bytes) -> LimitsChange {
+    LimitsChange {
+        memory_bytes: Some(of),
+        ..LimitsChange::default()
+    }
+}
+
+#[test]
+fn limits_that_no_guest_can_live_with() {
+    let cpus = |percent| LimitsChange {
+        cpu_percent: Some(Some(percent)),
+        ..LimitsChange::default()
+    };
+    let processes = |n| LimitsChange {
+        processes: Some(n),
+        ..LimitsChange::default()
+    };
+    for limits in [
+        LimitsChange::default(),
+        memory(Bytes::mib(16).saturating_sub(Bytes(1))),
+        cpus(0),
+        processes(15),
+        processes(4_194_305),
+    ] {
+        for mut hands in [scene("debian-12"), running("debian-12")] {
+            refused(
+                &mut hands,
+                &Request::Set {
+                    limits: limits.clone(),
+                },
+                Code::Invalid,
+            );
+        }
+    }
+    let hands = scene("debian-12");
+    let mut input = Hands::input(id(200));
+    input.memory = Some(Bytes(1));
+    let refusal = hands.resolve(&input, "debian-12").unwrap_err();
+    assert_eq!(refusal.code, Code::Invalid);
+}
+
+#[test]
+fn limits_that_the_host_does_not_take_change_nothing() {
+    let vps = id(VPS);
+    let set = |limits| Request::Set { limits };
+    let mut hands = running("debian-12");
+    let before = hands.picture();
+    hands.host.use_memory(vps, Bytes::gib(1));
+    let both = LimitsChange {
+        processes: Some(500),
+        ..memory(Bytes::mib(512))
+    };
+    let refusal = hands.ask(vps, &set(both.clone())).unwrap_err();
+    assert_eq!(refusal.code, Code::LimitBelowUse);
+    assert!(refusal.hint.contains("1024M"), "{refusal:?}");
+    assert_eq!(hands.picture(), before, "one that is refused changes none");
+    hands.host.refuse_limits(vps, true);
+    let refusal = hands.ask(vps, &set(memory(Bytes::gib(4)))).unwrap_err();
+    assert_eq!(refusal.code, Code::HostFailed);
+    assert_eq!(hands.picture(), before);
+    // What a run holds is gone with it, and the next one has what was asked for.
+    hands.host.refuse_limits(vps, false);
+    hands.ask(vps, &stop()).unwrap();
+    hands.ask(vps, &set(both.clone())).unwrap();
+    hands.ask(vps, &start(2)).unwrap();
+    let held = hands.host.limits_of(vps).unwrap();
+    assert_eq!(held, both.of(&held));
+    hands.assert_sound();
 }
 
 #[test]

@@ -2,19 +2,23 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _, chown};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use mayfly_core::run::RunSpec;
+use rustix::fs::CWD;
+use rustix::mount::{MoveMountFlags, OpenTreeFlags, UnmountFlags, move_mount, open_tree, unmount};
 
 use super::console::Console;
 use super::mounts::{self, explained};
+use crate::run::apparmor::create_search_path;
 use crate::run::lxc_config::{HostTraits, render_lxc_config, render_post_stop};
 use crate::run::paths::{LXC_PATH, RunDir, container_name};
 use crate::run::seccomp::render_seccomp;
 use crate::run::state::replace;
+use crate::sys::mount::map_ids;
 use crate::sys::ns;
 use crate::sys::process::spawn_tied;
 
@@ -65,15 +69,14 @@ pub(super) fn launch(spec: &RunSpec, dir: &RunDir, console: &Console) -> io::Res
     mounts::enter(spec, dir)?;
     let user_namespace = ns::create_user_namespace(spec.ids.first, spec.ids.count)
         .map_err(|e| explained("cannot make the user namespace", &e))?;
-    let config = render_lxc_config(
-        spec,
-        dir,
-        &ns::path_of(&user_namespace),
-        HostTraits::observe(),
-    );
+    map_root(&dir.root(), &user_namespace)
+        .map_err(|e| explained("cannot map the ids of the root", &e))?;
+    let host = HostTraits::observe();
+    let config = render_lxc_config(spec, dir, &ns::path_of(&user_namespace), host);
     fs::write(dir.lxc_config(), config)?;
     fs::write(dir.seccomp(), render_seccomp())?;
     fs::write(dir.post_stop(), render_post_stop())?;
+    let programs = create_search_path(dir, host.apparmor)?;
     #[expect(
         clippy::disallowed_methods,
         reason = "lxc-start lives as long as the run and is tied to this process"
@@ -84,12 +87,16 @@ pub(super) fn launch(spec: &RunSpec, dir: &RunDir, console: &Console) -> io::Res
         .arg(container_name(&spec.node, spec.vps))
         .arg("-f")
         .arg(dir.lxc_config())
+        // Version 6 does not take these from the configuration. The reason of an end is logged at this level only.
+        .args(["-l", "DEBUG", "-o"])
+        .arg(dir.lxc_log())
         .arg("-s")
         .arg(format!(
             "lxc.console.path={}",
             console.slave_path().display()
         ))
         .env_clear()
+        .env("PATH", programs)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null());
@@ -98,4 +105,15 @@ pub(super) fn launch(spec: &RunSpec, dir: &RunDir, console: &Console) -> io::Res
         lxc,
         _user_namespace: user_namespace,
     })
+}
+
+/// Shows the root with the guest's ids. LXC could do that as well, but its version 6 does so only for user namespaces that
+/// it has made itself.
+fn map_root(root: &Path, user_namespace: &OwnedFd) -> io::Result<()> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let mapped = open_tree(CWD, root, flags)?;
+    map_ids(mapped.as_fd(), user_namespace.as_fd())?;
+    unmount(root, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)?;
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+    Ok(move_mount(&mapped, "", CWD, root, flags)?)
 }

@@ -39,8 +39,9 @@ use self::end::{Facts, judge, read_log};
 use self::events::Watch;
 pub(crate) use self::launch::find_program;
 use self::report::{Report, bounded};
+use super::apparmor;
 use super::cgroups::Groups;
-use super::paths::RunDir;
+use super::paths::{RunDir, container_name};
 use super::state::{self, replace};
 use super::{evidence::LookError, ring};
 use crate::sys::process::{Fork, fork, leave_now, signal, signal_descriptor, wait_readable};
@@ -212,6 +213,11 @@ impl Supervisor {
         };
         for trouble in mounts::leave(&self.spec, &self.dir) {
             complain!("{trouble}");
+        }
+        if proven.is_ok() {
+            for (at, e) in apparmor::forget(&container_name(&self.spec.node, self.spec.vps)) {
+                complain!("cannot remove {}: {e}", at.display());
+            }
         }
         if let Some(groups) = groups {
             if let Err(e) = groups.release_supervisor() {

@@ -7,7 +7,7 @@ use mayfly_core::proof::{Burial, Condemned};
 
 use super::command::Trouble;
 use super::listing::Row;
-use super::marks::{CONDEMNED, OF_A_DATASET};
+use super::marks::CONDEMNED;
 use super::pool::{ZfsPool, is_own};
 use crate::crash::crash_point;
 use crate::storage::names::check_goes_along;
@@ -61,27 +61,7 @@ impl ZfsPool {
 
     /// A dataset and all below it, parents before children; none when it is certain that there is none.
     pub(super) fn tree(&self, whole: &str) -> Result<Option<Vec<Row>>, LookFailed> {
-        let object = || format!("what lies below {whole}");
-        let found = {
-            let _still = self.hold_shape();
-            self.zfs
-                .get(&["-r", "-t", "filesystem,volume"], &OF_A_DATASET, &[whole])
-        };
-        let mut rows = match found {
-            Ok(rows) => rows,
-            Err(failed) if failed.is_absent() => {
-                return match self.row(whole)? {
-                    None => Ok(None),
-                    Some(_) => Err(failed.of_look(&object())),
-                };
-            }
-            Err(failed) => return Err(failed.of_look(&object())),
-        };
-        rows.sort_by(|a, b| a.name.cmp(&b.name));
-        if rows.first().is_none_or(|row| row.name != whole) {
-            return Err(LookFailed::new(object(), "it is not in the answer"));
-        }
-        Ok(Some(rows))
+        self.listed(whole, &["-r", "-t", "filesystem,volume"])
     }
 
     pub(super) fn destroy_condemned(&self, condemned: &Condemned) -> HostResult<Outcome> {

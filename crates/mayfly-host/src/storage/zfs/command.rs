@@ -4,6 +4,7 @@
 //! that of the C locale, which has not changed since OpenZFS 0.8.
 
 use std::fmt;
+use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use mayfly_core::error::LookFailed;
@@ -140,6 +141,18 @@ impl Zfs {
         args: impl IntoIterator<Item = A>,
     ) -> Result<Output, Failure> {
         self.run_tool(&self.zpool, args)
+    }
+
+    /// Runs a command with a stream as its standard input or output, for no longer than `limit`.
+    pub(super) fn run_on(
+        &self,
+        args: &[&str],
+        stdin: Option<BorrowedFd<'_>>,
+        stdout: Option<BorrowedFd<'_>>,
+        limit: Duration,
+    ) -> Result<Output, Failure> {
+        let command = Command::new(&self.zfs).args(args).deadline(limit);
+        self.runner.run_on(&command, stdin, stdout).map_err(Failure)
     }
 
     fn run_tool<A: AsRef<str>>(

@@ -226,7 +226,7 @@ impl ZfsPool {
 }
 
 /// The dataset that a new one lies in; none at the pool's top and among the templates.
-fn parent_of(new: &NewDataset) -> HostResult<Option<PoolPath>> {
+pub(super) fn parent_of(new: &NewDataset) -> HostResult<Option<PoolPath>> {
     match new.name.as_str().rsplit_once('/') {
         None | Some((TEMPLATES, _)) => Ok(None),
         Some((parent, _)) => PoolPath::from_pool(parent)

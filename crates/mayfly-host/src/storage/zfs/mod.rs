@@ -4,6 +4,7 @@
 //! tank/ct                      whose pool this is (mayfly:pool)
 //! tank/ct/.mayfly              mounted in the daemon's mount namespace: intents, and where templates are built
 //! tank/ct/.mayfly/staging/…    datasets and templates that are not finished
+//! tank/ct/.mayfly/receiving/…  datasets that are being received; kept for days
 //! tank/ct/11327  tank/ct/11327/nix  tank/ct/11327.impermanence-c5a8b7
 //! tank/ct/templates/<digest>   each part with the snapshot `base`
 //! tank/ct/trash/<grave>        condemned datasets
@@ -31,7 +32,11 @@ mod mount;
 mod observe;
 mod pool;
 mod preflight;
+mod receive;
+mod send;
+mod snapshots;
 mod staging;
+mod stream;
 mod template;
 
 pub(crate) use mount::{mount_detached, open_private};

@@ -150,6 +150,30 @@ impl ZfsPool {
         Ok(self.rows(&[whole])?.rows.remove(whole))
     }
 
+    /// A dataset, and after it what else `how` asks for, by name; none when it is certain that there is none.
+    pub(super) fn listed(&self, whole: &str, how: &[&str]) -> Result<Option<Vec<Row>>, LookFailed> {
+        let object = || format!("dataset {whole} and what belongs to it");
+        let found = {
+            let _still = self.hold_shape();
+            self.zfs.get(how, &OF_A_DATASET, &[whole])
+        };
+        let mut rows = match found {
+            Ok(rows) => rows,
+            Err(failed) if failed.is_absent() => {
+                return match self.row(whole)? {
+                    None => Ok(None),
+                    Some(_) => Err(failed.of_look(&object())),
+                };
+            }
+            Err(failed) => return Err(failed.of_look(&object())),
+        };
+        rows.sort_by(|a, b| a.name.cmp(&b.name));
+        if rows.first().is_none_or(|row| row.name != whole) {
+            return Err(LookFailed::new(object(), "it is not in the answer"));
+        }
+        Ok(Some(rows))
+    }
+
     pub(super) fn row_must(&self, name: &PoolPath) -> HostResult<Row> {
         let found = if is_own(name) {
             None
@@ -255,11 +279,16 @@ impl Storage for ZfsPool {
         if is_own(name) {
             return Ok(None);
         }
-        let Some(row) = self.row(&self.whole(name))? else {
+        let whole = self.whole(name);
+        let how = ["-d", "1", "-t", "filesystem,volume,snapshot"];
+        let Some(rows) = self.listed(&whole, &how)? else {
             return Ok(None);
         };
-        let snapshots = self.snapshots(&row.name)?;
-        marks::seen(&row, snapshots)
+        let snapshot = |row: &Row| {
+            let snapshot = row.name.strip_prefix(whole.as_str())?.strip_prefix('@')?;
+            Some(snapshot.to_owned())
+        };
+        marks::seen(&rows[0], rows.iter().filter_map(snapshot).collect())
             .map(Some)
             .map_err(|e| LookFailed::new(format!("dataset {name}"), e))
     }

@@ -1,0 +1,139 @@
+//! Datasets, proofs and refusals as the cases, and the implementations' own tests, need them.
+
+use crate::bytes::Bytes;
+use crate::error::Code;
+use crate::ids::{Digest, Incarnation, NodeId, OperationId, RunId, VpsId};
+use crate::names::{DatasetName, GuestPath, PoolPath, TemplatePart};
+use crate::observed::{Mark, MarkSeen, Role};
+use crate::ports::{HostError, HostResult, NewDataset, Origin, Storage};
+use crate::proof::{Burial, Condemned, ConfirmedDestroy, EphemeralRoot};
+
+/// The VPS of that number.
+pub fn vps(n: u32) -> VpsId {
+    n.try_into().unwrap()
+}
+
+/// One of several lives of a VPS.
+pub fn life(n: u8) -> Incarnation {
+    Incarnation::from_random([n; 16])
+}
+
+/// One of several operations.
+pub fn operation(n: u8) -> OperationId {
+    OperationId::at(n.into(), [n; 4])
+}
+
+/// One of several digests.
+pub fn digest(n: u8) -> Digest {
+    Digest::from_random([n; 32])
+}
+
+/// A path of a guest.
+pub fn at(path: &str) -> GuestPath {
+    path.parse().unwrap()
+}
+
+/// What is read from a pool.
+pub fn in_pool(path: &str) -> PoolPath {
+    PoolPath::from_pool(path).unwrap()
+}
+
+/// A part of a template that is a dataset.
+pub fn part(name: &str) -> TemplatePart {
+    TemplatePart::Dataset(name.parse().unwrap())
+}
+
+/// A persistent dataset of the first life: `11327` or `11327/nix`.
+pub fn persistent(node: &NodeId, id: u32, name: &str, quota: Bytes) -> NewDataset {
+    let name: DatasetName = name.parse().unwrap();
+    let name = PoolPath::dataset(vps(id), &name);
+    let mark = Mark {
+        node: node.clone(),
+        owner: Some((vps(id), life(1))),
+        role: Role::Persistent,
+        run: None,
+        made_as: name.clone(),
+        condemned_by: None,
+    };
+    NewDataset {
+        name,
+        mark,
+        quota: Some(quota),
+        origin: Origin::Empty,
+    }
+}
+
+/// The temporary root of a run of the first life, with a quota of 64 MiB.
+pub fn root(node: &NodeId, id: u32, run: u8, origin: Origin) -> NewDataset {
+    let run = RunId::from_random([run; 3]);
+    let name = PoolPath::temporary_root(vps(id), &run);
+    let mark = Mark {
+        node: node.clone(),
+        owner: Some((vps(id), life(1))),
+        role: Role::Temporary,
+        run: Some(run),
+        made_as: name.clone(),
+        condemned_by: None,
+    };
+    NewDataset {
+        name,
+        mark,
+        quota: Some(Bytes::mib(64)),
+        origin,
+    }
+}
+
+/// The code of a refusal.
+#[track_caller]
+pub fn code<T: std::fmt::Debug>(result: HostResult<T>) -> Code {
+    match result {
+        Err(HostError::Refused(refusal)) => refusal.code,
+        other => panic!("a refusal was expected, not {other:?}"),
+    }
+}
+
+/// The mark of a dataset that is there.
+#[track_caller]
+pub fn mark_of(storage: &dyn Storage, name: &PoolPath) -> MarkSeen {
+    match storage.look(name) {
+        Ok(Some(seen)) => seen.mark,
+        other => panic!("{name} is not there: {other:?}"),
+    }
+}
+
+/// The proven burial of a temporary root.
+#[track_caller]
+pub fn burial_of_root(storage: &dyn Storage, node: &NodeId, root: &NewDataset, by: u8) -> Burial {
+    let (id, life) = root.mark.owner.clone().unwrap();
+    let mark = mark_of(storage, &root.name);
+    let proof = EphemeralRoot::prove(&root.name, &mark, node, (id, &life), &[]).unwrap();
+    Burial::of_root(proof, operation(by))
+}
+
+/// The proven burial of persistent data.
+#[track_caller]
+pub fn burial_of_data(storage: &dyn Storage, node: &NodeId, data: &NewDataset, by: u8) -> Burial {
+    let (id, life) = data.mark.owner.clone().unwrap();
+    let mark = mark_of(storage, &data.name);
+    let proof = ConfirmedDestroy::prove(&data.name, &mark, node, (id, &life), &[]).unwrap();
+    Burial::of_data(proof, operation(by))
+}
+
+/// The proven burial of a template.
+#[track_caller]
+pub fn burial_of_template(
+    storage: &dyn Storage,
+    node: &NodeId,
+    template: &PoolPath,
+    by: u8,
+) -> Burial {
+    let mark = mark_of(storage, template);
+    let proof = ConfirmedDestroy::prove_template(template, &mark, node).unwrap();
+    Burial::of_data(proof, operation(by))
+}
+
+/// The proof that a grave may be emptied.
+#[track_caller]
+pub fn condemned(storage: &dyn Storage, node: &NodeId, grave: &PoolPath) -> Condemned {
+    Condemned::prove(grave, &mark_of(storage, grave), node).unwrap()
+}

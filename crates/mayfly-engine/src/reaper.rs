@@ -1,0 +1,232 @@
+//! The reaper: it buries what crashes left and destroys what lies in the graveyard, both with proof.
+//!
+//! A grave that some process has mounted waits for that process, however long it takes; nothing else waits with it. It is
+//! tried again with a pause that doubles from one second up to five minutes, and it is logged once, and again when the
+//! reason is another.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use mayfly_core::error::{Code, Refusal};
+use mayfly_core::names::PoolPath;
+use mayfly_core::observed::Evidence;
+use mayfly_core::ports::{HostError, HostResult, Outcome};
+use mayfly_core::proof::Condemned;
+
+use crate::engine::Engine;
+
+/// How often leftovers are looked for.
+const LOOK: Duration = Duration::from_secs(30);
+
+/// The first pause of a grave that waits, and the longest.
+const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
+
+/// How long an operation that destroys at once waits for what is busy.
+const REAP_DEADLINE: Duration = Duration::from_secs(30);
+
+/// So many holders are named.
+const NAMED: usize = 4;
+
+/// Why a grave is there still.
+#[derive(Clone, Debug)]
+pub(crate) struct Waiting {
+    why: String,
+    pause: Duration,
+    again_boot_ms: u64,
+}
+
+/// Graves that were tried in vain.
+pub(crate) type Graves = BTreeMap<PoolPath, Waiting>;
+
+impl Engine {
+    pub(crate) fn wake_reaper(&self) {
+        let (due, wake) = &self.inner.reap;
+        *due.lock().expect("no thread panics with it") = true;
+        wake.notify_all();
+    }
+
+    pub(crate) fn reaper(&self) {
+        let (due, wake) = &self.inner.reap;
+        while !self.stopping() {
+            {
+                let guard = due.lock().expect("no thread panics with it");
+                let (mut guard, _) = wake
+                    .wait_timeout_while(guard, self.until_next_try(), |due| !*due)
+                    .expect("no thread panics with it");
+                *guard = false;
+            }
+            if self.stopping() {
+                return;
+            }
+            if let Err(why) = self.reap_due() {
+                tracing::warn!(%why, "the graveyard was not looked after");
+            }
+        }
+    }
+
+    /// Buries leftovers with proof, then destroys what lies in the graveyard with proof. Answers with the graves that
+    /// are busy.
+    pub fn reap_once(&self) -> Result<Vec<PoolPath>, Refusal> {
+        self.reap(|_| true)
+    }
+
+    /// The same, without the graves whose pause is not over.
+    pub fn reap_due(&self) -> Result<Vec<PoolPath>, Refusal> {
+        let now = self.deps().clock.boot_ms();
+        self.reap(|waiting| waiting.is_none_or(|one| one.again_boot_ms <= now))
+    }
+
+    fn reap(&self, is_due: impl Fn(Option<&Waiting>) -> bool) -> Result<Vec<PoolPath>, Refusal> {
+        let id = self.fresh_operation_id();
+        let (_, leftovers) = self.leftovers(&id)?;
+        let mut graves = leftovers.graves;
+        for step in &leftovers.burials {
+            match self.bury_leftover(step, &id) {
+                Ok(grave) => graves.extend(grave),
+                Err(why) => tracing::warn!(%step, %why, "a leftover stays"),
+            }
+        }
+        {
+            let there: BTreeSet<_> = graves.iter().collect();
+            let mut known = self.graves();
+            known.retain(|grave, _| there.contains(grave));
+            graves.retain(|grave| is_due(known.get(grave)));
+        }
+        if graves.is_empty() {
+            return Ok(Vec::new());
+        }
+        let holders = self.deps().runtime.holders(&graves)?;
+        let mut waiting = Vec::new();
+        for grave in graves {
+            match self.destroy_grave(&grave, holders.get(&grave)) {
+                Ok(outcome) => {
+                    if outcome == Outcome::Changed {
+                        tracing::info!(%grave, "destroyed");
+                    }
+                    self.graves().remove(&grave);
+                }
+                Err(error) => {
+                    self.wait_longer(&grave, &error);
+                    waiting.push(grave);
+                }
+            }
+        }
+        Ok(waiting)
+    }
+
+    /// Destroys a grave that nobody holds, with the proof of its mark as it is now. One that is gone is fine.
+    fn destroy_grave(
+        &self,
+        grave: &PoolPath,
+        holders: Option<&Vec<Evidence>>,
+    ) -> HostResult<Outcome> {
+        let Some(seen) = self.deps().storage.look(grave)? else {
+            return Ok(Outcome::Unchanged);
+        };
+        let condemned = Condemned::prove(grave, &seen.mark, &self.node().id)?;
+        if let Some(holders) = holders {
+            return Err(HostError::Busy {
+                object: grave.to_string(),
+                why: told(holders),
+            });
+        }
+        self.deps().storage.reap(&condemned)
+    }
+
+    /// Tried again after a pause that grows; said once.
+    fn wait_longer(&self, grave: &PoolPath, error: &HostError) {
+        let why = error.to_string();
+        let mut graves = self.graves();
+        let before = graves.get(grave);
+        if before.is_none_or(|before| before.why != why) {
+            match error {
+                HostError::Busy { .. } => tracing::info!(%grave, %why, "a grave waits"),
+                _ => tracing::warn!(%grave, %why, "a grave stays"),
+            }
+        }
+        let pause = before.map_or(PAUSES.0, |before| (before.pause * 2).min(PAUSES.1));
+        let ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
+        let again_boot_ms = self.deps().clock.boot_ms().saturating_add(ms);
+        let waiting = Waiting {
+            why,
+            pause,
+            again_boot_ms,
+        };
+        graves.insert(grave.clone(), waiting);
+    }
+
+    fn until_next_try(&self) -> Duration {
+        let now = self.deps().clock.boot_ms();
+        let graves = self.graves();
+        let next = graves.values().map(|one| one.again_boot_ms).min();
+        // At least a moment: a grave that is due stays due where nobody can look.
+        next.map_or(LOOK, |at| {
+            Duration::from_millis(at.saturating_sub(now)).clamp(PAUSES.0, LOOK)
+        })
+    }
+
+    fn graves(&self) -> std::sync::MutexGuard<'_, Graves> {
+        self.inner.graves.lock().expect("no thread panics with it")
+    }
+
+    /// Who keeps graves from being destroyed, in words.
+    pub(crate) fn why_graves_wait(&self, graves: &[PoolPath]) -> Vec<String> {
+        if graves.is_empty() {
+            return Vec::new();
+        }
+        match self.deps().runtime.holders(graves) {
+            Ok(held) => held
+                .iter()
+                .map(|(grave, holders)| format!("{grave}: it is not destroyed: {}", told(holders)))
+                .collect(),
+            Err(failed) => vec![format!("the graveyard: {failed}")],
+        }
+    }
+
+    /// Destroys graves before the operation ends; one that is busy is waited for, and then left to the reaper.
+    pub(crate) fn reap_now(&self, graves: &[PoolPath]) -> Result<Outcome, Refusal> {
+        let deadline = Instant::now() + REAP_DEADLINE;
+        let mut outcome = Outcome::Unchanged;
+        let mut pause = Duration::from_millis(50);
+        let mut left: Vec<PoolPath> = graves.to_vec();
+        loop {
+            let holders = self.deps().runtime.holders(&left)?;
+            let mut busy = Vec::new();
+            for grave in left {
+                match self.destroy_grave(&grave, holders.get(&grave)) {
+                    Ok(Outcome::Changed) => outcome = Outcome::Changed,
+                    Ok(Outcome::Unchanged) => {}
+                    Err(error @ HostError::Busy { .. }) => busy.push((grave, error)),
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            let Some((_, error)) = busy.first() else {
+                break;
+            };
+            if Instant::now() >= deadline {
+                return Err(Refusal::new(
+                    Code::DatasetInUse,
+                    format!("all is done but to give back the space: {error}"),
+                    "end that process; what it holds is then destroyed in the background, see `mayfly pool show`",
+                ));
+            }
+            left = busy.into_iter().map(|(grave, _)| grave).collect();
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(Duration::from_secs(1));
+        }
+        self.deps().storage.hurry_space()?;
+        Ok(outcome)
+    }
+}
+
+fn told(holders: &[Evidence]) -> String {
+    let mut words: Vec<String> = holders.iter().map(ToString::to_string).collect();
+    words.dedup();
+    let more = words.len().saturating_sub(NAMED);
+    words.truncate(NAMED);
+    let mut text = words.join("; ");
+    if more > 0 {
+        text.push_str(&format!("; and {more} more"));
+    }
+    text
+}

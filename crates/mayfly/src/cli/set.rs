@@ -1,0 +1,203 @@
+//! What a VPS may take of the host.
+
+use std::process::ExitCode;
+
+use clap::Args;
+use mayfly_api::{Change, SetVps};
+use mayfly_core::bytes::Bytes;
+use mayfly_core::error::Code;
+
+use super::change::ChangeArgs;
+use super::words::{parse_cpus, parse_vps};
+use super::{Context, Failure};
+
+/// Words that have their meaning already and are not built yet.
+const NOT_BUILT: [&str; 5] = ["disk", "autostart", "on-crash", "base", "track"];
+
+const EXAMPLES: &str = "\
+What can be set; all of it is changed, or nothing:
+  memory=4G      memory; caches are given up for less, and what more is in use is a refusal
+  swap=1G        swap on top of the memory; 0 for none
+  cpus=1.5       CPUs; none for all of them
+  processes=500  processes and threads; those that there are stay
+";
+
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct SetArgs {
+    /// Id or host name
+    #[arg(value_parser = parse_vps)]
+    vps: String,
+    /// What to set, such as memory=4G
+    #[arg(required = true, value_name = "NAME=VALUE", value_parser = parse_setting)]
+    settings: Vec<Setting>,
+    #[command(flatten)]
+    change: ChangeArgs,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Setting {
+    Memory(Bytes),
+    Swap(Bytes),
+    Cpus(Option<u32>),
+    Processes(u32),
+    NotBuilt(&'static str),
+}
+
+impl Setting {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Memory(_) => "memory",
+            Self::Swap(_) => "swap",
+            Self::Cpus(_) => "cpus",
+            Self::Processes(_) => "processes",
+            Self::NotBuilt(name) => name,
+        }
+    }
+}
+
+fn parse_setting(text: &str) -> Result<Setting, String> {
+    let (name, value) = text
+        .split_once('=')
+        .ok_or("write NAME=VALUE, such as memory=4G")?;
+    let size = || match value {
+        "none" => Err(format!("{name} always has a limit: write a size")),
+        _ => value.parse::<Bytes>().map_err(|e| e.to_string()),
+    };
+    match name {
+        "memory" => size().map(Setting::Memory),
+        "swap" => size().map(Setting::Swap),
+        "cpus" if value == "none" => Ok(Setting::Cpus(None)),
+        "cpus" => parse_cpus(value).map(|percent| Setting::Cpus(Some(percent))),
+        "processes" if value == "none" => {
+            Err("processes always have a limit: write a number".to_owned())
+        }
+        "processes" => value.parse().map(Setting::Processes).map_err(|_| {
+            let value = value.escape_debug();
+            format!("`{value}` is not a number of processes: write 500")
+        }),
+        _ => NOT_BUILT
+            .into_iter()
+            .find(|known| *known == name)
+            .map(Setting::NotBuilt)
+            .ok_or_else(|| {
+                let name = name.escape_debug();
+                format!("there is no `{name}` to set; there are memory, swap, cpus, processes")
+            }),
+    }
+}
+
+pub(super) async fn run(context: &Context, args: SetArgs) -> Result<ExitCode, Failure> {
+    let body = wish(&args.settings)?;
+    let names: Vec<_> = args.settings.iter().map(Setting::name).collect();
+    let are = if names.len() == 1 && names != ["cpus"] && names != ["processes"] {
+        "is"
+    } else {
+        "are"
+    };
+    let done = format!("{} of VPS {} {are} set", listed(&names), args.vps);
+    args.change
+        .carry_out(context, &Change::set(&args.vps, &body), |_| done)
+        .await
+}
+
+fn wish(settings: &[Setting]) -> Result<SetVps, Failure> {
+    let missing: Vec<_> = settings
+        .iter()
+        .filter(|setting| matches!(setting, Setting::NotBuilt(_)))
+        .map(Setting::name)
+        .collect();
+    if !missing.is_empty() {
+        return Err(Failure::refused(
+            Code::FeatureUnavailable,
+            format!("not built yet: setting {}", listed(&missing)),
+            "leave it out: memory, swap, cpus and processes can be set",
+        ));
+    }
+    let mut body = SetVps::default();
+    for setting in settings {
+        let twice = match setting {
+            Setting::Memory(bytes) => body.memory_bytes.replace(*bytes).is_some(),
+            Setting::Swap(bytes) => body.swap_bytes.replace(*bytes).is_some(),
+            Setting::Cpus(percent) => body.cpu_percent.replace(*percent).is_some(),
+            Setting::Processes(number) => body.processes.replace(*number).is_some(),
+            Setting::NotBuilt(_) => false,
+        };
+        if twice {
+            let name = setting.name();
+            let message = format!("{name} is set twice");
+            return Err(Failure::refused(Code::Invalid, message, "say it once"));
+        }
+    }
+    Ok(body)
+}
+
+/// `memory, swap and cpus`.
+fn listed(names: &[&str]) -> String {
+    match names {
+        [] => String::new(),
+        [one] => (*one).to_owned(),
+        [first @ .., last] => format!("{} and {last}", first.join(", ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(words: &str) -> Vec<Setting> {
+        words
+            .split(' ')
+            .map(|word| parse_setting(word).unwrap())
+            .collect()
+    }
+
+    #[test]
+    fn what_is_typed_is_what_is_asked_for() {
+        let body = wish(&settings("memory=4G swap=0 cpus=1.5 processes=500")).unwrap();
+        let want = SetVps {
+            memory_bytes: Some(Bytes::gib(4)),
+            swap_bytes: Some(Bytes(0)),
+            cpu_percent: Some(Some(150)),
+            processes: Some(500),
+        };
+        assert_eq!(body, want);
+        let free = wish(&settings("cpus=none")).unwrap();
+        assert_eq!(
+            serde_json::to_string(&free).unwrap(),
+            r#"{"cpu_percent":null}"#
+        );
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        for bad in [
+            "memory",
+            "memory=",
+            "memory=none",
+            "memory=-1",
+            "swap=none",
+            "cpus=0",
+            "cpus=all",
+            "processes=none",
+            "processes=-1",
+            "processes=many",
+            "ram=4G",
+            "=4G",
+            "Memory=4G",
+        ] {
+            assert!(parse_setting(bad).is_err(), "{bad} was taken");
+        }
+    }
+
+    #[test]
+    fn what_is_not_built_says_so_by_name() {
+        let refused = wish(&settings("memory=4G disk=200G track=pinned"));
+        let Err(Failure::Error(info)) = refused else {
+            panic!("it was taken")
+        };
+        assert_eq!(info.code, Code::FeatureUnavailable);
+        assert_eq!(info.message, "not built yet: setting disk and track");
+        assert!(wish(&settings("memory=4G memory=5G")).is_err());
+    }
+}
