@@ -2,6 +2,7 @@
 import pathlib
 import re
 
+import backends
 from harness import wait_for
 from test_limits import limit
 
@@ -47,9 +48,9 @@ def test_memory_goes_up_and_down_while_it_runs(node):
         assert hog(node, vps, 400) == 137
         node.run("set", vps, "memory=700M")
         assert agreed(node, vps)["memory_bytes"] == 700 * MIB and hog(node, vps, 400) == 0
-        # Caches are no use that anybody would miss.
+        # Caches are no use that anybody would miss. Those of ZFS are charged to nobody.
         node.exec(vps, "sh", "-c", "dd if=/dev/zero of=/var/tmp/big bs=1M count=300 && sync && cat /var/tmp/big >/dev/null")
-        assert used(node, vps) > 250 * MIB, "the caches are charged"
+        assert backends.NAME == "zfs" or used(node, vps) > 250 * MIB, "the caches are charged"
         node.run("set", vps, "memory=200M")
         assert agreed(node, vps)["memory_bytes"] == 200 * MIB and hog(node, vps, 400) == 137
         node.run("set", vps, "memory=700M")
@@ -110,8 +111,8 @@ def test_processors_go_up_and_down_while_it_runs(node):
         run = node.show(vps)["run"]
         assert agreed(node, vps)["cpu_percent"] is None
         free = loops(node, vps)
-        node.run("set", vps, "cpus=0.1")
-        assert agreed(node, vps)["cpu_percent"] == 10
+        node.run("set", vps, "cpus=0.03")
+        assert agreed(node, vps)["cpu_percent"] == 3
         little = loops(node, vps)
         node.run("set", vps, "cpus=none")
         assert agreed(node, vps)["cpu_percent"] is None

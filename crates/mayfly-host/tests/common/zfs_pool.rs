@@ -43,7 +43,7 @@ pub(crate) fn with_dataset(test: &str, body: impl FnOnce(&Path, &str)) {
             std::env::var_os(REQUIRED).is_none(),
             "{test} needs {ZPOOL} and may not be skipped"
         );
-        eprintln!("skipped: {test} needs the name of a scratch zpool in {ZPOOL}");
+        alone::skipped(test, &format!("{ZPOOL} names no scratch zpool"));
         return;
     };
     static NEXT: AtomicUsize = AtomicUsize::new(0);

@@ -8,7 +8,7 @@
 //! written before is in that one or an earlier one: so an intent is on the disks before its dataset, without an fsync.
 
 use mayfly_core::bytes::Bytes;
-use mayfly_core::error::LookFailed;
+use mayfly_core::error::{Code, LookFailed, Refusal};
 use mayfly_core::names::PoolPath;
 use mayfly_core::observed::{MarkSeen, Role};
 use mayfly_core::ports::{HostError, HostResult, NewDataset, Origin, Outcome};
@@ -18,7 +18,7 @@ use super::command::Trouble;
 use super::listing::Row;
 use super::marks::{self, SHARED};
 use super::mount::{PRIVATE, mount_detached};
-use super::pool::{STAGING, Seen, TEMPLATES, TRASH, ZfsPool, absent, is_own};
+use super::pool::{STAGING, Seen, TEMPLATES, ZfsPool, absent, is_own};
 use crate::crash::crash_point;
 use crate::storage::contained::{DIRECTORY, make_directory, open_below};
 use crate::storage::names::{check_new, check_parent, staged_name};
@@ -30,11 +30,7 @@ pub(super) const BASE: &str = "base";
 
 impl ZfsPool {
     pub(super) fn create(&self, new: &NewDataset) -> HostResult<Outcome> {
-        check_new(
-            new,
-            &self.node,
-            is_own(&new.name) || [TRASH, TEMPLATES].contains(&new.name.as_str()),
-        )?;
+        check_new(new, &self.node, is_own(&new.name))?;
         let whole = self.whole(&new.name);
         let claim = self.claims.claim(&staged_name(&new.name))?;
         let staged = self.staged(&claim.staged);
@@ -183,11 +179,16 @@ impl ZfsPool {
         let row = row.ok_or_else(|| look("it is not there".to_owned()))?;
         let shared = row.number("referenced").map(Bytes);
         let shared = shared.map_err(|e| look(e.to_string()))?;
-        if let Some(quota) = new.quota {
-            let limit = quota.saturating_add(shared);
-            options.push(format!("refquota={}", limit.0));
+        match (new.mark.role, new.quota) {
+            // What a root shares with its template is nobody's disk space.
+            (Role::Temporary, quota) => {
+                let limit = quota.map(|quota| quota.saturating_add(shared));
+                options.extend(limit.map(|limit| format!("refquota={}", limit.0)));
+                options.push(format!("{SHARED}={}", shared.0));
+            }
+            (_, Some(quota)) if quota < shared => return Err(too_small(new, quota, shared)),
+            (_, quota) => options.extend(quota.map(|quota| format!("refquota={}", quota.0))),
         }
-        options.push(format!("{SHARED}={}", shared.0));
         let options = options.iter().flat_map(|option| ["-o", option]);
         self.zfs
             .run(
@@ -233,4 +234,15 @@ pub(super) fn parent_of(new: &NewDataset) -> HostResult<Option<PoolPath>> {
             .map(Some)
             .ok_or_else(|| not_ours(&new.name, "it has no plain name")),
     }
+}
+
+fn too_small(new: &NewDataset, quota: Bytes, shared: Bytes) -> HostError {
+    HostError::Refused(Refusal::new(
+        Code::DiskSpace,
+        format!(
+            "dataset {} would have a quota of {quota}, and what it starts with holds {shared}",
+            new.name
+        ),
+        "give the VPS more disk space: on ZFS a quota counts what `du` shows",
+    ))
 }

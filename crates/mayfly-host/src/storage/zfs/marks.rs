@@ -15,8 +15,8 @@ use super::listing::{BadListing, Property, Row, Source};
 pub(super) const MARK: &str = "mayfly:mark";
 /// The operation that gave it up for destruction.
 pub(super) const CONDEMNED: &str = "mayfly:condemned";
-/// What a clone shares with the snapshot that it was made from, in bytes. ZFS counts it against the refquota, Mayfly does
-/// not.
+/// What a temporary root shares with the snapshot that it was made from, in bytes. ZFS counts it against the refquota,
+/// Mayfly does not.
 pub(super) const SHARED: &str = "mayfly:shared";
 /// Whose pool it is: a [`PoolRecord`] as JSON, on the pool's own dataset.
 pub(super) const POOL: &str = "mayfly:pool";

@@ -16,8 +16,8 @@
 //! without a mount point (`mount`); the supervisor of a run mounts in the namespace of the run. Guests see the directory
 //! `private` of a dataset, never its top.
 //!
-//! **Quotas** are refquotas: what `df` shows inside. ZFS counts what a clone shares with its origin; it is added to the
-//! refquota and kept in a property of its own, so that it is not charged.
+//! **Quotas** are refquotas: what `df` shows inside, and what `du` counts. ZFS counts what a clone shares with its origin;
+//! for a temporary root that is added to the refquota and kept in a property of its own, so that it is not charged.
 //!
 //! **Destroying** is one dataset at a time with its own snapshots, never recursive. The kernel refuses what is mounted
 //! anywhere: such a grave waits.

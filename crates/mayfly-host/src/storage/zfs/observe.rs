@@ -7,7 +7,7 @@ use mayfly_core::names::PoolPath;
 use mayfly_core::observed::PoolSeen;
 
 use super::marks::{self, OF_A_DATASET};
-use super::pool::{OF_THE_POOL, TEMPLATES, TRASH, ZfsPool, is_own, room_in};
+use super::pool::{OF_THE_POOL, ZfsPool, is_own, room_in};
 
 impl ZfsPool {
     pub(super) fn observe_pool(&self) -> Result<PoolSeen, LookFailed> {
@@ -46,7 +46,7 @@ impl ZfsPool {
             let Some(name) = self.relative(&row.name).and_then(PoolPath::from_pool) else {
                 continue;
             };
-            if is_own(&name) || [TEMPLATES, TRASH].contains(&name.as_str()) {
+            if is_own(&name) {
                 continue;
             }
             let own = snapshots.remove(&row.name).unwrap_or_default();

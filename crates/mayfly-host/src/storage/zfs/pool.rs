@@ -265,9 +265,9 @@ pub(super) fn absent(name: &PoolPath) -> HostError {
     ))
 }
 
-/// Whether a name lies in the platform's own corner, which no dataset may.
+/// Whether a name is one of the platform's own, which no dataset has: what only holds others, and all in its corner.
 pub(super) fn is_own(name: &PoolPath) -> bool {
-    name.as_str() == OWN || name.as_str().starts_with(".mayfly/")
+    [OWN, TEMPLATES, TRASH].contains(&name.as_str()) || name.as_str().starts_with(".mayfly/")
 }
 
 impl Storage for ZfsPool {

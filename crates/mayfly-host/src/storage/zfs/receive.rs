@@ -22,7 +22,7 @@ use super::create::parent_of;
 use super::listing::Source;
 use super::marks;
 use super::mount::{mount_detached, open_private};
-use super::pool::{TEMPLATES, TRASH, ZfsPool, is_own};
+use super::pool::{ZfsPool, is_own};
 use super::snapshots::{SNAPSHOT, refuse, written};
 use crate::storage::names::{check_new, check_parent, staged_name};
 use crate::storage::refusals::{not_ours, taken};
@@ -119,11 +119,7 @@ impl ZfsPool {
             quota: spec.quota,
             origin: Origin::Empty,
         };
-        check_new(
-            &new,
-            &self.node,
-            is_own(&new.name) || [TRASH, TEMPLATES].contains(&new.name.as_str()),
-        )?;
+        check_new(&new, &self.node, is_own(&new.name))?;
         let mark = &spec.snapshot_mark;
         if spec.mark.owner.as_ref() != Some(&mark.owner)
             || mark.node != self.node

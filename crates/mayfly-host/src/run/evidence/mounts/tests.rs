@@ -116,7 +116,7 @@ fn who_of_the_host_copied_a_mount_namespace_holds_and_is_not_alive() {
         7,
         ("mnt:[7]", HOST),
         "/usr/bin/sleep",
-        b"sleep\01000\0",
+        b"sleep\x001000\x00",
         BTRFS_RUN,
     );
     it.process(8, ("mnt:[8]", HOST), "/usr/bin/bash", b"bash\0", OTHERS);
@@ -138,7 +138,7 @@ fn a_process_below_the_hosts_user_namespace_is_alive_wherever_it_is() {
         7,
         ("mnt:[7]", GUEST),
         "/bin/sleep",
-        b"sleep\01000\0",
+        b"sleep\x001000\x00",
         BTRFS_BURIED,
     );
     assert_eq!(
@@ -155,7 +155,7 @@ fn a_holder_in_the_guests_own_namespace_hides_no_guest() {
         5,
         (guests, HOST),
         "/usr/bin/sleep",
-        b"sleep\01000\0",
+        b"sleep\x001000\x00",
         BTRFS_GUEST,
     );
     assert_eq!(
@@ -200,7 +200,7 @@ fn what_was_buried_is_seen_under_its_present_name() {
         7,
         ("mnt:[7]", HOST),
         "/usr/bin/sleep",
-        b"sleep\01000\0",
+        b"sleep\x001000\x00",
         BTRFS_BURIED,
     );
     let wanted = ["7 trash/11327.impermanence-c5a8b7.01a2 /mnt/root holds: sleep 1000"];
@@ -213,7 +213,7 @@ fn what_was_buried_is_seen_under_its_present_name() {
         8,
         ("mnt:[8]", HOST),
         "/usr/bin/sleep",
-        b"sleep\01000\0",
+        b"sleep\x001000\x00",
         ZFS_BURIED,
     );
     assert_eq!(it.seen(), [wanted[0].replacen('7', "8", 1)]);
@@ -329,7 +329,7 @@ fn tables_that_take_too_long_are_not_read_where_it_is_known_whose_they_are() {
             pid,
             (&format!("mnt:[{pid}]"), users),
             "/bin/sleep",
-            b"sleep\01\0",
+            b"sleep\x001\x00",
             BTRFS_BURIED,
         );
         status(pid, user);
