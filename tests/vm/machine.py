@@ -14,6 +14,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -62,6 +63,8 @@ class Machine:
             pool.truncate(24 << 30)
 
     def __enter__(self):
+        # Being asked to end is a reason to tidy up, too.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
         return self
 
     def __exit__(self, *_):
