@@ -208,6 +208,7 @@ def test_an_id_whose_dataset_lies_in_the_pool_is_refused(node):
     ensure_tiny(node)
     by_hand(node, "9002")
     try:
+        wait_for("what an earlier test destroyed is gone", lambda: not node.graves(), 40)
         before = snapshot(node)
         refused = node.refused("storage.not_ours", "create", "--template", "tiny", "--disk", "64M", "--id", 9002)
         assert "9002" in refused.message

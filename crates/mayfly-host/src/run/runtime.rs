@@ -15,10 +15,11 @@ use mayfly_core::observed::Evidence as Sign;
 use mayfly_core::ports::{HostError, HostResult, Outcome, Runtime};
 use mayfly_core::run::{Limits, RunEnd, RunPhase, RunSpec, RunState};
 
+use super::apparmor::forget_compiled;
 use super::client::{self, CallError, FileError, Node};
 use super::evidence::{Evidence, LookError};
 use super::limits;
-use super::paths::{RunDir, node_cgroup, parse_run_name, run_name};
+use super::paths::{RunDir, container_name, node_cgroup, parse_run_name, run_name};
 use super::state::read_spec;
 
 /// A fresh init that lives this long is taken for alive: one that finds no inotify instance or no cgroup dies within
@@ -346,6 +347,10 @@ impl Runtime for LxcRuntime {
         if console {
             let dir = self.console_dir(vps);
             remove(&dir).map_err(|error| failed(&dir, error))?;
+            // Nothing of it is kept for a next start: there is none.
+            let container = container_name(&self.places.node.node, vps);
+            forget_compiled(&container)
+                .map_err(|error| HostError::failed("removing its AppArmor profile", error))?;
         }
         Ok(outcome)
     }
