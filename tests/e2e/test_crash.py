@@ -7,6 +7,7 @@ import signal
 
 from backends import only
 from harness import MAYFLY, Node, sh, wait_for
+from test_set import agreed
 from truth import assert_no_orphans, ensure_tiny, operations_over, own_node, pool_path, tree_hash
 
 CRATES = pathlib.Path(__file__).resolve().parent.parent.parent / "crates"
@@ -287,6 +288,29 @@ def test_changes_of_datasets_killed_anywhere_are_finished(node):
             clear()
 
         each(points, once)
+    kept.destroy()
+
+
+def test_a_change_of_limits_killed_anywhere_is_finished(node):
+    """F2, R9: record and kernel agree afterwards, and the run goes on."""
+    ensure_tiny(node)
+    kept = Kept(node)
+    node.run("start", kept.id)
+    pid = node.show(kept.id)["run"]["init_pid"]
+    memory = [100]
+
+    def words():
+        memory[0] += 1
+        return "set", kept.id, f"memory={memory[0]}M", "processes=500"
+
+    def once(point):
+        cut(node, point, *words())
+        kept.assert_intact()
+        assert_no_orphans(node)
+        assert agreed(node, kept.id)["memory_bytes"] == memory[0] << 20
+        assert node.show(kept.id)["run"]["init_pid"] == pid, "it was restarted"
+
+    each(step_points(node, *words()), once)
     kept.destroy()
 
 

@@ -138,7 +138,7 @@ USAGE = [
     (["exec", "100"], []),
     (["init"], ["--pool"]),
     (["init", "--pool", "tape:/dev/st0"], ["tape"]),
-    (["init", "--pool", "zfs:tank/ct"], []),
+    (["init", "--pool", "zfs:/tank/ct"], ["/tank/ct"]),
     (["init", "--pool", "loop:/x"], ["size"]),
     (["init", "--pool", "loop:/x,size=1M"], ["1M"]),
     (["serve", "--port", "80"], ["--port"]),

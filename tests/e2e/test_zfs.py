@@ -232,7 +232,7 @@ def test_what_cannot_be_a_pool_is_refused_with_the_cure(node):
         zfs("create", "-u", "-o", "mountpoint=legacy", f"{zpool}/full")
         zfs("create", "-u", f"{zpool}/full/precious")
         refused(f"{zpool}/full", "not empty", "precious")
-        zfs("create", "-u", "-V", "16M", f"{zpool}/volume")
+        zfs("create", "-V", "16M", f"{zpool}/volume")
         refused(f"{zpool}/volume", "not a file system")
         zfs("set", "readonly=on", f"{zpool}/full")
         refused(f"{zpool}/full", "read-only", "zfs set readonly=off")
