@@ -162,7 +162,14 @@ class Zfs:
     def _show(self, name, directories):
         top = self.at / ".top"
         top.mkdir()
-        mount(f"{self.pool}/{name}", top, "zfs")
+        try:
+            mount(f"{self.pool}/{name}", top, "zfs")
+        except FileNotFoundError:
+            top.rmdir()
+            # Destroyed, or moved to the graveyard, since it was listed.
+            if name in self.datasets(hidden=True):
+                raise
+            return
         (self.at / name).mkdir(exist_ok=True, parents=True)
         for directory in directories:
             if (top / directory).is_dir():

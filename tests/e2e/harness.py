@@ -259,11 +259,6 @@ class Node:
         files = sorted((self.state / "runs").glob(f"{vps}.*/state.json"), key=lambda p: p.stat().st_mtime)
         return json.loads(files[-1].read_text()) if files else None
 
-    def pool_device(self):
-        """The major:minor of a pool that is one file system, as mount tables have it."""
-        self.backend.observe()
-        return self.backend.device
-
     def nothing_alive(self, vps):
         """No process, cgroup, supervisor or mount of a VPS is left."""
         ours = re.compile(rf"{vps}(\.impermanence-[0-9a-f]{{6}})?(/\S*)?/private$")
