@@ -4,7 +4,7 @@ use mayfly_core::bytes::Bytes;
 use mayfly_core::documents::{Desired, Lifecycle, OnCrash, VpsDoc};
 use mayfly_core::ids::{Digest, Incarnation, RunId, VpsId};
 use mayfly_core::names::{DatasetName, GuestPath, Hostname, PoolPath, TemplateName};
-use mayfly_core::run::{IdRange, Limits, RunPhase, RunState, given};
+use mayfly_core::run::{IdRange, Limits, LimitsChange, RunPhase, RunState};
 use mayfly_core::template::RootKind;
 use serde::{Deserialize, Serialize};
 
@@ -89,38 +89,7 @@ impl Default for RestartVps {
 }
 
 /// `PATCH /v1/vps/{v}`: absent means unchanged. All of it is changed, or nothing.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct SetVps {
-    /// Memory.
-    #[serde(
-        default,
-        deserialize_with = "given",
-        skip_serializing_if = "Option::is_none"
-    )]
-    pub memory_bytes: Option<Bytes>,
-    /// Swap on top of the memory.
-    #[serde(
-        default,
-        deserialize_with = "given",
-        skip_serializing_if = "Option::is_none"
-    )]
-    pub swap_bytes: Option<Bytes>,
-    /// CPU time in hundredths of a CPU; `null` for no limit.
-    #[serde(
-        default,
-        deserialize_with = "given",
-        skip_serializing_if = "Option::is_none"
-    )]
-    pub cpu_percent: Option<Option<u32>>,
-    /// Processes and threads.
-    #[serde(
-        default,
-        deserialize_with = "given",
-        skip_serializing_if = "Option::is_none"
-    )]
-    pub processes: Option<u32>,
-}
+pub type SetVps = LimitsChange;
 
 /// `POST /v1/vps/{v}/datasets`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -5,7 +5,6 @@ use axum::extract::{Path, State};
 use axum::response::Response;
 use mayfly_api::{CreateVps, RestartVps, SetVps, StopVps, VpsView};
 use mayfly_core::plan::CreateInput;
-use mayfly_core::run::LimitsChange;
 use mayfly_engine::Intent;
 use serde::Deserialize;
 
@@ -143,19 +142,8 @@ pub(crate) async fn set(
     caller: Caller,
     Path(vps): Path<String>,
     Params(dry): Params<Dry>,
-    Body(SetVps {
-        memory_bytes,
-        swap_bytes,
-        cpu_percent,
-        processes,
-    }): Body<SetVps>,
+    Body(limits): Body<SetVps>,
 ) -> Result<Response, ApiError> {
-    let limits = LimitsChange {
-        memory_bytes,
-        swap_bytes,
-        cpu_percent,
-        processes,
-    };
     state
         .change(caller, &dry, Some(vps), Intent::Set { limits })
         .await
