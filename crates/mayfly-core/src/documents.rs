@@ -12,8 +12,8 @@ use crate::plan::Plan;
 use crate::run::{IdRange, Limits, LimitsChange};
 use crate::template::{Manifest, RootKind};
 
-/// The version of all documents that this program writes. 1 knew pools on btrfs only.
-pub const SCHEMA: u32 = 2;
+/// The version of all documents that this program writes. 1 knew pools on btrfs only; 2 knew no base that changes.
+pub const SCHEMA: u32 = 3;
 
 /// The node itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -150,9 +150,9 @@ mod tests {
 
     #[test]
     fn a_newer_document_is_refused_even_where_it_would_parse() {
-        let why = why_bad(r#"{"schema": 3, "colour": "red"}"#);
-        assert_eq!(why, "it has schema 3; this program knows up to 2");
-        assert!(why_bad(r#"{"schema": 3, "hue": 7}"#).contains("schema 3"));
+        let why = why_bad(r#"{"schema": 4, "colour": "red"}"#);
+        assert_eq!(why, "it has schema 4; this program knows up to 3");
+        assert!(why_bad(r#"{"schema": 4, "hue": 7}"#).contains("schema 4"));
     }
 
     #[test]

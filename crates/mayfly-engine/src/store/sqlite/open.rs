@@ -21,6 +21,7 @@ const APPLICATION_ID: u32 = 0x6d61_7966;
 /// that change documents bring them to the version that the same program writes.
 ///
 /// 2: documents may speak of pools on ZFS, which a program that knows 1 must not touch.
+/// 3: documents may have fields that a program which knows 2 would drop where it writes them.
 pub(super) const SCHEMAS: &[&str] = &[
     "
     CREATE TABLE store (
@@ -53,6 +54,12 @@ pub(super) const SCHEMAS: &[&str] = &[
         WHERE CASE WHEN json_valid(value) THEN json_extract(value, '$.schema') = 1 END;
     UPDATE history SET value = json_set(value, '$.schema', 2)
         WHERE CASE WHEN json_valid(value) THEN json_extract(value, '$.schema') = 1 END;
+",
+    "
+    UPDATE entries SET value = json_set(value, '$.schema', 3)
+        WHERE CASE WHEN json_valid(value) THEN json_extract(value, '$.schema') = 2 END;
+    UPDATE history SET value = json_set(value, '$.schema', 3)
+        WHERE CASE WHEN json_valid(value) THEN json_extract(value, '$.schema') = 2 END;
 ",
 ];
 
