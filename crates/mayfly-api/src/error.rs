@@ -3,9 +3,10 @@
 use mayfly_core::error::{Code, Refusal};
 use mayfly_core::ids::OperationId;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// What stands under `error`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ErrorInfo {
     /// What kind of error; never changes its meaning.
     pub code: Code,
@@ -19,7 +20,7 @@ pub struct ErrorInfo {
 }
 
 /// The body of every answer that is an error.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ErrorBody {
     /// The error.
     pub error: ErrorInfo,

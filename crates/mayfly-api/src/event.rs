@@ -1,11 +1,12 @@
 //! Events: what changed, in the order in which it changed.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::{OperationView, TemplateView, VpsView};
 
 /// One change of one document.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct EventView {
     /// Ask for what came `since` this.
     pub revision: u64,

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::ErrorInfo;
 
@@ -23,7 +24,7 @@ fn default_cols() -> u16 {
 }
 
 /// The first frame of `exec`, from the client.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ExecStart {
     /// The program and its arguments.
@@ -43,7 +44,7 @@ pub struct ExecStart {
 }
 
 /// Later text frames of `exec`, from the client.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum ExecRequest {
     /// `{"eof":true}`: no more input.
@@ -58,7 +59,7 @@ pub enum ExecRequest {
 }
 
 /// The last frame of `exec`, from the server.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ExecSays {
     /// `{"exit":0}`: the command is over; 128 and more is 128 + the signal that ended it.
@@ -68,7 +69,7 @@ pub enum ExecSays {
 }
 
 /// Text frames of `console`, from the client.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum ConsoleRequest {
     /// `{"resize":{"rows":24,"cols":80}}`.
@@ -81,7 +82,7 @@ pub enum ConsoleRequest {
 }
 
 /// Text frames of `console`, from the server.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ConsoleSays {
     /// `{"note":"…"}`: something to tell that did not come from the guest.

@@ -14,6 +14,9 @@ pub mod paths;
 mod template;
 mod vps;
 
+/// The description of the API (OpenAPI 3.1): every address of `mayfly serve` and what goes in and out.
+pub const OPENAPI: &str = include_str!("../openapi.json");
+
 pub use self::client::{Change, Client, ClientError, Lines, Socket};
 pub use self::error::{ErrorBody, ErrorInfo};
 pub use self::event::EventView;

@@ -4,9 +4,10 @@ use mayfly_core::bytes::Bytes;
 use mayfly_core::documents::PoolSpec;
 use mayfly_core::ids::NodeId;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// The node at a glance.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct NodeView {
     /// Its id.
     pub id: NodeId,
@@ -31,7 +32,7 @@ pub struct NodeView {
 }
 
 /// How the pool's space is shared out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ShareView {
     /// Its size.
     pub capacity_bytes: Bytes,
@@ -44,7 +45,7 @@ pub struct ShareView {
 }
 
 /// The pool.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PoolView {
     /// Where it is.
     pub pool: PoolSpec,
@@ -59,7 +60,7 @@ pub struct PoolView {
 }
 
 /// One dataset of the pool.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PoolDatasetView {
     /// Its name, relative to the pool.
     pub dataset: String,

@@ -4,11 +4,12 @@ use mayfly_core::documents::{OperationDoc, OperationState};
 use mayfly_core::ids::{OperationId, VpsId};
 use mayfly_core::plan::Plan;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::ErrorInfo;
 
 /// One requested change and how far it is.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct OperationView {
     /// Its id.
     pub id: OperationId,
@@ -57,7 +58,7 @@ impl From<OperationDoc> for OperationView {
 }
 
 /// What a change would do.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PlanView {
     /// To read, one a step.
     pub lines: Vec<String>,
@@ -66,7 +67,7 @@ pub struct PlanView {
 }
 
 /// The answer to a change with `?dry_run=true`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PlanBody {
     /// The plan.
     pub plan: PlanView,

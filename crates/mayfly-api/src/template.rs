@@ -6,9 +6,10 @@ use mayfly_core::ids::Digest;
 use mayfly_core::names::TemplateName;
 use mayfly_core::template::Manifest;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// `POST /v1/templates`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BuildTemplate {
     /// A built-in recipe's name or the absolute path of a file on the node.
@@ -22,7 +23,7 @@ pub struct BuildTemplate {
 }
 
 /// A template.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct TemplateView {
     /// Its name.
     pub name: TemplateName,

@@ -7,9 +7,10 @@ use mayfly_core::names::{DatasetName, GuestPath, Hostname, PoolPath, TemplateNam
 use mayfly_core::run::{IdRange, Limits, LimitsChange, RunPhase, RunState};
 use mayfly_core::template::RootKind;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// `POST /v1/vps`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CreateVps {
     /// From which template.
@@ -43,7 +44,7 @@ fn default_timeout_ms() -> u64 {
 }
 
 /// `POST /v1/vps/{v}/stop`. The body may be left out.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct StopVps {
     /// How long the guest may take.
@@ -68,7 +69,7 @@ impl Default for StopVps {
 }
 
 /// `POST /v1/vps/{v}/restart`. The body may be left out.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RestartVps {
     /// How long the guest may take.
@@ -92,7 +93,7 @@ impl Default for RestartVps {
 pub type SetVps = LimitsChange;
 
 /// `POST /v1/vps/{v}/datasets`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CreateDataset {
     /// Its name below the VPS.
@@ -105,7 +106,7 @@ pub struct CreateDataset {
 }
 
 /// `PATCH /v1/vps/{v}/datasets/{name}`; the root dataset is named `-`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SetDataset {
     /// Its quota.
@@ -113,7 +114,7 @@ pub struct SetDataset {
 }
 
 /// `POST /v1/vps/{v}/mounts`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AddMount {
     /// Which dataset; empty for the root dataset.
@@ -127,7 +128,7 @@ pub struct AddMount {
 }
 
 /// `PATCH /v1/vps/{v}/features`: absent means unchanged.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[expect(missing_docs, reason = "each is the feature of the same name")]
 pub struct SetFeatures {
@@ -160,7 +161,7 @@ impl SetFeatures {
 }
 
 /// The feature `impermanence`, as it is wanted. What is not given stays as it is, or comes from the template.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SetImpermanence {
     /// Whether it is on.
@@ -174,7 +175,7 @@ pub struct SetImpermanence {
 }
 
 /// What a VPS is doing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum VpsState {
     /// It is being made.
@@ -227,14 +228,14 @@ impl VpsState {
 }
 
 /// What roots of kind `template` are cloned from.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct BaseView {
     /// The template, by digest.
     pub template: Digest,
 }
 
 /// The feature `impermanence`, where it is on.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ImpermanenceView {
     /// What one temporary root may hold beside the template's bytes.
     pub root_quota_bytes: Bytes,
@@ -243,7 +244,7 @@ pub struct ImpermanenceView {
 }
 
 /// A dataset of a VPS.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct DatasetView {
     /// Its name below the VPS; empty for the root dataset.
     pub name: DatasetName,
@@ -259,7 +260,7 @@ pub struct DatasetView {
 }
 
 /// A dataset at a path of the guest.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct MountView {
     /// Which dataset; empty for the root dataset.
     pub dataset: DatasetName,
@@ -270,7 +271,7 @@ pub struct MountView {
 }
 
 /// The present run.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct RunView {
     /// Its id.
     pub id: RunId,
@@ -287,7 +288,7 @@ pub struct RunView {
 }
 
 /// A VPS.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct VpsView {
     /// Its number.
     pub id: VpsId,
@@ -405,7 +406,7 @@ impl VpsView {
 }
 
 /// What a feature is on one VPS.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum FeatureState {
     /// On.
@@ -417,7 +418,7 @@ pub enum FeatureState {
 }
 
 /// A feature of one VPS.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct FeatureView {
     /// Its name.
     pub name: String,

@@ -28,6 +28,7 @@ pub struct NodeDoc {
 
 /// A pool, as `--pool` names it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum PoolSpec {
     /// A file with a btrfs of its own.
@@ -70,6 +71,7 @@ pub enum Lifecycle {
 
 /// Whether it ought to run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Desired {
     /// It ought to.
@@ -80,6 +82,7 @@ pub enum Desired {
 
 /// What happens after a crash of the guest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum OnCrash {
     /// Start it again, at most 3 times in 5 minutes.
@@ -375,6 +378,7 @@ impl Request {
 
 /// How far an operation is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum OperationState {
     /// Waiting for its turn.

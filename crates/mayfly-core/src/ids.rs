@@ -26,6 +26,7 @@ impl NotAnId {
 
 /// The number of a VPS. It may be used again after a destroy; the [`Incarnation`] tells the two apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(try_from = "u32", into = "u32")]
 pub struct VpsId(u32);
 
@@ -81,8 +82,8 @@ impl fmt::Display for VpsId {
 }
 
 macro_rules! hex_id {
-    ($(#[$doc:meta])* $name:ident, $bytes:literal, $wanted:literal) => {
-        $(#[$doc])*
+    ($(#[doc = $doc:literal])* $name:ident, $bytes:literal, $wanted:literal) => {
+        $(#[doc = $doc])*
         #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[serde(try_from = "String", into = "String")]
         pub struct $name(String);
@@ -103,6 +104,16 @@ macro_rules! hex_id {
                 &self.0
             }
         }
+
+        #[cfg(feature = "schema")]
+        impl utoipa::PartialSchema for $name {
+            fn schema() -> crate::schema::Described {
+                crate::schema::text(concat!($($doc),*), &format!("^[0-9a-f]{{{}}}$", $bytes * 2))
+            }
+        }
+
+        #[cfg(feature = "schema")]
+        impl utoipa::ToSchema for $name {}
 
         impl FromStr for $name {
             type Err = NotAnId;

@@ -21,6 +21,8 @@ pub mod ports;
 pub mod proof;
 pub mod recipe;
 pub mod run;
+#[cfg(feature = "schema")]
+mod schema;
 pub mod snapshots;
 pub mod space;
 pub mod template;

@@ -60,6 +60,11 @@ macro_rules! text_newtype {
 
 /// The host name of a VPS: one label of RFC 1123, lower case.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(
+    feature = "schema",
+    derive(utoipa::ToSchema),
+    schema(pattern = "^[a-z0-9-]{1,63}$")
+)]
 #[serde(try_from = "String", into = "String")]
 pub struct Hostname(String);
 text_newtype!(Hostname);
@@ -90,6 +95,11 @@ impl FromStr for Hostname {
 
 /// The name of a template, such as `debian-12-impermanence`. Names move; digests do not.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(
+    feature = "schema",
+    derive(utoipa::ToSchema),
+    schema(pattern = "^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
+)]
 #[serde(try_from = "String", into = "String")]
 pub struct TemplateName(String);
 text_newtype!(TemplateName);
@@ -121,6 +131,7 @@ impl FromStr for TemplateName {
 
 /// A dataset of one VPS, relative to it: empty for the root dataset, else `nix` or `srv/data`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(try_from = "String", into = "String")]
 pub struct DatasetName(String);
 text_newtype!(DatasetName);
@@ -208,6 +219,7 @@ impl FromStr for DatasetName {
 
 /// An absolute, normalised path inside a VPS: no `.`, no `..`, no doubled or trailing slash.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema), schema(pattern = "^/"))]
 #[serde(try_from = "String", into = "String")]
 pub struct GuestPath(String);
 text_newtype!(GuestPath);
@@ -279,6 +291,11 @@ impl FromStr for GuestPath {
 
 /// The name of a snapshot, without the dataset's: 1 to 64 letters, digits, `-`, `_`, `.` and `:`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(
+    feature = "schema",
+    derive(utoipa::ToSchema),
+    schema(pattern = "^[A-Za-z0-9][A-Za-z0-9_.:-]{0,63}$")
+)]
 #[serde(try_from = "String", into = "String")]
 pub struct SnapshotName(String);
 text_newtype!(SnapshotName);
@@ -311,6 +328,7 @@ impl FromStr for SnapshotName {
 /// A dataset of the pool, relative to the pool: `11327`, `11327/nix`, `11327.impermanence-c5a8b7`,
 /// `templates/<digest>`, `trash/…`. Built by Mayfly, or read from the pool; never typed by a person.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(transparent)]
 pub struct PoolPath(String);
 

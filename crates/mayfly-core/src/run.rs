@@ -16,6 +16,7 @@ pub const PROTOCOL: u32 = 1;
 
 /// A range of host ids that the ids 0.. of one VPS are mapped to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct IdRange {
     /// The host id of the guest's id 0. Also the creator of the guest's user namespace, so that the kernel
     /// charges per-user budgets (inotify, keyrings) to this VPS alone.
@@ -37,6 +38,7 @@ impl IdRange {
 
 /// What a VPS may take of the host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Limits {
     /// Memory, in bytes. None: no limit.
@@ -67,6 +69,7 @@ impl fmt::Display for Limits {
 
 /// What of a VPS's limits is to be another. What is not given stays as it is.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct LimitsChange {
     /// Memory; it always has a limit.
@@ -75,6 +78,7 @@ pub struct LimitsChange {
         deserialize_with = "given",
         skip_serializing_if = "Option::is_none"
     )]
+    #[cfg_attr(feature = "schema", schema(nullable = false))]
     pub memory_bytes: Option<Bytes>,
     /// Swap on top of the memory.
     #[serde(
@@ -82,6 +86,7 @@ pub struct LimitsChange {
         deserialize_with = "given",
         skip_serializing_if = "Option::is_none"
     )]
+    #[cfg_attr(feature = "schema", schema(nullable = false))]
     pub swap_bytes: Option<Bytes>,
     /// CPU time in hundredths of a CPU; `null` takes the limit away.
     #[serde(
@@ -96,6 +101,7 @@ pub struct LimitsChange {
         deserialize_with = "given",
         skip_serializing_if = "Option::is_none"
     )]
+    #[cfg_attr(feature = "schema", schema(nullable = false))]
     pub processes: Option<u32>,
 }
 
@@ -214,6 +220,7 @@ pub struct RunSpec {
 
 /// How far a run is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum RunPhase {
     /// Namespaces and mounts are being made; the guest's init has not been reached.

@@ -9,6 +9,7 @@ use crate::names::{DatasetName, GuestPath};
 
 /// What the root of an impermanent VPS is made from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum RootKind {
     /// Nothing but a skeleton; the system lives in a dataset (NixOS).
@@ -66,6 +67,7 @@ impl From<Quota> for String {
 
 /// A subdataset that a VPS of this template starts with.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct LayoutDataset {
     /// Its name below the VPS.
@@ -76,6 +78,7 @@ pub struct LayoutDataset {
 
 /// A mount that a VPS of this template starts with.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct LayoutMount {
     /// Which dataset; the empty name is the root dataset.
@@ -90,6 +93,7 @@ pub struct LayoutMount {
 
 /// Datasets, mounts and features of a new VPS.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Layout {
     /// Subdatasets, parents before children.
@@ -108,6 +112,7 @@ pub struct Layout {
 
 /// What a template is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
     /// Such as `debian`; decides which files the platform writes.

@@ -19,9 +19,16 @@ use mayfly_core::ids::VpsId;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
+use utoipa_axum::routes;
 
 use crate::AppState;
 use crate::error::ApiError;
+use crate::router::Routes;
+
+/// The addresses of this file.
+pub(crate) fn routes() -> Routes {
+    Routes::default().routes(routes!(open))
+}
 
 /// How often a VPS that does not run is looked at.
 const PAUSE: Duration = Duration::from_millis(300);
@@ -59,6 +66,15 @@ pub(crate) enum Typed {
     },
 }
 
+/// The console of a VPS, over a websocket.
+///
+/// Binary frames to the client are what the guest printed, beginning with the last MiB; binary frames from the client are
+/// typed. Text frames are `ConsoleSays` to the client and `ConsoleRequest` from it. It goes on through stops and starts.
+#[utoipa::path(
+    get,
+    path = "/v1/vps/{vps}/console",
+    responses((status = 101, description = "A websocket; see above for its frames.")),
+)]
 pub(crate) async fn open(
     State(state): State<AppState>,
     Path(vps): Path<String>,

@@ -7,12 +7,27 @@ use mayfly_api::{CreateDataset, DatasetView, SetDataset, VpsView, paths};
 use mayfly_core::names::DatasetName;
 use mayfly_engine::Intent;
 use serde::Deserialize;
+use utoipa::IntoParams;
+use utoipa_axum::routes;
 
 use crate::AppState;
 use crate::error::ApiError;
 use crate::extract::{Body, Caller, Dry, Params};
-use crate::router::Answer;
+use crate::router::{Answer, Changed, Routes};
 
+/// The addresses of this file.
+pub(crate) fn routes() -> Routes {
+    Routes::default()
+        .routes(routes!(list, create))
+        .routes(routes!(set, destroy))
+}
+
+/// The datasets of a VPS, the root dataset first.
+#[utoipa::path(
+    get,
+    path = "/v1/vps/{vps}/datasets",
+    responses((status = 200, description = "The datasets.", body = Vec<DatasetView>)),
+)]
 pub(crate) async fn list(
     State(state): State<AppState>,
     Path(vps): Path<String>,
@@ -31,6 +46,14 @@ pub(crate) async fn list(
     Ok(Json(all.await?))
 }
 
+/// Makes a dataset, and mounts it where that is asked.
+#[utoipa::path(
+    post,
+    path = "/v1/vps/{vps}/datasets",
+    params(Dry),
+    request_body = CreateDataset,
+    responses(Changed),
+)]
 pub(crate) async fn create(
     State(state): State<AppState>,
     caller: Caller,
@@ -56,6 +79,14 @@ pub(crate) async fn create(
         .await
 }
 
+/// Changes the quota of a dataset.
+#[utoipa::path(
+    patch,
+    path = "/v1/vps/{vps}/datasets/{*name}",
+    params(("name" = String, Path, description = "A dataset's name with its slashes; `-` is the root dataset."), Dry),
+    request_body = SetDataset,
+    responses(Changed),
+)]
 pub(crate) async fn set(
     State(state): State<AppState>,
     caller: Caller,
@@ -77,15 +108,25 @@ pub(crate) async fn set(
         .await
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct DestroyParams {
+    /// Whether its mounts go with it.
     #[serde(default)]
     force: bool,
+    /// Whether to tell the plan and do nothing.
     #[serde(default)]
     dry_run: bool,
 }
 
+/// Destroys a dataset with its data.
+#[utoipa::path(
+    delete,
+    path = "/v1/vps/{vps}/datasets/{*name}",
+    params(("name" = String, Path, description = "A dataset's name with its slashes; `-` is the root dataset."), DestroyParams),
+    responses(Changed),
+)]
 pub(crate) async fn destroy(
     State(state): State<AppState>,
     caller: Caller,

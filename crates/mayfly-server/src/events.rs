@@ -13,18 +13,38 @@ use mayfly_engine::store::Change;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
+use utoipa::IntoParams;
+use utoipa_axum::routes;
 
 use crate::AppState;
 use crate::error::ApiError;
 use crate::extract::Params;
+use crate::router::Routes;
 use crate::state::SLICE;
 
-#[derive(Debug, Deserialize)]
+/// The addresses of this file.
+pub(crate) fn routes() -> Routes {
+    Routes::default().routes(routes!(follow))
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Since {
+    /// The revision after which to begin; without it, now.
     since: Option<u64>,
 }
 
+/// Every change of a document, in order, as it happens.
+///
+/// The answer does not end: one JSON document a line. An empty line says that nothing happened for a second. Where the
+/// node cannot go on, the last line is an `ErrorBody`.
+#[utoipa::path(
+    get,
+    path = "/v1/events",
+    params(Since),
+    responses((status = 200, description = "One `EventView` a line.", body = EventView, content_type = "application/x-ndjson")),
+)]
 pub(crate) async fn follow(
     State(state): State<AppState>,
     Params(Since { since }): Params<Since>,

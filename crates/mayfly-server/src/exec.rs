@@ -14,12 +14,19 @@ use mayfly_api::{ExecRequest, ExecSays, ExecStart};
 use mayfly_core::error::{Code, Refusal};
 use mayfly_core::run::RunPhase;
 use tokio::sync::mpsc;
+use utoipa_axum::routes;
 
 use crate::console::{text, upgraded};
 use crate::error::ApiError;
 use crate::extract::parse_body;
 use crate::process::{Input, Process};
+use crate::router::Routes;
 use crate::{AppState, AttachCommand};
+
+/// The addresses of this file.
+pub(crate) fn routes() -> Routes {
+    Routes::default().routes(routes!(open))
+}
 
 /// How long a client may take to say what is to be run.
 const START_DEADLINE: Duration = Duration::from_secs(10);
@@ -28,6 +35,16 @@ const BEAT: Duration = Duration::from_secs(5);
 /// How long it may take to hear the end.
 const GOODBYE: Duration = Duration::from_secs(10);
 
+/// Runs a program inside a VPS, over a websocket.
+///
+/// The client sends an `ExecStart` as its first text frame, then input as binary frames and `ExecRequest`s as text frames.
+/// Binary frames to the client begin with one byte, 1 for standard output and 2 for standard error. The last frame is an
+/// `ExecSays`: the status, or why it was not run. The program dies with the connection.
+#[utoipa::path(
+    get,
+    path = "/v1/vps/{vps}/exec",
+    responses((status = 101, description = "A websocket; see above for its frames.")),
+)]
 pub(crate) async fn open(
     State(state): State<AppState>,
     Path(vps): Path<String>,

@@ -6,6 +6,7 @@ use axum::http::request::Parts;
 use mayfly_core::error::{Code, Refusal};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use utoipa::IntoParams;
 
 use crate::error::ApiError;
 use crate::serve::Peer;
@@ -72,7 +73,8 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Params<T> {
 }
 
 /// The parameters of every change that has nothing else to say.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Dry {
     /// Whether to tell the plan and do nothing.

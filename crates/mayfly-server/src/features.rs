@@ -6,12 +6,24 @@ use axum::response::Response;
 use mayfly_api::{FeatureView, SetFeatures, SetImpermanence};
 use mayfly_core::error::{Code, Refusal};
 use mayfly_engine::Intent;
+use utoipa_axum::routes;
 
 use crate::AppState;
 use crate::error::ApiError;
 use crate::extract::{Body, Caller, Dry, Params};
-use crate::router::Answer;
+use crate::router::{Answer, Changed, Routes};
 
+/// The addresses of this file.
+pub(crate) fn routes() -> Routes {
+    Routes::default().routes(routes!(list, set))
+}
+
+/// What features a VPS has.
+#[utoipa::path(
+    get,
+    path = "/v1/vps/{vps}/features",
+    responses((status = 200, description = "All features, whether on or off.", body = Vec<FeatureView>)),
+)]
 pub(crate) async fn list(
     State(state): State<AppState>,
     Path(vps): Path<String>,
@@ -22,6 +34,16 @@ pub(crate) async fn list(
     Ok(Json(FeatureView::all(&doc)))
 }
 
+/// Switches features.
+///
+/// Absent means unchanged. A VPS that runs is restarted.
+#[utoipa::path(
+    patch,
+    path = "/v1/vps/{vps}/features",
+    params(Dry),
+    request_body = SetFeatures,
+    responses(Changed),
+)]
 pub(crate) async fn set(
     State(state): State<AppState>,
     caller: Caller,

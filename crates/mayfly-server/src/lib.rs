@@ -13,6 +13,7 @@
 
 mod console;
 mod datasets;
+mod describe;
 mod error;
 mod events;
 mod exec;
@@ -29,6 +30,7 @@ mod state;
 mod templates;
 mod vpses;
 
+pub use self::describe::description;
 pub use self::router::router;
 pub use self::serve::{Peer, serve};
 pub use self::state::{AppState, AttachCommand, Consoles};

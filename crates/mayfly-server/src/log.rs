@@ -6,23 +6,41 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse as _, Response};
 use serde::Deserialize;
 use tokio::sync::mpsc;
+use utoipa::IntoParams;
+use utoipa_axum::routes;
 
 use crate::AppState;
 use crate::console::{Said, show as show_console};
 use crate::error::ApiError;
 use crate::events::streamed;
 use crate::extract::Params;
+use crate::router::Routes;
+
+/// The addresses of this file.
+pub(crate) fn routes() -> Routes {
+    Routes::default().routes(routes!(show))
+}
 
 const RAW: &str = "application/octet-stream";
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Follow {
+    /// Whether to go on with what the guest prints from now on.
     #[serde(default)]
     follow: bool,
 }
 
-/// The ring, raw as the guest printed it; with `follow`, then what comes.
+/// What the console printed.
+///
+/// The last MiB as the guest printed it; with `follow`, then what comes, through stops and starts, without end.
+#[utoipa::path(
+    get,
+    path = "/v1/vps/{vps}/log",
+    params(Follow),
+    responses((status = 200, description = "Raw bytes of a terminal.", content_type = "application/octet-stream")),
+)]
 pub(crate) async fn show(
     State(state): State<AppState>,
     Path(vps): Path<String>,

@@ -8,12 +8,25 @@ use mayfly_core::documents::Mount;
 use mayfly_core::names::GuestPath;
 use mayfly_engine::Intent;
 use serde::Deserialize;
+use utoipa::IntoParams;
+use utoipa_axum::routes;
 
 use crate::AppState;
 use crate::error::ApiError;
 use crate::extract::{Body, Caller, Dry, Params};
-use crate::router::Answer;
+use crate::router::{Answer, Changed, Routes};
 
+/// The addresses of this file.
+pub(crate) fn routes() -> Routes {
+    Routes::default().routes(routes!(list, add, remove))
+}
+
+/// The mounts of a VPS, parents before children.
+#[utoipa::path(
+    get,
+    path = "/v1/vps/{vps}/mounts",
+    responses((status = 200, description = "The mounts.", body = Vec<MountView>)),
+)]
 pub(crate) async fn list(
     State(state): State<AppState>,
     Path(vps): Path<String>,
@@ -24,6 +37,14 @@ pub(crate) async fn list(
     Ok(Json(VpsView::new(doc, None).mounts))
 }
 
+/// Shows a dataset at a path of the VPS.
+#[utoipa::path(
+    post,
+    path = "/v1/vps/{vps}/mounts",
+    params(Dry),
+    request_body = AddMount,
+    responses(Changed),
+)]
 pub(crate) async fn add(
     State(state): State<AppState>,
     caller: Caller,
@@ -45,14 +66,24 @@ pub(crate) async fn add(
         .await
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct RemoveParams {
+    /// Where it is mounted.
     path: GuestPath,
+    /// Whether to tell the plan and do nothing.
     #[serde(default)]
     dry_run: bool,
 }
 
+/// Shows a dataset no more; its data stays.
+#[utoipa::path(
+    delete,
+    path = "/v1/vps/{vps}/mounts",
+    params(RemoveParams),
+    responses(Changed)
+)]
 pub(crate) async fn remove(
     State(state): State<AppState>,
     caller: Caller,

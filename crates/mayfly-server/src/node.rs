@@ -6,10 +6,24 @@ use mayfly_api::{NodeView, PoolDatasetView, PoolView, ShareView, VpsState};
 use mayfly_core::ids::NodeId;
 use mayfly_core::observed::{MarkSeen, Role};
 use mayfly_engine::PoolReport;
+use utoipa_axum::routes;
 
 use crate::AppState;
-use crate::router::Answer;
+use crate::router::{Answer, Routes};
 
+/// The addresses of this file.
+pub(crate) fn routes() -> Routes {
+    Routes::default()
+        .routes(routes!(show))
+        .routes(routes!(pool))
+}
+
+/// The node at a glance.
+#[utoipa::path(
+    get,
+    path = "/v1/node",
+    responses((status = 200, description = "The node.", body = NodeView)),
+)]
 pub(crate) async fn show(State(state): State<AppState>) -> Answer<NodeView> {
     let view = state.blocking(|state| {
         let engine = state.engine();
@@ -43,6 +57,14 @@ pub(crate) async fn show(State(state): State<AppState>) -> Answer<NodeView> {
     Ok(Json(view.await?))
 }
 
+/// The pool: its space, and all that lies in it.
+///
+/// A pool that cannot be looked at is refused, never shown as empty.
+#[utoipa::path(
+    get,
+    path = "/v1/pool",
+    responses((status = 200, description = "The pool.", body = PoolView)),
+)]
 pub(crate) async fn pool(State(state): State<AppState>) -> Answer<PoolView> {
     let view = state.blocking(|state| {
         let node = state.engine().node();

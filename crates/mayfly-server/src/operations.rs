@@ -6,27 +6,51 @@ use axum::Json;
 use axum::extract::{Path, State};
 use mayfly_api::OperationView;
 use serde::Deserialize;
+use utoipa::IntoParams;
+use utoipa_axum::routes;
 
 use crate::AppState;
 use crate::extract::Params;
-use crate::router::Answer;
+use crate::router::{Answer, Routes};
 use crate::state::SLICE;
+
+/// The addresses of this file.
+pub(crate) fn routes() -> Routes {
+    Routes::default()
+        .routes(routes!(list))
+        .routes(routes!(show))
+}
 
 /// Nobody waits longer in one request.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
+/// The operations that the node remembers, oldest first.
+#[utoipa::path(
+    get,
+    path = "/v1/operations",
+    responses((status = 200, description = "The operations.", body = Vec<OperationView>)),
+)]
 pub(crate) async fn list(State(state): State<AppState>) -> Answer<Vec<OperationView>> {
     let all = state.blocking(|state| state.engine().operations()).await?;
     Ok(Json(all.into_iter().map(OperationView::from).collect()))
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct WaitParams {
+    /// How long to wait for its end, in milliseconds; a minute at most.
     #[serde(default)]
     wait_ms: u64,
 }
 
+/// One operation; with `wait_ms`, as soon as it is over.
+#[utoipa::path(
+    get,
+    path = "/v1/operations/{id}",
+    params(("id" = String, Path, description = "An operation's id, or enough of its beginning."), WaitParams),
+    responses((status = 200, description = "How far it is. It need not be over when the wait is.", body = OperationView)),
+)]
 pub(crate) async fn show(
     State(state): State<AppState>,
     Path(id): Path<String>,

@@ -1,66 +1,90 @@
-//! Addresses and what answers at them.
+//! Addresses and what answers at them. Each group's file has its own; none gets in without its description.
 
 use axum::extract::{DefaultBodyLimit, Request};
 use axum::http::{Method, Uri};
 use axum::middleware::{self, Next};
 use axum::response::Response;
-use axum::routing::{get, patch, post};
 use axum::{Json, Router};
+use mayfly_api::{OperationView, PlanBody};
 use mayfly_core::error::{Code, Refusal};
+use utoipa::IntoResponses;
+use utoipa_axum::router::OpenApiRouter;
 
 use crate::error::ApiError;
-use crate::extract::Caller;
 use crate::{
-    AppState, console, datasets, events, exec, features, log, mounts, node, operations, templates,
-    vpses,
+    AppState, console, datasets, describe, events, exec, features, log, mounts, node, operations,
+    templates, vpses,
 };
 
 /// No request is larger.
 const BODY_LIMIT: usize = 64 << 10;
 
+/// Addresses with their descriptions.
+pub(crate) type Routes = OpenApiRouter<AppState>;
+
 /// What a handler that only tells something answers.
 pub(crate) type Answer<T> = Result<Json<T>, ApiError>;
 
+/// What a handler that changes something answers, for its description.
+#[derive(IntoResponses)]
+#[expect(
+    dead_code,
+    reason = "only described; the engine decides which of the two it is"
+)]
+pub(crate) enum Changed {
+    /// The change was taken on; ask `/v1/operations/{id}` how far it is.
+    #[response(status = 202)]
+    Operation(OperationView),
+    /// With `dry_run=true`: what would be done. Nothing was changed.
+    #[response(status = 200)]
+    Plan(PlanBody),
+}
+
+/// Some addresses that have to do with each other.
+pub(crate) struct Group {
+    /// What they are called.
+    pub(crate) name: &'static str,
+    /// What they are about.
+    pub(crate) about: &'static str,
+    /// They.
+    pub(crate) routes: fn() -> Routes,
+}
+
+const fn group(name: &'static str, about: &'static str, routes: fn() -> Routes) -> Group {
+    Group {
+        name,
+        about,
+        routes,
+    }
+}
+
+/// All groups.
+pub(crate) const GROUPS: &[Group] = &[
+    group("api", "This description", describe::routes),
+    group("node", "The node and its pool", node::routes),
+    group("template", "What VPSes are made from", templates::routes),
+    group("vps", "VPSes and their life", vpses::routes),
+    group("exec", "Programs inside a VPS", exec::routes),
+    group("console", "The console of a VPS", console::routes),
+    group("log", "What the console printed", log::routes),
+    group("dataset", "Datasets of a VPS", datasets::routes),
+    group("mount", "Mounts of a VPS", mounts::routes),
+    group("feature", "Features of a VPS", features::routes),
+    group(
+        "operation",
+        "Changes under way and past",
+        operations::routes,
+    ),
+    group("event", "Changes as they happen", events::routes),
+];
+
 /// All addresses. A request without a [`crate::Peer`] among its extensions is refused.
 pub fn router(state: AppState) -> Router {
-    Router::new()
-        .route("/v1/node", get(node::show))
-        .route("/v1/pool", get(node::pool))
-        .route("/v1/templates", get(templates::list).post(templates::build))
-        .route(
-            "/v1/templates/{name}",
-            get(templates::show).delete(templates::remove),
-        )
-        .route("/v1/vps", get(vpses::list).post(vpses::create))
-        .route(
-            "/v1/vps/{vps}",
-            get(vpses::show).patch(vpses::set).delete(vpses::destroy),
-        )
-        .route("/v1/vps/{vps}/start", post(vpses::start))
-        .route("/v1/vps/{vps}/stop", post(vpses::stop))
-        .route("/v1/vps/{vps}/restart", post(vpses::restart))
-        .route("/v1/vps/{vps}/exec", get(exec::open))
-        .route("/v1/vps/{vps}/console", get(console::open))
-        .route("/v1/vps/{vps}/log", get(log::show))
-        .route(
-            "/v1/vps/{vps}/datasets",
-            get(datasets::list).post(datasets::create),
-        )
-        .route(
-            "/v1/vps/{vps}/datasets/{*name}",
-            patch(datasets::set).delete(datasets::destroy),
-        )
-        .route(
-            "/v1/vps/{vps}/mounts",
-            get(mounts::list).post(mounts::add).delete(mounts::remove),
-        )
-        .route(
-            "/v1/vps/{vps}/features",
-            get(features::list).patch(features::set),
-        )
-        .route("/v1/operations", get(operations::list))
-        .route("/v1/operations/{id}", get(operations::show))
-        .route("/v1/events", get(events::follow))
+    GROUPS
+        .iter()
+        .fold(Router::new(), |all, group| {
+            all.merge(Router::from((group.routes)()))
+        })
         .fallback(no_such_route)
         .method_not_allowed_fallback(no_such_route)
         .layer(middleware::from_fn(let_in))
@@ -69,7 +93,7 @@ pub fn router(state: AppState) -> Router {
 }
 
 /// Nobody learns anything, not even which addresses there are, before it is known who asks.
-async fn let_in(_: Caller, request: Request, next: Next) -> Response {
+async fn let_in(_: crate::extract::Caller, request: Request, next: Next) -> Response {
     next.run(request).await
 }
 

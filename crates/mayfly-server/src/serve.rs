@@ -16,7 +16,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tower_service::Service as _;
 
-use crate::{AppState, router};
+use crate::AppState;
 
 /// How long a peer may take to say what it wants.
 const HEAD_DEADLINE: Duration = Duration::from_secs(30);
@@ -34,9 +34,13 @@ pub struct Peer {
     pub uid: u32,
 }
 
-/// Serves until `shutdown`, then lets requests that are under way finish for a moment. Websockets end with the process.
-pub async fn serve(listener: UnixListener, state: AppState, shutdown: impl Future<Output = ()>) {
-    let router = router(state.clone());
+/// Serves `router`, which is that of `state`, until `shutdown`, then lets requests that are under way finish for a moment. Websockets end with the process.
+pub async fn serve(
+    listener: UnixListener,
+    router: Router,
+    state: AppState,
+    shutdown: impl Future<Output = ()>,
+) {
     let strangers = Arc::new(Semaphore::new(MOST_STRANGERS));
     let (ending, ended) = watch::channel(());
     let mut connections = JoinSet::new();

@@ -7,17 +7,38 @@ use mayfly_api::{BuildTemplate, TemplateView};
 use mayfly_core::error::{Code, Refusal};
 use mayfly_core::names::TemplateName;
 use mayfly_engine::Intent;
+use utoipa_axum::routes;
 
 use crate::AppState;
 use crate::error::ApiError;
 use crate::extract::{Body, Caller, Dry, Params};
-use crate::router::Answer;
+use crate::router::{Answer, Changed, Routes};
 
+/// The addresses of this file.
+pub(crate) fn routes() -> Routes {
+    Routes::default()
+        .routes(routes!(list, build))
+        .routes(routes!(show, remove))
+}
+
+/// All templates.
+#[utoipa::path(
+    get,
+    path = "/v1/templates",
+    responses((status = 200, description = "The templates, by name.", body = Vec<TemplateView>)),
+)]
 pub(crate) async fn list(State(state): State<AppState>) -> Answer<Vec<TemplateView>> {
     let all = state.blocking(|state| state.engine().templates()).await?;
     Ok(Json(all.into_iter().map(TemplateView::from).collect()))
 }
 
+/// One template.
+#[utoipa::path(
+    get,
+    path = "/v1/templates/{name}",
+    params(("name" = String, Path, description = "A template's name.")),
+    responses((status = 200, description = "The template.", body = TemplateView)),
+)]
 pub(crate) async fn show(
     State(state): State<AppState>,
     Path(name): Path<String>,
@@ -30,6 +51,14 @@ pub(crate) async fn show(
     Ok(Json(found.into()))
 }
 
+/// Builds a template from a recipe.
+#[utoipa::path(
+    post,
+    path = "/v1/templates",
+    params(Dry),
+    request_body = BuildTemplate,
+    responses(Changed),
+)]
 pub(crate) async fn build(
     State(state): State<AppState>,
     caller: Caller,
@@ -67,6 +96,13 @@ pub(crate) async fn build(
         .await
 }
 
+/// Removes a template that nothing needs.
+#[utoipa::path(
+    delete,
+    path = "/v1/templates/{name}",
+    params(("name" = String, Path, description = "A template's name."), Dry),
+    responses(Changed),
+)]
 pub(crate) async fn remove(
     State(state): State<AppState>,
     caller: Caller,

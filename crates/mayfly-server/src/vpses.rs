@@ -7,12 +7,32 @@ use mayfly_api::{CreateVps, RestartVps, SetVps, StopVps, VpsView};
 use mayfly_core::plan::CreateInput;
 use mayfly_engine::Intent;
 use serde::Deserialize;
+use utoipa::IntoParams;
+use utoipa_axum::routes;
 
 use crate::AppState;
 use crate::error::ApiError;
 use crate::extract::{Body, Caller, Dry, Params};
-use crate::router::Answer;
+use crate::router::{Answer, Changed, Routes};
 
+/// The addresses of this file.
+pub(crate) fn routes() -> Routes {
+    Routes::default()
+        .routes(routes!(list, create))
+        .routes(routes!(show, set, destroy))
+        .routes(routes!(start))
+        .routes(routes!(stop))
+        .routes(routes!(restart))
+}
+
+/// All VPSes.
+///
+/// Nothing is looked up in the pool: `used_bytes` is absent.
+#[utoipa::path(
+    get,
+    path = "/v1/vps",
+    responses((status = 200, description = "The VPSes, by id.", body = Vec<VpsView>)),
+)]
 pub(crate) async fn list(State(state): State<AppState>) -> Answer<Vec<VpsView>> {
     let all = state.blocking(|state| {
         Ok(state
@@ -25,6 +45,12 @@ pub(crate) async fn list(State(state): State<AppState>) -> Answer<Vec<VpsView>> 
     Ok(Json(all.await?))
 }
 
+/// One VPS, with what its datasets use.
+#[utoipa::path(
+    get,
+    path = "/v1/vps/{vps}",
+    responses((status = 200, description = "The VPS.", body = VpsView)),
+)]
 pub(crate) async fn show(
     State(state): State<AppState>,
     Path(vps): Path<String>,
@@ -48,6 +74,14 @@ pub(crate) async fn show(
     Ok(Json(view.await?))
 }
 
+/// Makes a VPS from a template.
+#[utoipa::path(
+    post,
+    path = "/v1/vps",
+    params(Dry),
+    request_body = CreateVps,
+    responses(Changed),
+)]
 pub(crate) async fn create(
     State(state): State<AppState>,
     caller: Caller,
@@ -86,6 +120,8 @@ pub(crate) async fn create(
         .await
 }
 
+/// Starts a VPS; with impermanence on, with a new root.
+#[utoipa::path(post, path = "/v1/vps/{vps}/start", params(Dry), responses(Changed))]
 pub(crate) async fn start(
     State(state): State<AppState>,
     caller: Caller,
@@ -95,6 +131,14 @@ pub(crate) async fn start(
     state.change(caller, &dry, Some(vps), Intent::Start).await
 }
 
+/// Stops a VPS.
+#[utoipa::path(
+    post,
+    path = "/v1/vps/{vps}/stop",
+    params(Dry),
+    request_body = StopVps,
+    responses(Changed),
+)]
 pub(crate) async fn stop(
     State(state): State<AppState>,
     caller: Caller,
@@ -120,6 +164,14 @@ pub(crate) async fn stop(
         .await
 }
 
+/// Stops a VPS and starts it again.
+#[utoipa::path(
+    post,
+    path = "/v1/vps/{vps}/restart",
+    params(Dry),
+    request_body = RestartVps,
+    responses(Changed),
+)]
 pub(crate) async fn restart(
     State(state): State<AppState>,
     caller: Caller,
@@ -137,6 +189,16 @@ pub(crate) async fn restart(
         .await
 }
 
+/// Changes the limits of a VPS.
+///
+/// Absent means unchanged. All of it is changed, or nothing.
+#[utoipa::path(
+    patch,
+    path = "/v1/vps/{vps}",
+    params(Dry),
+    request_body = SetVps,
+    responses(Changed),
+)]
 pub(crate) async fn set(
     State(state): State<AppState>,
     caller: Caller,
@@ -149,15 +211,25 @@ pub(crate) async fn set(
         .await
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct DestroyParams {
+    /// Whether the operation is over only when the space is free.
     #[serde(default)]
     now: bool,
+    /// Whether to tell the plan and do nothing.
     #[serde(default)]
     dry_run: bool,
 }
 
+/// Destroys a VPS with all its data.
+#[utoipa::path(
+    delete,
+    path = "/v1/vps/{vps}",
+    params(DestroyParams),
+    responses(Changed)
+)]
 pub(crate) async fn destroy(
     State(state): State<AppState>,
     caller: Caller,

@@ -68,7 +68,9 @@ pub(crate) fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
                 _ = interrupt.recv() => {}
             }
         };
-        mayfly_server::serve(listener, AppState::new(engine.clone(), consoles), shutdown).await;
+        let state = AppState::new(engine.clone(), consoles);
+        let router = mayfly_server::router(state.clone());
+        mayfly_server::serve(listener, router, state, shutdown).await;
         anyhow::Ok(())
     })?;
     engine.stop_threads();

@@ -6,6 +6,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use axum::Router;
+use axum::extract::Request;
+use axum::middleware::{Next, from_fn};
 use futures_util::StreamExt as _;
 use mayfly_api::{
     BuildTemplate, Change, Client, ClientError, ConsoleSays, CreateVps, ErrorInfo, OperationView,
@@ -22,6 +24,8 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio_tungstenite::tungstenite::Message;
+
+use crate::schema::{Description, hold};
 
 /// Consoles that a test holds the other end of, and programs that run on the host instead of in a VPS.
 pub(crate) struct FakeConsoles {
@@ -120,7 +124,11 @@ impl Node {
         let listener = UnixListener::bind(&socket).unwrap();
         let (end, ended) = oneshot::channel();
         let state = AppState::new(engine.clone(), consoles.clone());
-        let served = tokio::spawn(serve(listener, state, async {
+        let described = Description::new();
+        let held = router(state.clone()).layer(from_fn(move |request: Request, next: Next| {
+            hold(described.clone(), request, next)
+        }));
+        let served = tokio::spawn(serve(listener, held, state, async {
             let _ = ended.await;
         }));
         Self {

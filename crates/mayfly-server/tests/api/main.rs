@@ -1,8 +1,10 @@
 //! Client and server over a real socket, with the real engine on a host in memory.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod description;
 mod harness;
 mod limits;
+mod schema;
 
 use std::time::Duration;
 
