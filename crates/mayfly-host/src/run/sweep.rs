@@ -20,6 +20,11 @@ use super::state::{self, Liveness, read_state, replace};
 use crate::storage::KernelIdentity;
 use crate::sys::process::signal;
 
+/// How long nothing but what may not be killed is waited for: it may be about to end by itself.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// The first pause between two looks, and the longest: each reads every mount table of the host.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(100));
+
 /// The runs of one node.
 #[derive(Clone, Debug)]
 pub struct Node {
@@ -120,7 +125,7 @@ impl Node {
         }
     }
 
-    /// Kills until nothing is found or the time is up, and gives back what is alive then.
+    /// Kills until nothing is found, or nothing that may be killed, or the time is up; gives back what is alive then.
     fn end_all(
         &self,
         vps: VpsId,
@@ -129,11 +134,17 @@ impl Node {
     ) -> Result<Vec<Evidence>, LookError> {
         let end = Instant::now() + within;
         let own = i32::try_from(std::process::id()).ok();
+        let (mut pause, mut idle_since) = (PAUSES.0, None);
         loop {
             let mut alive = self.observe_evidence(vps)?;
             // Who of the host holds a dataset is nobody's to end, and not waited for.
             alive.retain(Evidence::is_alive);
             if alive.is_empty() || Instant::now() >= end {
+                return Ok(alive);
+            }
+            if alive.iter().any(|one| may_be_killed(one, own)) {
+                idle_since = None;
+            } else if idle_since.get_or_insert_with(Instant::now).elapsed() >= PATIENCE {
                 return Ok(alive);
             }
             report.ended.extend(alive.iter().cloned());
@@ -149,18 +160,15 @@ impl Node {
             let (groups, _) = Groups::observe(&self.node, Some(vps))?;
             groups.kill(own, end.saturating_duration_since(Instant::now()))?;
             for one in &alive {
-                // A process that may be the guest's and whose own `/` is the VPS's belongs to it, wherever its cgroup
-                // is. One that has such a mount elsewhere may be somebody else's: it is reported.
-                if let Evidence::Mount { pid, at, .. } = one {
-                    if at == "/" && Some(*pid) != own {
-                        kill_if(*pid, || {
-                            self.observe_evidence(vps)
-                                .is_ok_and(|now| now.contains(one))
-                        });
-                    }
+                if matches!(one, Evidence::Mount { .. }) && may_be_killed(one, own) {
+                    kill_if(one.pid(), || {
+                        self.observe_evidence(vps)
+                            .is_ok_and(|now| now.contains(one))
+                    });
                 }
             }
-            std::thread::sleep(Duration::from_millis(2));
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(PAUSES.1);
         }
     }
 
@@ -203,6 +211,16 @@ impl Node {
                 remove_if_there(&path, troubles);
             }
         }
+    }
+}
+
+/// Members of a run's cgroups, and its supervisor. A process that may be the guest's and whose own `/` is the VPS's belongs
+/// to it too, wherever its cgroup is; one that has such a mount elsewhere may be somebody else's, and is reported.
+fn may_be_killed(one: &Evidence, own: Option<i32>) -> bool {
+    match one {
+        Evidence::Supervisor { .. } | Evidence::Process { .. } => true,
+        Evidence::Mount { pid, at, .. } => at == "/" && Some(*pid) != own,
+        Evidence::Held { .. } => false,
     }
 }
 
