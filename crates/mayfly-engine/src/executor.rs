@@ -21,6 +21,7 @@ use mayfly_core::run::RunEnd;
 use crate::engine::Engine;
 use crate::intent::Intent;
 use crate::keys;
+use crate::lanes::Lane;
 use crate::store::{Txn, Write};
 
 /// How often an undo is tried.
@@ -304,9 +305,10 @@ impl Engine {
         if let (OperationState::Failed, Request::RunEnded { run, end, .. }) =
             (op.state, &op.request)
         {
-            // The host did not let it be settled. It stays what it was, and is tried again, not at once.
+            // The host did not let it be settled. It stays what it was, and is tried again: not at once, and after what
+            // somebody waits for.
             if self.has_threads() && doc.run.as_ref().is_some_and(|r| r.run == *run) {
-                std::thread::sleep(SETTLE_PAUSE);
+                self.pause(Lane::of(op.vps), SETTLE_PAUSE);
                 self.submit_run_ended(id, run.clone(), end.clone())?;
             }
             return Ok(());

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mayfly_core::ids::{OperationId, VpsId};
 use mayfly_core::plan::Busy;
@@ -72,6 +72,12 @@ impl Lanes {
         true
     }
 
+    /// Whether something waits in a lane besides what is being carried out.
+    fn somebody_waits(&self, lane: Lane) -> bool {
+        let queues = self.queues.lock().expect("no thread panics with it");
+        queues.get(&lane).is_some_and(|queue| queue.len() > 1)
+    }
+
     fn any(&self) -> Option<Lane> {
         self.queues
             .lock()
@@ -84,6 +90,9 @@ impl Lanes {
 
 /// How long a lane waits before it tries again what could not be journalled.
 const STUCK_PAUSE: Duration = Duration::from_secs(5);
+
+/// How often a lane that pauses looks whether somebody waits.
+const LOOK_ABOUT: Duration = Duration::from_millis(50);
 
 impl Engine {
     /// Whether operations are carried out in threads of their own.
@@ -136,6 +145,14 @@ impl Engine {
             if !self.inner.lanes.advance(lane) {
                 return;
             }
+        }
+    }
+
+    /// Keeps a lane for a while, or until somebody waits for it.
+    pub(crate) fn pause(&self, lane: Lane, longest: Duration) {
+        let end = Instant::now() + longest;
+        while Instant::now() < end && !self.inner.lanes.somebody_waits(lane) {
+            std::thread::sleep(LOOK_ABOUT);
         }
     }
 
