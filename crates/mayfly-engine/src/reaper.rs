@@ -1,8 +1,8 @@
 //! The reaper: it buries what crashes left and destroys what lies in the graveyard, both with proof.
 //!
-//! A grave that some process has mounted waits for that process, however long it takes; nothing else waits with it. It is
-//! tried again with a pause that doubles from one second up to five minutes, and it is logged once, and again when the
-//! reason is another.
+//! A grave that some process has mounted waits for that process, however long it takes; nothing else waits with it. What
+//! cannot be destroyed, or buried, is tried again with a pause that doubles from one second up to five minutes, and it is
+//! logged once, and again when the reason is another.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use mayfly_core::error::{Code, Refusal};
 use mayfly_core::names::PoolPath;
 use mayfly_core::observed::Evidence;
+use mayfly_core::plan::Step;
 use mayfly_core::ports::{HostError, HostResult, Outcome};
 use mayfly_core::proof::Condemned;
 
@@ -27,15 +28,17 @@ const REAP_DEADLINE: Duration = Duration::from_secs(30);
 /// So many holders are named.
 const NAMED: usize = 4;
 
-/// Why a grave is there still.
+/// Why a grave, or a leftover, is there still.
 #[derive(Clone, Debug)]
 pub(crate) struct Waiting {
     why: String,
+    /// By a process, or in a way that only the kernel knows: who it is is looked up when somebody asks.
+    is_held: bool,
     pause: Duration,
     again_boot_ms: u64,
 }
 
-/// Graves that were tried in vain.
+/// Graves and leftovers that were tried in vain.
 pub(crate) type Graves = BTreeMap<PoolPath, Waiting>;
 
 impl Engine {
@@ -79,18 +82,21 @@ impl Engine {
     fn reap(&self, is_due: impl Fn(Option<&Waiting>) -> bool) -> Result<Vec<PoolPath>, Refusal> {
         let id = self.fresh_operation_id();
         let (_, leftovers) = self.leftovers(&id)?;
-        let mut graves = leftovers.graves;
-        for step in &leftovers.burials {
-            match self.bury_leftover(step, &id) {
-                Ok(grave) => graves.extend(grave),
-                Err(why) => tracing::warn!(%step, %why, "a leftover stays"),
-            }
-        }
+        let (mut graves, mut burials) = (leftovers.graves, leftovers.burials);
         {
-            let there: BTreeSet<_> = graves.iter().collect();
+            let left = burials.iter().filter_map(buried_by);
+            let there: BTreeSet<_> = graves.iter().chain(left).collect();
             let mut known = self.graves();
-            known.retain(|grave, _| there.contains(grave));
+            known.retain(|name, _| there.contains(name));
             graves.retain(|grave| is_due(known.get(grave)));
+            burials.retain(|step| is_due(buried_by(step).and_then(|name| known.get(name))));
+        }
+        for step in &burials {
+            match (self.bury_leftover(step, &id), buried_by(step)) {
+                (Ok(grave), _) => graves.extend(grave),
+                (Err(why), Some(name)) => self.wait_longer(name, &why.into()),
+                (Err(why), None) => tracing::warn!(%step, %why, "a leftover stays"),
+            }
         }
         if graves.is_empty() {
             return Ok(Vec::new());
@@ -141,7 +147,7 @@ impl Engine {
         if before.is_none_or(|before| before.why != why) {
             match error {
                 HostError::Busy { .. } => tracing::info!(%grave, %why, "a grave waits"),
-                _ => tracing::warn!(%grave, %why, "a grave stays"),
+                _ => tracing::warn!(%grave, %why, "it stays in the pool"),
             }
         }
         let pause = before.map_or(PAUSES.0, |before| (before.pause * 2).min(PAUSES.1));
@@ -149,6 +155,7 @@ impl Engine {
         let again_boot_ms = self.deps().clock.boot_ms().saturating_add(ms);
         let waiting = Waiting {
             why,
+            is_held: matches!(error, HostError::Busy { .. }),
             pause,
             again_boot_ms,
         };
@@ -169,18 +176,23 @@ impl Engine {
         self.inner.graves.lock().expect("no thread panics with it")
     }
 
-    /// Who keeps graves from being destroyed, in words.
+    /// Who, or what, keeps graves and leftovers from being destroyed, in words.
     pub(crate) fn why_graves_wait(&self, graves: &[PoolPath]) -> Vec<String> {
-        if graves.is_empty() {
-            return Vec::new();
-        }
-        match self.deps().runtime.holders(graves) {
-            Ok(held) => held
-                .iter()
-                .map(|(grave, holders)| format!("{grave}: it is not destroyed: {}", told(holders)))
-                .collect(),
-            Err(failed) => vec![format!("the graveyard: {failed}")],
-        }
+        let held = match graves {
+            [] => Ok(BTreeMap::new()),
+            graves => self.deps().runtime.holders(graves),
+        };
+        let held = match held {
+            Ok(held) => held,
+            Err(failed) => return vec![format!("the graveyard: {failed}")],
+        };
+        let tried = self.graves();
+        let tried = tried.iter().filter(|(_, waiting)| !waiting.is_held);
+        held.iter()
+            .map(|(grave, holders)| (grave, told(holders)))
+            .chain(tried.map(|(name, waiting)| (name, waiting.why.clone())))
+            .map(|(name, why)| format!("{name}: it is not destroyed: {why}"))
+            .collect()
     }
 
     /// Destroys graves before the operation ends; one that is busy is waited for, and then left to the reaper.
@@ -216,6 +228,14 @@ impl Engine {
         }
         self.deps().storage.hurry_space()?;
         Ok(outcome)
+    }
+}
+
+/// What a burial of leftovers moves.
+fn buried_by(step: &Step) -> Option<&PoolPath> {
+    match step {
+        Step::BuryRoot { root: name, .. } | Step::BuryTemplate { dataset: name, .. } => Some(name),
+        _ => None,
     }
 }
 

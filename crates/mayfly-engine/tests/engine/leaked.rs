@@ -206,3 +206,39 @@ fn nothing_is_destroyed_where_nobody_can_look() {
     engine.reap_once().unwrap();
     world.assert_sound("after the look was healed");
 }
+
+#[test]
+fn a_leftover_that_cannot_be_buried_is_tried_less_and_less_often_and_told() {
+    let (world, engine) = running(Backend::Btrfs);
+    done(&engine, stop(false)).unwrap();
+    let root = doc(&engine).last_root.unwrap();
+    let foreign = PoolPath::from_pool(&format!("{root}/foreign")).unwrap();
+    world.host.make_by_hand(&foreign);
+    // The burial is housekeeping: the start goes on, and the root is left over.
+    done(&engine, Intent::Start).unwrap();
+    assert!(world.host.datasets().contains(&root));
+    let tries = |world: &World| {
+        let bury = format!("bury {root}");
+        world.host.calls().iter().filter(|c| **c == bury).count()
+    };
+    let before = tries(&world);
+    for _ in 0..3600 {
+        world.host.advance(Duration::from_secs(1));
+        engine.reap_due().unwrap();
+    }
+    let in_an_hour = tries(&world) - before;
+    assert!((10..=25).contains(&in_an_hour), "{in_an_hour} tries");
+    let reports = engine.pool().unwrap().reports.join("\n");
+    assert!(
+        reports.contains(&format!("{root}: it is not destroyed")),
+        "{reports}"
+    );
+    world.host.destroy_by_hand(&foreign);
+    for _ in 0..300 {
+        world.host.advance(Duration::from_secs(1));
+        engine.reap_due().unwrap();
+    }
+    assert!(!world.host.datasets().contains(&root));
+    assert_eq!(engine.pool().unwrap().reports, [] as [String; 0]);
+    world.assert_sound("after what was foreign is gone");
+}
