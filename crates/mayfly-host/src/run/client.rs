@@ -22,6 +22,7 @@ pub use super::sweep::{Node, SweepReport, SweepTrouble};
 use super::paths::RunDir;
 use super::protocol::{Answer, LINE_LIMIT, Request, reached};
 use super::state::replace;
+use crate::crash;
 use crate::sys::process::wait_readable;
 
 /// How long a supervisor may take to answer what it can answer at once.
@@ -108,6 +109,7 @@ pub fn spawn_supervisor(program: &Path, dir: &RunDir) -> Result<(), SpawnError> 
         .arg("supervise")
         .arg(dir.path())
         .env_clear()
+        .envs(crash::for_supervisor().map(|at| (crash::CRASH_VARIABLE, at)))
         .current_dir("/")
         .stdin(lock)
         .stdout(out)

@@ -16,6 +16,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use super::end::Facts;
 use super::report::{Report, Told};
 use super::{FLUSH_DEADLINE, Source, Supervisor, kill};
+use crate::crash::crash_point;
 use crate::run::protocol::{Answer, Request};
 use crate::sys::process::{signal, take_signal, timespec};
 
@@ -138,9 +139,11 @@ impl Watch {
                 own.state.phase = RunPhase::Running;
                 own.state.launch_us = u64::try_from(self.began.elapsed().as_micros()).ok();
                 self.find_init(own);
+                crash_point("supervise.init_seen");
                 if let Err(e) = own.save() {
                     complain!("cannot write the state: {e}");
                 }
+                crash_point("supervise.after_running");
             }
             Some(Told::Error(why)) => facts.helper = Some(why),
             Some(Told::Nothing) | None => {}

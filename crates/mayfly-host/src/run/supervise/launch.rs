@@ -13,6 +13,7 @@ use rustix::mount::{MoveMountFlags, OpenTreeFlags, UnmountFlags, move_mount, ope
 
 use super::console::Console;
 use super::mounts::{self, explained};
+use crate::crash::crash_point;
 use crate::run::apparmor::create_search_path;
 use crate::run::lxc_config::{HostTraits, render_lxc_config, render_post_stop};
 use crate::run::paths::{LXC_PATH, RunDir, container_name};
@@ -67,8 +68,10 @@ pub(super) fn launch(spec: &RunSpec, dir: &RunDir, console: &Console) -> io::Res
     chown(dir.boot_report(), Some(0), Some(spec.ids.first))?;
     fs::set_permissions(dir.boot_report(), fs::Permissions::from_mode(0o640))?;
     mounts::enter(spec, dir)?;
+    crash_point("supervise.after_mounts");
     let user_namespace = ns::create_user_namespace(spec.ids.first, spec.ids.count)
         .map_err(|e| explained("cannot make the user namespace", &e))?;
+    crash_point("supervise.after_user_namespace");
     map_root(&dir.root(), &user_namespace)
         .map_err(|e| explained("cannot map the ids of the root", &e))?;
     let host = HostTraits::observe();
@@ -100,7 +103,9 @@ pub(super) fn launch(spec: &RunSpec, dir: &RunDir, console: &Console) -> io::Res
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null());
+    crash_point("supervise.before_lxc_start");
     let lxc = spawn_tied(&mut command).map_err(|e| explained("cannot execute lxc-start", &e))?;
+    crash_point("supervise.after_lxc_start");
     Ok(Launched {
         lxc,
         _user_namespace: user_namespace,

@@ -44,6 +44,7 @@ use super::cgroups::Groups;
 use super::paths::{RunDir, container_name};
 use super::state::{self, replace};
 use super::{evidence::LookError, ring};
+use crate::crash::crash_point;
 use crate::sys::process::{Fork, fork, leave_now, signal, signal_descriptor, wait_readable};
 
 /// How long preparations may take before the daemon is told that they failed.
@@ -119,6 +120,7 @@ impl Supervisor {
     /// Takes the run over: session, signals, sockets, `state.json`. Nothing of the guest exists yet.
     fn open(dir: RunDir, tell: &OwnedFd) -> io::Result<(Self, Instant)> {
         let began = Instant::now();
+        crash_point("supervise.begun");
         rustix::process::setsid()?;
         rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
         std::env::set_current_dir("/")?;
@@ -152,6 +154,7 @@ impl Supervisor {
             control,
         };
         supervisor.save()?;
+        crash_point("supervise.after_state");
         rustix::io::write(tell, b"+")?;
         Ok((supervisor, began))
     }
@@ -166,6 +169,7 @@ impl Supervisor {
                 None
             }
         };
+        crash_point("supervise.after_cgroups");
         if let Some(groups) = &groups {
             if let Err(e) = self.live(groups, began, &mut facts) {
                 facts.unprepared = Some(e.to_string());
@@ -178,6 +182,7 @@ impl Supervisor {
     /// Starts the container and watches over it until lxc-start has ended.
     fn live(&mut self, groups: &Groups, began: Instant, facts: &mut Facts) -> io::Result<()> {
         groups.adopt_supervisor()?;
+        crash_point("supervise.after_adoption");
         let report = Report::create(&self.dir, self.spec.ids.first)?;
         let mut launched = launch::launch(&self.spec, &self.dir, &self.console)?;
         let pid = i32::try_from(launched.lxc.id())
@@ -187,6 +192,7 @@ impl Supervisor {
         self.state.lxc_pid = Some(pid.as_raw_pid());
         let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
         self.save()?;
+        crash_point("supervise.after_lxc_recorded");
         let watched = Watch::new(pid, pidfd, report, began).watch(self, facts);
         if watched.is_err() {
             // Without events nobody watches the guest: it must not go on.
@@ -197,6 +203,7 @@ impl Supervisor {
             .wait()
             .ok()
             .or(Some(ExitStatus::from_raw(libc::SIGKILL)));
+        crash_point("supervise.lxc_ended");
         watched
     }
 
@@ -211,9 +218,11 @@ impl Supervisor {
             Ok(left) => Err(format!("processes {left:?} do not die")),
             Err(e) => Err(e),
         };
+        crash_point("supervise.after_killing");
         for trouble in mounts::leave(&self.spec, &self.dir) {
             complain!("{trouble}");
         }
+        crash_point("supervise.after_unmounting");
         if proven.is_ok() {
             for (at, e) in apparmor::forget(&container_name(&self.spec.node, self.spec.vps)) {
                 complain!("cannot remove {}: {e}", at.display());
@@ -227,6 +236,7 @@ impl Supervisor {
                 complain!("cannot remove {}: {e}", dir.display());
             }
         }
+        crash_point("supervise.after_cgroups_removed");
         self.console.print(&ring::note(&describe(end)));
         self.flush_console();
         for path in [
@@ -241,13 +251,16 @@ impl Supervisor {
                 _ => {}
             }
         }
+        crash_point("supervise.after_sockets_removed");
         if let Err(why) = &proven {
             complain!("the run has not ended: {why}");
             return 1;
         }
         self.state.phase = RunPhase::Ended;
         self.state.end = Some(end.clone());
-        match self.save() {
+        let saved = self.save();
+        crash_point("supervise.after_end");
+        match saved {
             Ok(()) => 0,
             Err(e) => {
                 complain!("cannot write the end of the run: {e}");
