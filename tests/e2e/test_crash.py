@@ -7,8 +7,9 @@ import signal
 
 from backends import only
 from harness import MAYFLY, Node, sh, wait_for
+from test_alive import edit_document
 from test_set import agreed
-from truth import assert_no_orphans, ensure_tiny, operations_over, own_node, pool_path, tree_hash
+from truth import assert_no_orphans, ensure_tiny, kill, operations_over, own_node, pool_path, tree_hash
 
 CRATES = pathlib.Path(__file__).resolve().parent.parent.parent / "crates"
 
@@ -31,18 +32,25 @@ def step_kinds():
     return kinds
 
 
+def verbs():
+    """The operations, from their source."""
+    text = (CRATES / "mayfly-core/src/documents.rs").read_text()
+    found = re.findall(r'=> "([a-z ]+)"', re.search(r"fn verb.*?\n    }\n", text, re.S).group())
+    assert found, "no operation was found in the source"
+    return found
+
+
 CREATE = [p for p in driver_points() if p.startswith("create.")]
 BURY = [p for p in driver_points() if p.startswith("bury.")]
 REAP = [p for p in driver_points() if p.startswith("reap.")]
 PARENTLESS = [p for p in BURY if p != "bury.after_lower_marks"]
-CUT = set()
+CUT, CUT_VERBS = set(), set()
 
 
-def step_points(node, *verb):
-    """Before and after each step of the very plan of this verb."""
+def step_points(node, *verb, after=()):
+    """Before and after each step of the very plan of this verb, and before those the kinds of steps in `after`."""
     seen, points = {}, []
-    for planned in node.json(*verb, "--dry-run")["plan"]["steps"]:
-        kind = planned["step"]["step"]
+    for kind in [*after, *(step["step"]["step"] for step in node.json(*verb, "--dry-run")["plan"]["steps"])]:
         assert kind in step_kinds(), f"the plan has a step {kind} that the source has no point for"
         seen[kind] = seen.get(kind, 0) + 1
         points += [f"step.{kind}#{seen[kind]}", f"step.{kind}.done#{seen[kind]}"]
@@ -52,15 +60,21 @@ def step_points(node, *verb):
 
 def cut(node, point, *verb):
     """Carries out a verb with a daemon that dies at `point`, then starts the daemon again and waits for rest."""
+    cut_while(node, point, " ".join(map(str, verb)), lambda: node.run(*verb, "--no-wait", check=False))
+
+
+def cut_while(node, point, verb, act):
+    """The same for anything that leads to an operation."""
     node.end_daemon()
     node.serve(crash_at=point)
-    done = node.run(*verb, "--no-wait", check=False)
+    done = act()
     try:
         wait_for(f"the daemon dies at {point}", lambda: node.daemon.poll() is not None, 20, 0.01)
     except AssertionError:
-        raise AssertionError(f"{verb} does not pass {point}: {done.stdout}{done.stderr}\n{node.log_end()}") from None
+        raise AssertionError(f"{verb} does not pass {point}: {done}\n{node.log_end()}") from None
     assert node.daemon.returncode == -signal.SIGKILL, f"at {point} the daemon ended with {node.daemon.returncode}"
     CUT.add(re.sub(r"#\d+$", "", point))
+    CUT_VERBS.update(one for one in verbs() if f"{verb} ".startswith(f"{one} "))
     node.serve()
     operations_over(node)
 
@@ -165,8 +179,8 @@ def test_restart_killed_anywhere_is_finished(node):
     kept.destroy()
 
 
-def test_a_persistent_vps_killed_anywhere_keeps_its_root(node):
-    """R9, H8: the same for a VPS whose root dataset is `/`: there is no other root that could take its place."""
+def persistent(node):
+    """A VPS whose root dataset can be its `/`, and is; it runs."""
     ensure_tiny(node)
     kept = Kept(node)
     # What this template has at /persistent is nothing; the root dataset gets the base by hand.
@@ -177,6 +191,12 @@ def test_a_persistent_vps_killed_anywhere_keeps_its_root(node):
     (kept.directories()[0] / "data").mkdir()
     node.run("start", kept.id)
     kept.hashes = kept.look()
+    return kept
+
+
+def test_a_persistent_vps_killed_anywhere_keeps_its_root(node):
+    """R9, H8: the same for a VPS whose root dataset is `/`: there is no other root that could take its place."""
+    kept = persistent(node)
 
     def once(point):
         if verb == "start" and node.show(kept.id)["state"] == "running":
@@ -314,6 +334,73 @@ def test_a_change_of_limits_killed_anywhere_is_finished(node):
     kept.destroy()
 
 
+# Changes of one VPS that are cut at each step of their plan, while it runs and while it is stopped: what is said
+# beforehand, the change, and what `show` has afterwards. A new operation of this kind is a new line.
+CHANGES = [
+    (["set", "memory=100M", "processes=400"], ["set", "memory=120M", "processes=500"],
+     lambda shown: (shown["limits"]["memory_bytes"], shown["limits"]["processes"]) == (120 << 20, 500)),
+    (["feature", "set", "impermanence=off"], ["feature", "set", "impermanence=on"],
+     lambda shown: shown["impermanence"] is not None),
+    (["feature", "set", "impermanence=on"], ["feature", "set", "impermanence=off"],
+     lambda shown: shown["impermanence"] is None),
+]
+
+
+def test_changes_killed_anywhere_are_finished(node):
+    """R9, R11, H5: the whole table, and the VPS runs afterwards where it did before."""
+    kept = persistent(node)
+
+    def of_vps(words):
+        """`mayfly set V memory=100M`, `mayfly feature set V …`: the VPS comes after the words of the command."""
+        at = 1 if words[0] == "set" else 2
+        return [*words[:at], str(kept.id), *words[at:]]
+
+    for runs in (True, False):
+        if not runs:
+            node.run("stop", kept.id, "--force")
+        for beforehand, change, holds in CHANGES:
+
+            def once(point):
+                node.run(*of_vps(beforehand))
+                cut(node, point, *of_vps(change))
+                kept.assert_intact()
+                assert_no_orphans(node)
+                shown = node.show(kept.id)
+                assert holds(shown), shown
+                assert shown["state"] == ("running" if runs else "stopped"), shown
+
+            node.run(*of_vps(beforehand))
+            each(step_points(node, *of_vps(change)), once)
+    kept.destroy()
+
+
+def test_the_end_of_a_run_killed_anywhere_is_settled(node):
+    """R6, R9: its init was killed; the daemon dies while it settles that and starts the VPS again."""
+    ensure_tiny(node)
+    kept = Kept(node)
+    node.run("start", kept.id)
+    node.run("stop", kept.id, "--force")
+    points = step_points(node, "start", kept.id, after=("end_run", "record"))
+
+    def once(point):
+        # Three crashes in five minutes would leave it stopped.
+        node.end_daemon()
+        edit_document(node, kept.id, lambda document: document.update(crashes=[]))
+        node.serve()
+        if node.show(kept.id)["state"] == "stopped":
+            node.run("start", kept.id)
+        before = node.show(kept.id)["run"]
+        cut_while(node, point, "run ended", lambda: kill(before["init_pid"]))
+        wait_for("it runs again", lambda: node.show(kept.id)["state"] == "running", 20)
+        operations_over(node)
+        kept.assert_intact()
+        assert_no_orphans(node)
+        assert node.show(kept.id)["run"]["root"] != before["root"]
+
+    each(points, once)
+    kept.destroy()
+
+
 def test_an_undo_killed_anywhere_is_finished(node):
     """R9, E2: the start of a guest whose init does not live, killed where it failed and at each step of its undo."""
     ensure_tiny(node)
@@ -402,4 +489,5 @@ def test_no_point_was_forgotten(node):
     missing = [point for point in wanted if point not in CUT and point not in reasons]
     print(f"  {len(CUT)} different points were cut")
     assert not missing, f"never cut: {missing}"
+    assert not set(verbs()) - CUT_VERBS, f"operations that were never cut: {set(verbs()) - CUT_VERBS}"
     assert not set(reasons) - set(wanted), "a reason for a point that is not there"
