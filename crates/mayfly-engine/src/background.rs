@@ -3,7 +3,13 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use mayfly_core::ids::VpsId;
+
 use crate::engine::Engine;
+use crate::recover::Recovered;
+
+/// How often the monitor looks after what was missed.
+const PAUSE: Duration = Duration::from_secs(1);
 
 impl Engine {
     /// Starts lanes, monitor and reaper.
@@ -35,7 +41,9 @@ impl Engine {
 
     fn monitor(&self) {
         while !self.stopping() {
-            self.settle_ends(Duration::from_secs(1));
+            if !self.settle_ends(PAUSE) {
+                self.settle_missed();
+            }
         }
     }
 
@@ -46,8 +54,34 @@ impl Engine {
         };
         tracing::info!(%vps, %run, ?end, "a run has ended");
         if let Err(why) = self.submit_run_ended(vps, run, end) {
-            tracing::error!(%vps, %why, "the end of a run could not be recorded");
+            tracing::error!(%vps, %why, "the end of a run could not be recorded; looked after later");
+            self.miss(vps);
         }
         true
+    }
+
+    /// What this VPS is due could not be asked for.
+    pub(crate) fn miss(&self, vps: VpsId) {
+        let mut missed = self.inner.missed.lock().expect("no thread panics with it");
+        missed.insert(vps);
+    }
+
+    /// Looks again, as at the start of the daemon, at each VPS whose due could not be asked for, until it can.
+    pub fn settle_missed(&self) {
+        let missed =
+            std::mem::take(&mut *self.inner.missed.lock().expect("no thread panics with it"));
+        let busy = self.inner.lanes.busy();
+        for vps in missed {
+            let settled = match self.vps_by_id(vps) {
+                // What is under way may be the very thing.
+                Ok(Some(_)) if busy.vpses.contains(&vps) => false,
+                Ok(Some(doc)) => self.recover_vps(&doc, &mut Recovered::default()).is_ok(),
+                Ok(None) => true,
+                Err(_) => false,
+            };
+            if !settled {
+                self.miss(vps);
+            }
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! The engine as callers see it: questions answered from documents and from the host.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
@@ -36,6 +37,8 @@ pub(crate) struct Inner {
     pub(crate) reap: (Mutex<bool>, Condvar),
     /// Graves that the reaper has tried in vain.
     pub(crate) graves: Mutex<Graves>,
+    /// VPSes whose due could not be asked for.
+    pub(crate) missed: Mutex<BTreeSet<VpsId>>,
     pub(crate) stopping: AtomicBool,
     /// Operations that came to their end in this daemon.
     pub(crate) ended: AtomicUsize,
@@ -66,6 +69,7 @@ impl Engine {
                 accepting: Mutex::new(()),
                 reap: Default::default(),
                 graves: Mutex::default(),
+                missed: Mutex::default(),
                 stopping: AtomicBool::new(false),
                 ended: AtomicUsize::new(0),
             }),

@@ -64,7 +64,10 @@ impl Engine {
         };
         if let Some(op) = over {
             if let Err(why) = self.after(&op) {
-                tracing::error!(operation = %id, %why, "what should follow could not be asked for");
+                tracing::error!(operation = %id, %why, "what should follow could not be asked for; looked after later");
+                if let Some(vps) = op.vps {
+                    self.miss(vps);
+                }
             }
         }
         true

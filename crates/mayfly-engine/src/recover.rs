@@ -71,7 +71,7 @@ impl Engine {
         Ok(out)
     }
 
-    fn recover_vps(&self, doc: &VpsDoc, out: &mut Recovered) -> Result<(), Refusal> {
+    pub(crate) fn recover_vps(&self, doc: &VpsDoc, out: &mut Recovered) -> Result<(), Refusal> {
         let Some(run) = &doc.run else {
             if should_start(doc) {
                 self.submit(Some(doc.id), Intent::Start, "mayfly")?;

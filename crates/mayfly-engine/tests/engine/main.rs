@@ -5,4 +5,5 @@
 mod crash;
 mod lasting;
 mod leaked;
+mod missed;
 mod world;
