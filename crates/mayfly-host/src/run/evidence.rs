@@ -28,6 +28,7 @@ use mayfly_core::run::IdRange;
 use self::mounts::{Mounts, Question, Seen};
 use super::cgroups::Groups;
 use super::paths::RunDir;
+use super::proc_text::read_text;
 use super::state::{self, Liveness};
 use crate::storage::KernelIdentity;
 
@@ -57,7 +58,7 @@ impl LookError {
     }
 
     pub(crate) fn read(path: &str) -> Result<String, Self> {
-        fs::read_to_string(path).map_err(|e| Self::at(Path::new(path), &e))
+        read_text(path).map_err(|e| Self::at(Path::new(path), &e))
     }
 
     /// The names in a directory; none where the directory does not exist.

@@ -22,6 +22,7 @@ pub mod evidence;
 mod limits;
 pub mod lxc_config;
 pub mod paths;
+mod proc_text;
 mod protocol;
 pub mod ring;
 pub mod runtime;

@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 
 use super::evidence::LookError;
 use super::paths::RunDir;
+use super::proc_text::read_text;
 
 /// Neither file is larger.
 const LIMIT: u64 = 16 << 20;
@@ -138,7 +139,7 @@ pub(crate) fn observe_supervisor(dir: &Path) -> Result<Liveness, LookError> {
 
 /// When a process started, in the unit of `/proc/PID/stat`. None: it does not exist, or is dead and not yet reaped.
 pub(crate) fn start_ticks(pid: i32) -> io::Result<Option<u64>> {
-    match fs::read_to_string(format!("/proc/{pid}/stat")) {
+    match read_text(format!("/proc/{pid}/stat")) {
         Ok(text) => parse_start_ticks(&text).ok_or_else(|| io::Error::other("its form is unknown")),
         Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)) => Ok(None),
         Err(e) => Err(e),

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use mayfly_core::ids::VpsId;
 
 use super::LookError;
+use crate::run::proc_text::read_text;
 use crate::storage::KernelIdentity;
 
 /// What is kept of one field of a mount table. Names of datasets are shorter, and they come first in theirs.
@@ -134,7 +135,7 @@ impl<'a> Mounts<'a> {
     ) -> Result<Option<(i32, VpsId)>, LookError> {
         for &thread in threads {
             if fs::read_link(self.file(thread, "ns/user")).is_ok_and(|users| users != own_users) {
-                let status = fs::read_to_string(self.file(thread, "status")).unwrap_or_default();
+                let status = read_text(self.file(thread, "status")).unwrap_or_default();
                 if let Some(user) = parse_user(&status) {
                     if let Some(vps) = (question.owner)(user)? {
                         return Ok(Some((thread.0, vps)));
@@ -178,6 +179,8 @@ impl<'a> Mounts<'a> {
                 let root = match root {
                     Ok(root) => root,
                     Err(e) if e.kind() == io::ErrorKind::PermissionDenied => PathBuf::new(),
+                    // A guest may have its root where no path leads any more: then its view is nobody else's.
+                    Err(e) if is_too_deep(&e) => self.file(thread, "root"),
                     Err(e) if process_gone(&e) => continue,
                     Err(e) => return Err(LookError::at(&self.file(thread, "root"), &e)),
                 };
@@ -289,7 +292,9 @@ impl<'a> Mounts<'a> {
         let link = self.file(thread, "exe");
         let program = match fs::read_link(&link) {
             Ok(program) => program,
-            Err(e) if e.kind() == io::ErrorKind::PermissionDenied => return Ok(Whose::Theirs),
+            Err(e) if e.kind() == io::ErrorKind::PermissionDenied || is_too_deep(&e) => {
+                return Ok(Whose::Theirs);
+            }
             // A thread of the kernel has none, and one that has ended.
             Err(e) if process_gone(&e) => return Ok(Whose::Nobodys),
             Err(e) => return Err(LookError::at(&link, &e)),
@@ -442,6 +447,11 @@ fn first_field(line: &str) -> &str {
 fn parse_user(status: &str) -> Option<u32> {
     let users = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
     users.split_whitespace().next()?.parse().ok()
+}
+
+/// A path longer than the kernel shows.
+fn is_too_deep(e: &io::Error) -> bool {
+    e.raw_os_error() == Some(libc::ENAMETOOLONG)
 }
 
 /// A process that ended, or is a zombie: what it had is gone.
