@@ -4,6 +4,8 @@
 //! the host's process 1). What is in there belongs to that run. A file that vanished while it was read means that
 //! its owner is gone; any other failure means that nobody could look, which is an error.
 
+mod tree;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
@@ -15,6 +17,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::evidence::LookError;
 use super::paths::{node_cgroup, parse_run_name, run_name};
+use super::proc_text::read_text;
 use crate::sys::process::signal;
 
 /// How long to wait between two looks at cgroups that are being emptied.
@@ -133,8 +136,9 @@ impl Groups {
             let top = parent.join(run_name(vps, run));
             // The parent may be removed by the end of the node's last other run, between the two calls.
             for attempt in 0.. {
-                let made =
-                    make_cgroup(&hierarchy, &parent).and_then(|()| make_cgroup(&hierarchy, &top));
+                let made = make_cgroup(&hierarchy, &parent)
+                    .and_then(|()| make_cgroup(&hierarchy, &top))
+                    .and_then(|()| bound_descendants(&hierarchy, &top));
                 match made {
                     Err(e) if gone(&e) && attempt < 100 => {}
                     Err(e) => {
@@ -177,9 +181,11 @@ impl Groups {
     pub fn members(&self) -> Result<BTreeSet<i32>, LookError> {
         let mut pids = BTreeSet::new();
         for (_, top) in &self.tops {
-            for dir in tree(top)? {
-                pids.extend(read_pids(&dir.join("cgroup.procs"))?);
-            }
+            tree::for_each(top, |cgroup| {
+                let listed = tree::read(cgroup, "cgroup.procs")?.unwrap_or_default();
+                pids.extend(parse_pids(&listed));
+                Ok(())
+            })?;
         }
         Ok(pids)
     }
@@ -268,8 +274,7 @@ impl Groups {
             let path = line.splitn(3, ':').nth(2).unwrap_or("");
             self.tops.iter().any(|(_, top)| names_part_of(path, top))
         };
-        if fs::read_to_string(format!("/proc/{pid}/cgroup")).is_ok_and(|all| all.lines().any(ours))
-        {
+        if read_text(format!("/proc/{pid}/cgroup")).is_ok_and(|all| all.lines().any(ours)) {
             let _ = signal(std::os::fd::AsFd::as_fd(&pidfd), libc::SIGKILL);
         }
     }
@@ -283,10 +288,11 @@ impl Groups {
             } else {
                 continue;
             };
-            for dir in tree(top)? {
+            tree::for_each(top, |cgroup| {
                 // Fails on a cgroup that is gone or cannot be frozen; whoever stays alive is reported in the end.
-                let _ = fs::write(dir.join(file), word);
-            }
+                let _ = tree::write(cgroup, file, word);
+                Ok(())
+            })?;
         }
         Ok(())
     }
@@ -297,7 +303,7 @@ impl Groups {
         let mut stayed = Vec::new();
         for (_, top) in &self.tops {
             loop {
-                match remove_tree(top) {
+                match tree::remove(top) {
                     Ok(()) => break,
                     Err(_) if Instant::now() < end => std::thread::sleep(PAUSE),
                     Err(e) => {
@@ -329,6 +335,9 @@ fn names_part_of(path: &str, top: &Path) -> bool {
         .any(|pair| pair[0] == node && pair[1] == run)
 }
 
+/// What a guest may make of cgroups below its run, where the kernel can be told: on v2. On v1 its memory bounds them.
+const MOST_DESCENDANTS: &str = "16384";
+
 fn make_cgroup(hierarchy: &Hierarchy, dir: &Path) -> io::Result<()> {
     fs::create_dir(dir).or_else(already)?;
     if hierarchy.has("cpuset") {
@@ -344,6 +353,13 @@ fn make_cgroup(hierarchy: &Hierarchy, dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
+fn bound_descendants(hierarchy: &Hierarchy, dir: &Path) -> io::Result<()> {
+    match hierarchy.v1 {
+        Some(_) => Ok(()),
+        None => fs::write(dir.join("cgroup.max.descendants"), MOST_DESCENDANTS),
+    }
+}
+
 fn already(e: io::Error) -> io::Result<()> {
     if e.kind() == io::ErrorKind::AlreadyExists {
         Ok(())
@@ -357,40 +373,9 @@ pub(super) fn gone(e: &io::Error) -> bool {
     matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENODEV))
 }
 
-/// A cgroup and all below it, parents first.
-fn tree(top: &Path) -> Result<Vec<PathBuf>, LookError> {
-    let mut found = vec![top.to_path_buf()];
-    let mut next = 0;
-    while let Some(dir) = found.get(next).cloned() {
-        for name in LookError::list(&dir)? {
-            let path = dir.join(name);
-            if path.symlink_metadata().is_ok_and(|seen| seen.is_dir()) {
-                found.push(path);
-            }
-        }
-        next += 1;
-    }
-    Ok(found)
-}
-
-fn read_pids(file: &Path) -> Result<Vec<i32>, LookError> {
-    match fs::read_to_string(file) {
-        Ok(text) => Ok(text.lines().filter_map(|line| line.parse().ok()).collect()),
-        // A threaded cgroup of v2 has no such list: its processes are in that of an ancestor.
-        Err(e) if gone(&e) || e.raw_os_error() == Some(libc::EOPNOTSUPP) => Ok(Vec::new()),
-        Err(e) => Err(LookError::at(file, &e)),
-    }
-}
-
-fn remove_tree(top: &Path) -> io::Result<()> {
-    let all = tree(top).map_err(io::Error::other)?;
-    for dir in all.iter().rev() {
-        match fs::remove_dir(dir) {
-            Err(e) if !gone(&e) => return Err(e),
-            _ => {}
-        }
-    }
-    Ok(())
+fn parse_pids(list: &[u8]) -> impl Iterator<Item = i32> {
+    list.split(|byte| *byte == b'\n')
+        .filter_map(|line| std::str::from_utf8(line).ok()?.parse().ok())
 }
 
 #[cfg(test)]
