@@ -22,6 +22,11 @@ use super::tree::kind_name;
 const LINKS: usize = 40;
 /// As long a way as a chain of such links may be.
 const STEPS: usize = 16384;
+/// As deep as that way may lead: each directory on it is a descriptor, and a chain of links may name thousands.
+const DEPTH: usize = 256;
+const ENDLESS: &str = "a link into a loop, or a chain of too many links";
+/// How much of a path is told.
+const SHOWN: usize = 256;
 
 const SKELETON: [&str; 8] = ["boot", "dev", "etc", "proc", "run", "sbin", "sys", "var"];
 const SKELETON_LINK: (&str, &str) = ("/sbin/init", "/nix/var/nix/profiles/system/init");
@@ -39,6 +44,26 @@ enum Found {
     Directory(Place),
     Link(Vec<u8>),
     File { kind: FileType, executable: bool },
+}
+
+/// The directories that were entered, each with the length of the path above it.
+#[derive(Default)]
+struct Way {
+    places: Vec<(Place, usize)>,
+    path: String,
+}
+
+impl Way {
+    fn enter(&mut self, place: Place, path: String) {
+        self.places.push((place, self.path.len()));
+        self.path = path;
+    }
+
+    fn leave(&mut self) {
+        if let Some((_, above)) = self.places.pop() {
+            self.path.truncate(above);
+        }
+    }
 }
 
 struct View {
@@ -76,42 +101,47 @@ impl View {
 
     fn resolve(&self, init: &GuestPath) -> Result<InitSeen, LookFailed> {
         let mut todo: VecDeque<Vec<u8>> = parts(init.as_str().as_bytes()).collect();
-        let mut way: Vec<(Vec<u8>, Place)> = Vec::new();
+        let mut way = Way::default();
         let (mut links, mut steps) = (0, 0);
         while let Some(name) = todo.pop_front() {
             steps += 1;
+            if steps > STEPS {
+                return Ok(not_executable(&way.path, ENDLESS));
+            }
             match name.as_slice() {
                 b"." => continue,
                 b".." => {
-                    way.pop();
+                    way.leave();
                     continue;
                 }
                 _ => {}
             }
-            let path = shown(&way, &name);
-            let here = way
-                .last()
-                .map_or_else(|| self.top(), |(_, place)| place.clone());
+            let path = joined(&way.path, &name);
+            let here = way.places.last();
+            let here = here.map_or_else(|| self.top(), |(place, _)| place.clone());
             let found = match self.look(&here, &name, &path) {
                 Ok(found) => found,
-                Err(Errno::NOENT) => return Ok(InitSeen::Missing { path }),
+                Err(Errno::NOENT) => {
+                    let path = shortened(&path);
+                    return Ok(InitSeen::Missing { path });
+                }
                 Err(Errno::NAMETOOLONG | Errno::INVAL) => {
                     return Ok(not_executable(&path, "no possible name"));
                 }
-                Err(errno) => return Err(LookFailed::new(path, errno)),
+                Err(errno) => return Err(LookFailed::new(shortened(&path), errno)),
             };
             match found {
-                Found::Directory(place) => way.push((name, place)),
+                Found::Directory(_) if way.places.len() >= DEPTH => {
+                    return Ok(not_executable(&path, "in too many directories"));
+                }
+                Found::Directory(place) => way.enter(place, path),
                 Found::Link(target) => {
                     links += 1;
-                    if links > LINKS || steps > STEPS {
-                        return Ok(not_executable(
-                            &path,
-                            "a link into a loop, or a chain of too many links",
-                        ));
+                    if links > LINKS {
+                        return Ok(not_executable(&path, ENDLESS));
                     }
                     if target.first() == Some(&b'/') {
-                        way.clear();
+                        way = Way::default();
                     }
                     parts(&target).rev().for_each(|part| todo.push_front(part));
                 }
@@ -133,14 +163,8 @@ impl View {
                 Found::File { kind, .. } => return Ok(not_executable(&path, kind_name(kind))),
             }
         }
-        let path = way
-            .iter()
-            .map(|(name, _)| name)
-            .fold(String::new(), |path, name| joined(&path, name));
-        Ok(not_executable(
-            if path.is_empty() { "/" } else { &path },
-            "a directory",
-        ))
+        let path = if way.path.is_empty() { "/" } else { &way.path };
+        Ok(not_executable(path, "a directory"))
     }
 
     fn look(&self, here: &Place, name: &[u8], path: &str) -> Result<Found, Errno> {
@@ -202,16 +226,80 @@ fn joined(path: &str, name: &[u8]) -> String {
     format!("{path}/{}", String::from_utf8_lossy(name))
 }
 
-fn shown(way: &[(Vec<u8>, Place)], name: &[u8]) -> String {
-    joined(
-        &way.iter()
-            .fold(String::new(), |path, (name, _)| joined(&path, name)),
-        name,
-    )
+/// The beginning and the end of a path, which a guest may have made as long as it likes.
+fn shortened(path: &str) -> String {
+    let count = path.chars().count();
+    if count <= SHOWN {
+        return path.to_owned();
+    }
+    let begin = path.chars().take(SHOWN / 2);
+    let end = path.chars().skip(count - SHOWN / 2);
+    begin.chain("…".chars()).chain(end).collect()
 }
 
 fn not_executable(path: &str, what: &str) -> InitSeen {
     InitSeen::NotExecutable {
-        what: format!("{} is {what}", path.escape_debug()),
+        what: format!("{} is {what}", shortened(path).escape_debug()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mayfly_core::error::LookFailed;
+    use rustix::fs::{CWD, mkdirat, symlinkat};
+
+    /// What is seen of `/init` in a root that `make` has filled.
+    fn seen(make: impl FnOnce(&OwnedFd)) -> Result<InitSeen, LookFailed> {
+        let dir = tempfile::tempdir().unwrap();
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let open = || openat(CWD, dir.path(), flags, Mode::empty()).unwrap();
+        make(&open());
+        let assembly = Assembly {
+            root: Some(PoolPath::from_pool("1.impermanence-c5a8b7").unwrap()),
+            mounts: Vec::new(),
+        };
+        resolve_init(|_| Ok(open()), &assembly, &"/init".parse().unwrap())
+    }
+
+    /// Directories in one another, and in the last of them a link to the first.
+    fn deepen(top: &OwnedFd, depth: usize) {
+        let mut at = top.try_clone().unwrap();
+        for _ in 0..depth {
+            mkdirat(&at, "d", Mode::RWXU).unwrap();
+            at = openat(&at, "d", OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).unwrap();
+        }
+        symlinkat("/d", &at, "again").unwrap();
+    }
+
+    #[test]
+    fn a_way_through_many_directories_ends_early() {
+        let many = seen(|top| {
+            deepen(top, 500);
+            symlinkat(format!("{}init", "d/".repeat(500)), top, "init").unwrap();
+        });
+        let Ok(InitSeen::NotExecutable { what }) = many else {
+            panic!("{many:?}")
+        };
+        assert!(what.ends_with(" is in too many directories"), "{what}");
+        assert!(what.chars().count() < 400, "{} characters", what.len());
+    }
+
+    #[test]
+    fn a_way_up_and_down_ends_where_the_kernel_would_end_it() {
+        let turns = seen(|top| {
+            deepen(top, 100);
+            symlinkat(format!("{}again/d/../init", "d/".repeat(100)), top, "init").unwrap();
+        });
+        let path = "/d/init".to_owned();
+        assert_eq!(turns.unwrap(), InitSeen::Missing { path });
+        let endless = seen(|top| {
+            mkdirat(top, "d", Mode::RWXU).unwrap();
+            symlinkat(format!("{}init", "d/../".repeat(800)), top, "init").unwrap();
+        });
+        let Ok(InitSeen::NotExecutable { what }) = endless else {
+            panic!("{endless:?}")
+        };
+        assert!(what.ends_with(ENDLESS), "{what}");
     }
 }
