@@ -72,7 +72,8 @@ fn identity(config: &mut Config, spec: &RunSpec, user_namespace: &str) {
     config.set("lxc.net.0.type", "empty");
 }
 
-/// A user namespace keeps its full set of capabilities; what may not be reached through it is refused by seccomp.
+/// A user namespace keeps its set of capabilities but for one, with which guest root would lift the limits of that namespace
+/// ([`crate::sys::ns`]). What may not be reached through the others is refused by seccomp.
 fn confinement(config: &mut Config, dir: &RunDir, host: HostTraits) {
     config.set("lxc.seccomp.profile", dir.seccomp().display());
     if host.apparmor {
@@ -82,6 +83,7 @@ fn confinement(config: &mut Config, dir: &RunDir, host: HostTraits) {
         config.set("lxc.apparmor.profile", "unconfined");
     }
     config.set("lxc.cap.drop", "");
+    config.set("lxc.cap.drop", "sys_resource");
     // A signal, not a switch: the guest dies with lxc-start.
     config.set("lxc.monitor.signal.pdeath", "SIGKILL");
 }
@@ -215,6 +217,7 @@ mod tests {
             "lxc.rootfs.path = dir:/run/r/mnt/root",
             "lxc.rootfs.options = noatime",
             "lxc.idmap = u 0 1048576 262144",
+            "lxc.cap.drop = sys_resource",
             "lxc.namespace.share.user = /proc/7/fd/9",
             "lxc.init.cmd = /dev/.mayfly/guest init -- /sbin/init",
             "lxc.mount.entry = /run/r/mnt/0 nix none bind,ro,idmap=container 0 0",
