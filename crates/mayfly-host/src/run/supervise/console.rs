@@ -1,6 +1,6 @@
 //! The guest's console: a pty whose master is here, a ring on disk, and any number of viewers.
 //!
-//! The master is always drained: lxc-start cannot end while nobody reads. Viewers read from the ring, each at its
+//! The master is always drained, at its pace ([`Pace`]): lxc-start cannot end while nobody reads. Viewers read from the ring, each at its
 //! own position, so a slow one costs nothing; it is dropped when the ring has overtaken it. The master must not
 //! close while the guest runs: lxc-start would end, and the guest with it.
 
@@ -9,6 +9,7 @@ use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use rustix::event::PollFlags;
 use rustix::fs::{CWD, Mode, OFlags, fcntl_setfl, openat};
@@ -16,6 +17,7 @@ use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{OptionalActions, OutputModes, Winsize, tcgetattr, tcsetattr, tcsetwinsize};
 
 use super::Source;
+use super::pace::Pace;
 use crate::run::ring::Ring;
 
 /// Typed bytes that wait for the guest to read them.
@@ -35,6 +37,8 @@ pub(super) struct Console {
     listener: UnixListener,
     viewers: Vec<Viewer>,
     input: VecDeque<u8>,
+    /// None: what is left is taken at once.
+    pace: Option<Pace>,
 }
 
 struct Viewer {
@@ -77,7 +81,24 @@ impl Console {
             listener,
             viewers: Vec::new(),
             input: VecDeque::new(),
+            pace: Some(Pace::new(Instant::now())),
         })
+    }
+
+    /// Lets what the guest may print grow with time; how long to wait where that is nothing.
+    pub(super) fn on_time(&mut self, now: Instant) -> Option<Duration> {
+        let pace = self.pace.as_mut()?;
+        pace.refill(now);
+        pace.pause(now)
+    }
+
+    /// From here on everything is taken at once: nobody prints any more.
+    pub(super) fn take_the_rest(&mut self) {
+        self.pace = None;
+    }
+
+    fn may_take(&self) -> usize {
+        self.pace.as_ref().map_or(usize::MAX, Pace::left)
     }
 
     /// What lxc-start takes as the console.
@@ -114,7 +135,15 @@ impl Console {
             } else {
                 PollFlags::OUT
             };
-            add(Source::Console, self.master.as_fd(), PollFlags::IN | out);
+            let read = if self.may_take() == 0 {
+                PollFlags::empty()
+            } else {
+                PollFlags::IN
+            };
+            // With neither, the end of the other side is told all the same, again and again.
+            if !(read | out).is_empty() {
+                add(Source::Console, self.master.as_fd(), read | out);
+            }
         }
         add(
             Source::ConsoleListener,
@@ -137,9 +166,16 @@ impl Console {
     pub(super) fn on_console(&mut self) {
         let mut buffer = [0; 16 << 10];
         for _ in 0..CONSOLE_READS {
-            match rustix::io::read(&self.master, &mut buffer) {
+            let most = buffer.len().min(self.may_take());
+            if most == 0 {
+                break;
+            }
+            match rustix::io::read(&self.master, &mut buffer[..most]) {
                 Ok(0) => self.hung_up = true,
                 Ok(n) => {
+                    if let Some(pace) = &mut self.pace {
+                        pace.take(n);
+                    }
                     self.print(&buffer[..n]);
                     continue;
                 }

@@ -17,6 +17,7 @@ use super::end::Facts;
 use super::report::{Report, Told};
 use super::{FLUSH_DEADLINE, Source, Supervisor, kill};
 use crate::crash::crash_point;
+use crate::run::proc_text::read_text;
 use crate::run::protocol::{Answer, Request};
 use crate::sys::process::{signal, take_signal, timespec};
 
@@ -75,9 +76,13 @@ impl Watch {
     pub(super) fn watch(mut self, own: &mut Supervisor, facts: &mut Facts) -> io::Result<()> {
         while !self.over {
             self.on_time(own, facts);
+            let now = Instant::now();
             let timeout = self
                 .deadline(own)
-                .map(|at| at.saturating_duration_since(Instant::now()));
+                .map(|at| at.saturating_duration_since(now))
+                .into_iter()
+                .chain(own.console.on_time(now))
+                .min();
             let mut gone = Vec::new();
             for (source, ready) in own.wait(Some(&self), timeout)? {
                 if !self.on_event(own, facts, source, ready) {
@@ -341,8 +346,7 @@ fn children(of: Pid) -> Vec<Pid> {
 }
 
 fn is_init_of(pid: Pid, parent: Pid) -> bool {
-    let status =
-        std::fs::read_to_string(format!("/proc/{}/status", pid.as_raw_pid())).unwrap_or_default();
+    let status = read_text(format!("/proc/{}/status", pid.as_raw_pid())).unwrap_or_default();
     let last = |key: &str| {
         status
             .lines()

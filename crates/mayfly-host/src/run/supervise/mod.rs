@@ -19,6 +19,7 @@ mod end;
 mod events;
 mod launch;
 mod mounts;
+mod pace;
 mod report;
 
 use std::fs;
@@ -238,6 +239,7 @@ impl Supervisor {
         }
         crash_point("supervise.after_cgroups_removed");
         self.console.print(&ring::note(&describe(end)));
+        self.console.take_the_rest();
         self.flush_console();
         for path in [
             self.dir.control_socket(),
