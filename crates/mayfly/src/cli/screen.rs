@@ -52,12 +52,16 @@ impl Screen {
     }
 }
 
+/// Whether a character turns the direction of writing.
+fn turns(c: char) -> bool {
+    matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
 /// Text on one line in which nothing acts on a terminal or turns the direction of writing.
 pub(super) fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for c in text.chars() {
-        let turns = matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-        if c.is_control() || turns {
+        if c.is_control() || turns(c) {
             escaped.extend(c.escape_debug());
         } else {
             escaped.push(c);
@@ -66,7 +70,7 @@ pub(super) fn escape(text: &str) -> String {
     escaped
 }
 
-/// Console output for a terminal that is not the guest's: lines and colours stay, all that moves, erases, asks or
+/// Console output for a terminal that is not the guest's: lines and colours stay, all that moves, erases, turns, asks or
 /// renames goes. Fed in pieces, which may cut a sequence or a character anywhere.
 #[derive(Debug, Default)]
 pub(super) struct Tame {
@@ -119,7 +123,7 @@ impl Tame {
                     Sequence::None
                 }
                 c => {
-                    if !c.is_control() {
+                    if !c.is_control() && !turns(c) {
                         shown.push(c);
                     }
                     Sequence::None
@@ -207,6 +211,7 @@ mod tests {
 
     #[test]
     fn broken_text_is_replaced_and_does_not_hide_the_rest() {
+        assert_eq!(Tame::default().feed("a\u{202e}b".as_bytes()), "ab");
         assert_eq!(Tame::default().feed(b"a\xff\xfeb"), "a\u{fffd}\u{fffd}b");
         assert_eq!(Tame::default().feed(b"\x1b]never ends\nseen"), "\nseen");
         let mut tame = Tame::default();
