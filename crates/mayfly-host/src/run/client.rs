@@ -21,7 +21,7 @@ pub use super::sweep::{Node, SweepReport, SweepTrouble};
 
 use super::paths::RunDir;
 use super::protocol::{Answer, LINE_LIMIT, Request, reached};
-use super::state::replace;
+use super::state::replace_for_this_boot;
 use crate::crash;
 use crate::sys::process::wait_readable;
 
@@ -74,7 +74,7 @@ pub fn create_run(dir: &RunDir, spec: &RunSpec) -> io::Result<()> {
         .create(dir.path())?;
     // The process's umask may have narrowed it.
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o711))?;
-    replace(&dir.spec(), &serde_json::to_vec_pretty(spec)?)
+    replace_for_this_boot(&dir.spec(), &serde_json::to_vec_pretty(spec)?)
 }
 
 /// Starts `program supervise RUN_DIR` and returns when `state.json` exists and the sockets listen. The supervisor is

@@ -86,18 +86,32 @@ fn read<T: DeserializeOwned>(path: &Path) -> Result<T, FileError> {
 
 /// Replaces a file of the run: readers see the old one or the new one, also after a power cut.
 pub(crate) fn replace(path: &Path, contents: &[u8]) -> io::Result<()> {
-    let temporary = path.with_extension("tmp");
+    write_beside(path, contents)?.sync_all()?;
+    put_in_place(path)?;
+    path.parent()
+        .map_or(Ok(()), |dir| File::open(dir)?.sync_all())
+}
+
+/// As [`replace`], for what speaks of this boot alone: a process that is killed leaves the old one or the new one, and
+/// after a power cut nobody asks for it, because nothing of the run is alive then. It may be damaged or absent.
+pub(crate) fn replace_for_this_boot(path: &Path, contents: &[u8]) -> io::Result<()> {
+    write_beside(path, contents)?;
+    put_in_place(path)
+}
+
+fn write_beside(path: &Path, contents: &[u8]) -> io::Result<File> {
     let mut file = OpenOptions::new()
         .write(true)
         .create(true)
         .truncate(true)
         .mode(0o600)
-        .open(&temporary)?;
+        .open(path.with_extension("tmp"))?;
     file.write_all(contents)?;
-    file.sync_all()?;
-    fs::rename(&temporary, path)?;
-    path.parent()
-        .map_or(Ok(()), |dir| File::open(dir)?.sync_all())
+    Ok(file)
+}
+
+fn put_in_place(path: &Path) -> io::Result<()> {
+    fs::rename(path.with_extension("tmp"), path)
 }
 
 /// Whether a supervisor lives.

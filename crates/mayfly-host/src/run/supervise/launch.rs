@@ -18,7 +18,7 @@ use crate::run::apparmor::create_search_path;
 use crate::run::lxc_config::{HostTraits, render_lxc_config, render_post_stop};
 use crate::run::paths::{LXC_PATH, RunDir, container_name};
 use crate::run::seccomp::render_seccomp;
-use crate::run::state::replace;
+use crate::run::state::replace_for_this_boot;
 use crate::sys::mount::map_ids;
 use crate::sys::ns;
 use crate::sys::process::spawn_tied;
@@ -64,7 +64,7 @@ pub(super) fn launch(spec: &RunSpec, dir: &RunDir, console: &Console) -> io::Res
         .mode(0o711)
         .create(dir.mounts())?;
     let report = serde_json::to_vec_pretty(&spec.boot_report)?;
-    replace(&dir.boot_report(), &report)?;
+    replace_for_this_boot(&dir.boot_report(), &report)?;
     chown(dir.boot_report(), Some(0), Some(spec.ids.first))?;
     fs::set_permissions(dir.boot_report(), fs::Permissions::from_mode(0o640))?;
     mounts::enter(spec, dir)?;

@@ -43,7 +43,7 @@ use self::report::{Report, bounded};
 use super::apparmor;
 use super::cgroups::Groups;
 use super::paths::{RunDir, container_name};
-use super::state::{self, replace};
+use super::state::{self, replace, replace_for_this_boot};
 use super::{evidence::LookError, ring};
 use crate::crash::crash_point;
 use crate::sys::process::{Fork, fork, leave_now, signal, signal_descriptor, wait_readable};
@@ -271,9 +271,16 @@ impl Supervisor {
         }
     }
 
-    /// Replaces `state.json`, then answers who waited for it.
+    /// Replaces `state.json`, then answers who waited for it. Why a run ended is asked for after a power cut too; that one
+    /// is alive is not.
     fn save(&mut self) -> io::Result<()> {
-        replace(&self.dir.state(), &serde_json::to_vec_pretty(&self.state)?)?;
+        let text = serde_json::to_vec_pretty(&self.state)?;
+        match self.state.phase {
+            RunPhase::Ended => replace(&self.dir.state(), &text)?,
+            RunPhase::Starting | RunPhase::Running => {
+                replace_for_this_boot(&self.dir.state(), &text)?
+            }
+        }
         self.control.tell_waiting(&self.state);
         Ok(())
     }
