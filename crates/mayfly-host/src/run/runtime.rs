@@ -78,8 +78,8 @@ impl LxcRuntime {
         self.places.consoles.join(vps.to_string())
     }
 
-    /// Refuses while anything but `run` itself is alive.
-    fn refuse_others(&self, vps: VpsId, run: &RunId) -> HostResult<()> {
+    /// Refuses while anything but `run` itself is alive. Gives a sign that the run itself is, where it is.
+    fn refuse_others(&self, vps: VpsId, run: &RunId) -> HostResult<Option<Evidence>> {
         for attempt in 1.. {
             let mut signs = self.places.node.observe_evidence(vps).map_err(look)?;
             signs.retain(Evidence::is_alive);
@@ -99,7 +99,7 @@ impl LxcRuntime {
                 .iter()
                 .find(|sign| !is_own(sign) && !own.contains(&sign.pid()))
             {
-                None => return Ok(()),
+                None => return Ok(signs.into_iter().next()),
                 // A process that the run forked between the look at cgroups and that at mounts is known by the next.
                 Some(Evidence::Mount { .. }) if !own.is_empty() && attempt < LOOKS => {
                     std::thread::sleep(RELOOK)
@@ -107,7 +107,7 @@ impl LxcRuntime {
                 Some(sign) => return Err(still_alive(vps, &sign.to_string()).into()),
             }
         }
-        Ok(())
+        Ok(None)
     }
 }
 
@@ -240,18 +240,17 @@ impl Runtime for LxcRuntime {
             }
             std::thread::sleep(RELOOK);
         }
-        self.refuse_others(spec.vps, &spec.run)?;
+        let own = self.refuse_others(spec.vps, &spec.run)?;
         if let Some(state) = self.state(spec.vps, &spec.run)? {
             // A run is launched once: what was begun on this root is over, and a second init would find a used root.
-            let alive = self.evidence(spec.vps)?.iter().any(Sign::is_alive);
-            if state.phase == RunPhase::Ended || !alive {
+            if state.phase == RunPhase::Ended || own.is_none() {
                 return Err(start_failed(spec.vps, state.end.as_ref()));
             }
             self.watch(spec.vps, &spec.run)?;
             return Ok(Outcome::Unchanged);
         }
-        if let Some(sign) = self.evidence(spec.vps)?.iter().find(|sign| sign.is_alive()) {
-            // Its own, and its record is lost: nobody could watch over it.
+        if let Some(sign) = own {
+            // Its record is lost: nobody could watch over it.
             return Err(still_alive(spec.vps, &sign.to_string()).into());
         }
         let mut spec = spec.clone();
