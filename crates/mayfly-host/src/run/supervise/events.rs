@@ -99,7 +99,7 @@ impl Watch {
 
     fn interests<'a>(&'a self, add: &mut dyn FnMut(Source, BorrowedFd<'a>, PollFlags)) {
         add(Source::Lxc, self.lxc.as_fd(), PollFlags::IN);
-        if let (Some(init), Stop::No | Stop::Asked(_)) = (&self.init, self.stop) {
+        if let Some(init) = &self.init {
             add(Source::Init, init.as_fd(), PollFlags::IN);
         }
         if let Some(report) = self.report.interest() {
@@ -117,7 +117,7 @@ impl Watch {
     ) -> bool {
         match source {
             Source::Lxc => self.over = true,
-            Source::Init => self.stop = Stop::Ending(Instant::now() + LXC_DEADLINE),
+            Source::Init => self.on_init_gone(facts),
             Source::Report => self.on_report(own, facts),
             Source::Signals => {
                 if take_signal(own.signals.as_fd()).is_some() {
@@ -133,6 +133,17 @@ impl Watch {
             }
         }
         true
+    }
+
+    /// lxc-start then tidies up and says why init ended. Of a run that was killed both are known: the supervisor's own
+    /// sweep does all of it, and does not wait.
+    fn on_init_gone(&mut self, facts: &Facts) {
+        if facts.killed {
+            kill(&self.lxc);
+        }
+        // Readable for ever from here on.
+        self.init = None;
+        self.stop = Stop::Ending(Instant::now() + LXC_DEADLINE);
     }
 
     fn on_report(&mut self, own: &mut Supervisor, facts: &mut Facts) {
