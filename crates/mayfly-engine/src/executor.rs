@@ -6,8 +6,10 @@
 //!    └──> failed <──────┴─> undoing ──first step──> failed
 //! ```
 //!
-//! The journal is the operation's document: it is written when the plan is made, and after every step. A crash leaves
-//! it at the step that may be half done; that step is done again, and every step is made for that.
+//! The journal is the operation's document: it is written when the plan is made, and after every step that is not done
+//! again together with the next ones ([`Step::is_journalled_later`]). A crash leaves it before the steps that may be done
+//! or half done; they are done again in their order, and every step is made for that. What a step records and that it did
+//! so is one transaction.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -137,13 +139,19 @@ impl Engine {
             let point = planned.step.kind().crash_point();
             (self.deps().crash)(point);
             tracing::info!(operation = %op.id, step = %planned.step, "doing");
-            let done = self.perform(&planned.step, &op.id);
+            // The last step is journalled with the end.
+            let later = planned.step.is_journalled_later() || op.steps_done + 1 >= plan.steps.len();
+            let done = match &planned.step {
+                Step::Record { vps, doc, .. } if !later => {
+                    self.record_and_journal(*vps, doc.as_deref(), &with_done(op, &planned.step))
+                }
+                step => self.perform(step, &op.id).map(drop),
+            };
             match done {
-                Ok(_) => {
+                Ok(()) => {
                     (self.deps().crash)(&format!("{point}.done"));
-                    op.steps_done += 1;
-                    op.progress = planned.step.to_string();
-                    if op.steps_done < plan.steps.len() {
+                    *op = with_done(op, &planned.step);
+                    if !later && !matches!(planned.step, Step::Record { .. }) {
                         self.journal(op)?;
                     }
                 }
@@ -151,7 +159,7 @@ impl Engine {
                     (self.deps().crash)(&format!("{point}.failed"));
                     tracing::warn!(operation = %op.id, step = %planned.step, why = %refusal, "left for later");
                     op.steps_done += 1;
-                    if op.steps_done < plan.steps.len() {
+                    if !later {
                         self.journal(op)?;
                     }
                 }
@@ -346,6 +354,15 @@ impl Engine {
             self.submit(Some(id), Intent::Start, "mayfly")?;
         }
         Ok(())
+    }
+}
+
+/// An operation as it is when its next step is done.
+fn with_done(op: &OperationDoc, step: &Step) -> OperationDoc {
+    OperationDoc {
+        steps_done: op.steps_done + 1,
+        progress: step.to_string(),
+        ..op.clone()
     }
 }
 

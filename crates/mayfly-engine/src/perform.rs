@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use mayfly_core::documents::{SCHEMA, TemplateDoc, VpsDoc};
+use mayfly_core::documents::{OperationDoc, SCHEMA, TemplateDoc, VpsDoc};
 use mayfly_core::error::{Code, Refusal};
 use mayfly_core::ids::{Incarnation, OperationId, VpsId};
 use mayfly_core::names::{PoolPath, TemplateName};
@@ -159,29 +159,59 @@ impl Engine {
         self.record(&keys::template(name), Some(&doc))
     }
 
-    /// Writes a document, or removes it. Only the lane of the object writes it, so there is nobody to race with; the
-    /// condition catches a mistake in that.
+    /// Records the document of a VPS and, in the same transaction, that this was done.
+    pub(crate) fn record_and_journal(
+        &self,
+        vps: VpsId,
+        doc: Option<&VpsDoc>,
+        done: &OperationDoc,
+    ) -> Result<(), Refusal> {
+        let journal = Write::put_doc(keys::operation(&done.id), done)?;
+        self.record_with(&keys::vps(vps), doc, Some(journal))?;
+        self.tell_waiters();
+        Ok(())
+    }
+
     fn record<T>(&self, key: &str, doc: Option<&T>) -> Result<Outcome, Refusal>
+    where
+        T: serde::Serialize + serde::de::DeserializeOwned + PartialEq,
+    {
+        self.record_with(key, doc, None)
+    }
+
+    /// Writes a document, or removes it, and `more` with it. Only the lane of the object writes it, so there is nobody to
+    /// race with; the condition catches a mistake in that.
+    fn record_with<T>(
+        &self,
+        key: &str,
+        doc: Option<&T>,
+        more: Option<Write>,
+    ) -> Result<Outcome, Refusal>
     where
         T: serde::Serialize + serde::de::DeserializeOwned + PartialEq,
     {
         let store = &*self.deps().store;
         let before = store.get_doc::<T>(key)?;
-        if before.as_ref().map(|found| &found.doc) == doc {
+        let unchanged = before.as_ref().map(|found| &found.doc) == doc;
+        if unchanged && more.is_none() {
             return Ok(Outcome::Unchanged);
         }
         let condition = match before {
             None => Condition::Absent(key.to_owned()),
             Some(found) => Condition::AtRevision(key.to_owned(), found.mod_revision),
         };
-        let write = match doc {
-            Some(doc) => Write::put_doc(key, doc)?,
-            None => Write::Delete(key.to_owned()),
-        };
+        let mut writes: Vec<Write> = more.into_iter().collect();
+        if !unchanged {
+            writes.push(match doc {
+                Some(doc) => Write::put_doc(key, doc)?,
+                None => Write::Delete(key.to_owned()),
+            });
+        }
         match store.txn(Txn {
             conditions: vec![condition],
-            writes: vec![write],
+            writes,
         })? {
+            TxnOutcome::Committed(_) if unchanged => Ok(Outcome::Unchanged),
             TxnOutcome::Committed(_) => Ok(Outcome::Changed),
             TxnOutcome::Conflict { key } => Err(Refusal::new(
                 Code::StateFailed,

@@ -8,6 +8,7 @@ use crate::bytes::Bytes;
 use crate::documents::{TemplateDoc, VpsDoc};
 use crate::ids::{Incarnation, NodeId, RunId, VpsId};
 use crate::names::{GuestPath, Hostname, PoolPath, TemplateName};
+use crate::observed::Role;
 use crate::ports::{NewDataset, TreePlan};
 use crate::run::{IdRange, Limits, MountSource, PROTOCOL, RunMount, RunSpec};
 
@@ -244,7 +245,7 @@ impl StepKind {
     ];
 
     /// The name of the crash point at this step: `launch` means "before it", `launch.done` "after it, before the
-    /// journal says so". A step without a point does not compile.
+    /// journal says so" (which is one with it for `record`). A step without a point does not compile.
     pub fn crash_point(self) -> &'static str {
         match self {
             Self::EndRun => "end_run",
@@ -285,6 +286,29 @@ impl Step {
             Self::Reap { .. } => StepKind::Reap,
             Self::BuildTemplate { .. } => StepKind::BuildTemplate,
             Self::RecordTemplate { .. } => StepKind::RecordTemplate,
+        }
+    }
+
+    /// Whether the journal may stay behind this step until the next one that it may not: a crash then has it done again,
+    /// and the steps after it. So it is for what a restart of the plan at this place only looks at once more, and whose
+    /// undo is not needed where nobody comes to it again: what it made is a leftover that proves itself, or is nothing.
+    ///
+    /// A run that was launched stands in the document of its VPS by then (that is journalled at once), so that no end of a
+    /// run can be done again over it.
+    pub fn is_journalled_later(&self) -> bool {
+        match self {
+            Self::EndRun { .. } | Self::PrepareTree { .. } | Self::Launch { .. } => true,
+            Self::AwaitInit { .. } | Self::ForgetRuns { .. } => true,
+            Self::CreateDataset { new } => new.mark.role == Role::Temporary,
+            Self::SetQuota { .. }
+            | Self::Record { .. }
+            | Self::SetLimits { .. }
+            | Self::BuryRoot { .. }
+            | Self::BuryData { .. }
+            | Self::BuryTemplate { .. }
+            | Self::Reap { .. }
+            | Self::BuildTemplate { .. }
+            | Self::RecordTemplate { .. } => false,
         }
     }
 
