@@ -23,8 +23,7 @@ VPSES = 8
 PLACES = {"/persistent": "", "/data": "/data"}
 # What may be answered to somebody whose VPS was changed, destroyed, killed by somebody else meanwhile, or whose daemon died.
 MEANWHILE = {"node.unreachable", "vps.not_found", "vps.running", "vps.not_running", "vps.busy", "vps.start_failed",
-             "dataset.not_found", "dataset.exists", "dataset.in_use", "mount.not_found", "mount.exists",
-             "dataset.disk_space"}
+             "dataset.not_found", "dataset.exists", "dataset.in_use", "mount.not_found", "mount.exists"}
 
 
 def content(token):
@@ -133,8 +132,9 @@ class Fire:
         new = self.fresh()
         with self.lock:
             self.all.append(new)
-            self.guests[slot] = new
         self.make(new)
+        # Nobody else starts it before it has its datasets.
+        self.guests[slot] = new
 
     def list(self):
         while True:
@@ -181,7 +181,7 @@ class Fire:
     def burn(self):
         """So many kills, one after the other."""
         while sum(self.kills.values()) < KILLS and not self.over.is_set():
-            time.sleep(self.random.uniform(0.02, 0.8))
+            time.sleep(self.random.uniform(0.02, 0.6))
             whom = self.random.choices(["daemon", "supervisor", "lxc-start", "init"], [4, 2, 2, 2])[0]
             if whom == "daemon":
                 self.node.kill_daemon()
