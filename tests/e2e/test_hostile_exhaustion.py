@@ -101,7 +101,7 @@ def test_forks_memory_and_inodes_end_at_the_limits_of_the_vps(node):
 
         node.run("stop", vps, "--force")
         node.run("dataset", "set", vps, "quota=512M")
-        quota = 256 if FULL else 24
+        quota = 256 if FULL else 16
         node.run("dataset", "create", f"{vps}/small", "--quota", f"{quota}M", "--mount", "/small")
         node.run("start", vps)
         got, error = attack(node, vps, "inodes", 10_000_000, "/small/flood", seconds=300)

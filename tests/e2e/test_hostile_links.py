@@ -313,7 +313,9 @@ def test_mount_points_of_a_guest_are_never_passed_by_the_host(node):
                 private = pool_path(node) / f"{vps}/private/a"
                 shutil.rmtree(private) if stat.S_ISDIR(os.lstat(private).st_mode) else private.unlink()
                 node.backend.release()
-                node.run("start", vps)
+                # It may have been tried again just now.
+                node.run("start", vps, check=False)
+                node.wait_state(vps, "running")
         node.exec(vps, "touch", "/persistent/a/b/c/there")
     shutil.rmtree(outside.directory)
     assert_no_orphans(node)
