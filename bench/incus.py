@@ -52,6 +52,7 @@ class Incus:
         self.log = open(scene.dir / "incus.log", "ab")
         self.daemon = subprocess.Popen([daemon(), "--group", "root"], env={**os.environ, "INCUS_DIR": str(self.dir)},
                                        stdout=self.log, stderr=self.log, stdin=subprocess.DEVNULL)
+        scene.daemons.append(self.daemon)
         socket = self.dir / "unix.socket"
         until("incusd answers", lambda: socket.exists() or self.daemon.poll() is not None, 60, 0.05)
         if self.daemon.poll() is not None:

@@ -179,7 +179,7 @@ def many(scene, sides, words, report):
     what = f"{words.guests} guests, all running"
     groups = [[one for number in range(words.guests) for one in one_each([side], 100 + number)] for side in sides]
     seen = {}
-    for number in range(3):
+    for number in range(4):
         shift = number % len(groups)
         for guests in groups[shift:] + groups[:shift]:
             side = guests[0].side_of
@@ -193,7 +193,7 @@ def many(scene, sides, words, report):
             # The first round makes what the others find.
             if number > 0:
                 seen.setdefault(side.name, []).append(milliseconds(began, last))
-            if number == 2:
+            if number == 3:
                 weigh(side, guests, report)
             for guest in guests:
                 guest.stop()

@@ -99,6 +99,8 @@ class Scene:
         self.fs = self.dir / "fs"
         self.recipe = self.dir / "recipe/bench.toml"
         self.instances = INOTIFY.read_text()
+        # Daemons of the sides; those that are still there at the end are ended.
+        self.daemons = []
 
     def make(self):
         self.fs.mkdir(parents=True)
@@ -124,6 +126,10 @@ class Scene:
         self.recipe.write_text(text + 'customize = ["bench.sh"]\n')
 
     def remove(self):
+        for daemon in self.daemons:
+            if daemon.poll() is None:
+                daemon.kill()
+                daemon.wait()
         with contextlib.suppress(OSError):
             INOTIFY.write_text(self.instances)
         sh("umount", self.fs, check=False)

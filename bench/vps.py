@@ -21,6 +21,7 @@ class Mayfly:
         self.log = open(scene.dir / "daemon.log", "ab")
         self.daemon = subprocess.Popen([MAYFLY, "serve", "--state-dir", str(self.state)], stdout=self.log, stderr=self.log,
                                        stdin=subprocess.DEVNULL)
+        scene.daemons.append(self.daemon)
         socket = self.state / "api.sock"
         until("the daemon answers", socket.exists)
         self.api = Api(socket)
