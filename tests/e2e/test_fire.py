@@ -245,8 +245,9 @@ class Fire:
         operations = self.node.json("operation", "list")
         for vps in self.node.json("list"):
             mine = [op for op in operations if op["vps"] == vps["id"]]
-            born = max(n for n, op in enumerate(mine) if op["verb"] == "create" and op["state"] == "done")
-            wanted, why = "stopped", "it was made"
+            # The oldest operations of a long fire are forgotten.
+            born = max((n for n, op in enumerate(mine) if op["verb"] == "create" and op["state"] == "done"), default=-1)
+            wanted, why = ("stopped", "it was made") if born >= 0 else (None, "what is forgotten")
             for op in mine[born + 1:]:
                 if op["verb"] in ("start", "restart", "stop") and op["by"] != "mayfly":
                     if op["state"] == "done":
