@@ -7,10 +7,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use axum::body::Bytes;
+use axum::extract::State;
 use axum::extract::ws::{
     Message, WebSocket, WebSocketUpgrade, rejection::WebSocketUpgradeRejection,
 };
-use axum::extract::{Path, State};
 use axum::response::Response;
 use futures_util::{SinkExt as _, StreamExt as _};
 use mayfly_api::{ConsoleRequest, ConsoleSays};
@@ -23,6 +23,7 @@ use utoipa_axum::routes;
 
 use crate::AppState;
 use crate::error::ApiError;
+use crate::extract::Path;
 use crate::router::Routes;
 
 /// The addresses of this file.

@@ -1,7 +1,7 @@
 //! Datasets of a VPS.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::response::Response;
 use mayfly_api::{CreateDataset, DatasetView, SetDataset, VpsView, paths};
 use mayfly_core::names::DatasetName;
@@ -12,7 +12,7 @@ use utoipa_axum::routes;
 
 use crate::AppState;
 use crate::error::ApiError;
-use crate::extract::{Body, Caller, Dry, Params};
+use crate::extract::{Body, Caller, Dry, Params, Path};
 use crate::router::{Answer, Changed, Routes};
 
 /// The addresses of this file.

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use axum::body::Bytes;
+use axum::extract::State;
 use axum::extract::ws::{
     Message, WebSocket, WebSocketUpgrade, rejection::WebSocketUpgradeRejection,
 };
-use axum::extract::{Path, State};
 use axum::response::Response;
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt as _, StreamExt as _};
@@ -18,7 +18,7 @@ use utoipa_axum::routes;
 
 use crate::console::{text, upgraded};
 use crate::error::ApiError;
-use crate::extract::parse_body;
+use crate::extract::{Path, parse_body};
 use crate::process::{Input, Process};
 use crate::router::Routes;
 use crate::{AppState, AttachCommand};

@@ -51,6 +51,28 @@ pub(crate) fn parse_body<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiErro
     Ok(parsed)
 }
 
+/// What stands in the path.
+pub(crate) struct Path<T>(pub(crate) T);
+
+impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Path<T> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let path = axum::extract::Path::from_request_parts(parts, state).await;
+        let axum::extract::Path(words) = path.map_err(|e| {
+            ApiError::invalid(
+                format!(
+                    "the path {} is not well formed: {}",
+                    parts.uri.path(),
+                    e.body_text()
+                ),
+                "name things by their ids or names, as `--json` shows them",
+            )
+        })?;
+        Ok(Self(words))
+    }
+}
+
 /// The parameters after the `?`.
 pub(crate) struct Params<T>(pub(crate) T);
 

@@ -1,7 +1,7 @@
 //! Features of a VPS.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::response::Response;
 use mayfly_api::{FeatureView, SetFeatures, SetImpermanence};
 use mayfly_core::error::{Code, Refusal};
@@ -10,7 +10,7 @@ use utoipa_axum::routes;
 
 use crate::AppState;
 use crate::error::ApiError;
-use crate::extract::{Body, Caller, Dry, Params};
+use crate::extract::{Body, Caller, Dry, Params, Path};
 use crate::router::{Answer, Changed, Routes};
 
 /// The addresses of this file.

@@ -1,7 +1,7 @@
 //! What the console printed.
 
 use axum::body::Bytes;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse as _, Response};
 use serde::Deserialize;
@@ -13,7 +13,7 @@ use crate::AppState;
 use crate::console::{Said, show as show_console};
 use crate::error::ApiError;
 use crate::events::streamed;
-use crate::extract::Params;
+use crate::extract::{Params, Path};
 use crate::router::Routes;
 
 /// The addresses of this file.

@@ -1,7 +1,7 @@
 //! Mounts of a VPS.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::response::Response;
 use mayfly_api::{AddMount, MountView, VpsView};
 use mayfly_core::documents::Mount;
@@ -13,7 +13,7 @@ use utoipa_axum::routes;
 
 use crate::AppState;
 use crate::error::ApiError;
-use crate::extract::{Body, Caller, Dry, Params};
+use crate::extract::{Body, Caller, Dry, Params, Path};
 use crate::router::{Answer, Changed, Routes};
 
 /// The addresses of this file.

@@ -3,14 +3,14 @@
 use std::time::{Duration, Instant};
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use mayfly_api::OperationView;
 use serde::Deserialize;
 use utoipa::IntoParams;
 use utoipa_axum::routes;
 
 use crate::AppState;
-use crate::extract::Params;
+use crate::extract::{Params, Path};
 use crate::router::{Answer, Routes};
 use crate::state::SLICE;
 

@@ -1,7 +1,7 @@
 //! Templates.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::response::Response;
 use mayfly_api::{BuildTemplate, TemplateView};
 use mayfly_core::error::{Code, Refusal};
@@ -11,7 +11,7 @@ use utoipa_axum::routes;
 
 use crate::AppState;
 use crate::error::ApiError;
-use crate::extract::{Body, Caller, Dry, Params};
+use crate::extract::{Body, Caller, Dry, Params, Path};
 use crate::router::{Answer, Changed, Routes};
 
 /// The addresses of this file.

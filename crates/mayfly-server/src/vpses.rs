@@ -1,7 +1,7 @@
 //! VPSes: what there is, and their life.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::response::Response;
 use mayfly_api::{CreateVps, RestartVps, SetVps, StopVps, VpsView};
 use mayfly_core::plan::CreateInput;
@@ -12,7 +12,7 @@ use utoipa_axum::routes;
 
 use crate::AppState;
 use crate::error::ApiError;
-use crate::extract::{Body, Caller, Dry, Params};
+use crate::extract::{Body, Caller, Dry, Params, Path};
 use crate::router::{Answer, Changed, Routes};
 
 /// The addresses of this file.

@@ -155,6 +155,29 @@ async fn what_is_described_answers_and_nothing_else_does() {
     node.stop().await;
 }
 
+#[tokio::test]
+async fn a_path_that_is_no_text_is_refused_as_everything_is() {
+    let node = Node::start().await;
+    for (path, method) in Description::new().operations().into_keys() {
+        if !path.contains('{') {
+            continue;
+        }
+        let words: Vec<_> = path.split('/').collect();
+        let words: Vec<_> = words
+            .iter()
+            .map(|word| if word.starts_with('{') { "%ff" } else { word })
+            .collect();
+        let request = format!("{method} {}", words.join("/"));
+        let (status, body) = node.raw(&request).await;
+        assert_eq!(
+            (status, &body["error"]["code"]),
+            (400, &json!("input.invalid")),
+            "{request}"
+        );
+    }
+    node.stop().await;
+}
+
 /// The answers themselves are held against their schemas by every test, in the harness.
 #[tokio::test]
 async fn whatever_can_be_read_is_as_described() {
