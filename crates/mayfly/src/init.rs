@@ -8,8 +8,15 @@ use mayfly_core::documents::PoolSpec;
 
 use crate::node::{self, StateDir};
 
+const EXAMPLES: &str = "\
+Examples:
+  mayfly init --pool loop:/var/lib/mayfly/pool.img,size=20G     a btrfs in a file, made for it
+  mayfly init --pool btrfs:/srv/ct                              a directory of a mounted btrfs
+  mayfly init --pool zfs:tank/ct                                a dataset of a zpool";
+
 /// What `mayfly init` is told.
 #[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
 pub(crate) struct InitArgs {
     /// Where datasets are kept.
     #[arg(

@@ -18,12 +18,14 @@ use crate::cli::{Cli, Failure, Verb};
 pub(crate) const DEFAULT_STATE_DIR: &str = "/var/lib/mayfly";
 
 fn main() -> ExitCode {
-    let Cli { json, socket, verb } = Cli::parse();
+    let Cli { json, socket, verb } = Cli::try_parse().unwrap_or_else(|e| cli::exit_with_usage(&e));
     let done = match verb {
         // One thread and no runtime: each of them makes namespaces or forks before it does anything else.
         Verb::Supervise(args) => mayfly_host::run::supervise::supervise(&args.run_dir),
         Verb::Init(args) => init::run(args, json).map_err(Failure::from),
         Verb::Serve(args) => serve::run(args).map_err(Failure::from),
+        Verb::Completions(args) => cli::completions(&args),
+        Verb::Manual(args) => cli::manual(&args),
         verb => cli::run(verb, json, socket),
     };
     done.unwrap_or_else(|failure| failure.print(json))

@@ -16,6 +16,7 @@ use super::{Context, Failure};
 #[derive(Debug, Subcommand)]
 pub(crate) enum DatasetVerb {
     /// Make a dataset
+    #[command(after_help = "Example:\n  mayfly dataset create web/srv --quota 5G --mount /srv")]
     Create {
         /// VPS and name, such as 11327/nix
         #[arg(value_parser = parse_subdataset)]

@@ -14,7 +14,13 @@ use super::terminal::{self, Raw};
 use super::words::parse_vps;
 use super::{Context, Failure};
 
+const EXAMPLES: &str = "\
+Examples:
+  mayfly exec web -- systemctl --failed
+  mayfly exec web -- sh -c 'cat > /persistent/notes' < notes";
+
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub(crate) struct ExecArgs {
     /// Id or host name
     #[arg(value_parser = parse_vps)]

@@ -52,6 +52,49 @@ impl Failure {
     }
 }
 
+/// Tells what was typed wrong and ends with status 2; what was not typed wrong (`--help`) is printed with status 0.
+pub(crate) fn exit_with_usage(error: &clap::Error) -> ! {
+    let as_json = || {
+        std::env::args_os()
+            .take_while(|word| word != "--")
+            .any(|word| word == "--json")
+    };
+    if !error.use_stderr() || !as_json() {
+        error.exit();
+    }
+    let body = ErrorBody {
+        error: usage(&error.render().to_string()),
+    };
+    let _ = writeln!(
+        io::stdout(),
+        "{}",
+        serde_json::to_string(&body).unwrap_or_default()
+    );
+    std::process::exit(error.exit_code())
+}
+
+/// What clap says for people, in parts: its first paragraph, and its tip or else how the verb is used.
+fn usage(text: &str) -> ErrorInfo {
+    let mut paragraphs = text.split("\n\n").map(|paragraph| {
+        let words: Vec<_> = paragraph.split_whitespace().collect();
+        words.join(" ")
+    });
+    let message = paragraphs.next().unwrap_or_default();
+    let message = message.trim_start_matches("error: ").to_owned();
+    let rest: Vec<_> = paragraphs.collect();
+    let hint = rest
+        .iter()
+        .find_map(|words| words.strip_prefix("tip: "))
+        .or_else(|| {
+            rest.iter()
+                .map(String::as_str)
+                .find(|w| w.starts_with("Usage: "))
+        })
+        .unwrap_or("see `mayfly --help`")
+        .to_owned();
+    Refusal::new(Code::Invalid, message, hint).into()
+}
+
 fn render(info: &ErrorInfo) -> String {
     let mut text = format!("error: {}\n", escape(&info.message));
     if !info.hint.is_empty() {
@@ -126,6 +169,36 @@ mod tests {
         );
         info.operation = Some("0123456789abcdef0123".parse().unwrap());
         assert!(render(&info).ends_with("  operation: 0123456789abcdef0123\n  [vps.not_found]\n"));
+    }
+
+    #[test]
+    fn a_usage_error_has_the_same_parts() {
+        let said = |line: &str| {
+            let words = line.split(' ');
+            let error = clap::Parser::try_parse_from(words).map(|_: super::super::Cli| ());
+            usage(&error.expect_err(line).render().to_string())
+        };
+        let info = said("mayfly strat web1");
+        assert_eq!(info.code, Code::Invalid);
+        assert_eq!(info.message, "unrecognized subcommand 'strat'");
+        assert!(info.hint.contains("'start'"), "{}", info.hint);
+        let info = said("mayfly create web1");
+        assert!(
+            info.message.contains("--template <TEMPLATE>"),
+            "{}",
+            info.message
+        );
+        assert!(
+            info.hint.starts_with("Usage: mayfly create"),
+            "{}",
+            info.hint
+        );
+        let info = said("mayfly create web1 --template d12 --memory 2X");
+        assert!(
+            info.message.contains("`2X` is not a size"),
+            "{}",
+            info.message
+        );
     }
 
     #[test]

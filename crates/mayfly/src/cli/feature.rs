@@ -25,7 +25,13 @@ pub(crate) enum FeatureVerb {
     },
 }
 
+const EXAMPLES: &str = "\
+Examples:
+  mayfly feature set web impermanence=on --root-quota 5G
+  mayfly feature set web impermanence=off";
+
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub(crate) struct SetArgs {
     /// Id or host name
     #[arg(value_parser = parse_vps)]

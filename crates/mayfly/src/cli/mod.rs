@@ -7,6 +7,7 @@ mod events;
 mod exec;
 mod failure;
 mod feature;
+mod manual;
 mod mount;
 mod node;
 mod operation;
@@ -24,7 +25,8 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use mayfly_api::{Client, paths};
 
-pub(crate) use self::failure::Failure;
+pub(crate) use self::failure::{Failure, exit_with_usage};
+pub(crate) use self::manual::{completions, manual};
 use self::screen::Screen;
 use crate::DEFAULT_STATE_DIR;
 use crate::init::InitArgs;
@@ -36,7 +38,8 @@ use crate::serve::ServeArgs;
     name = "mayfly",
     version,
     disable_help_subcommand = true,
-    max_term_width = 100
+    max_term_width = 100,
+    after_long_help = manual::AFTERWORD
 )]
 pub(crate) struct Cli {
     /// Print JSON
@@ -102,6 +105,11 @@ pub(crate) enum Verb {
     Operation(operation::OperationVerb),
     /// What changes, as it happens
     Events(events::EventsArgs),
+    /// Completions for a shell, on standard output
+    Completions(manual::CompletionsArgs),
+    /// Write the man pages into a directory
+    #[command(hide = true)]
+    Manual(manual::ManualArgs),
 }
 
 #[derive(Debug, Args)]
@@ -149,9 +157,11 @@ fn socket_path(given: Option<PathBuf>) -> PathBuf {
 
 async fn dispatch(verb: Verb, context: &Context) -> Result<ExitCode, Failure> {
     match verb {
-        Verb::Init(_) | Verb::Serve(_) | Verb::Supervise(_) => {
-            Err(Failure::mistake("a verb without a daemon got here"))
-        }
+        Verb::Init(_)
+        | Verb::Serve(_)
+        | Verb::Supervise(_)
+        | Verb::Completions(_)
+        | Verb::Manual(_) => Err(Failure::mistake("a verb without a daemon got here")),
         Verb::Status => node::status(context).await,
         Verb::Pool(verb) => node::pool(context, verb).await,
         Verb::Template(verb) => template::run(context, verb).await,

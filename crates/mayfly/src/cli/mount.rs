@@ -14,6 +14,9 @@ use super::{Context, Failure};
 #[derive(Debug, Subcommand)]
 pub(crate) enum MountVerb {
     /// Show a dataset at a path of its VPS
+    #[command(
+        after_help = "Examples:\n  mayfly mount add web/srv /srv --read-only\n  mayfly mount add web /persistent      the root dataset"
+    )]
     Add {
         /// VPS and name, such as 11327/nix; 11327 alone is the root dataset
         dataset: DatasetRef,

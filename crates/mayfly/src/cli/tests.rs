@@ -70,6 +70,7 @@ fn the_fixed_words_are_understood() {
         "operation show 019a",
         "operation watch 019a",
         "events --since 7",
+        "completions zsh",
     ] {
         if let Err(e) = parse(line) {
             panic!("{line}: {e}");
@@ -116,6 +117,7 @@ fn nonsense_is_a_usage_error() {
         "lost web1",
         "rescue web1",
         "pool",
+        "completions powershell",
     ] {
         let error = parse(line)
             .err()

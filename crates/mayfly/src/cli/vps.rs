@@ -17,12 +17,18 @@ use super::template::root_kind;
 use super::words::{parse_cpus, parse_duration, parse_vps};
 use super::{Context, Failure};
 
+const EXAMPLES: &str = "\
+Examples:
+  mayfly create web --template debian-12-impermanence --disk 10G --start
+  mayfly create web --template debian-12 --dry-run      what would be done";
+
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub(crate) struct CreateArgs {
     /// Its host name [default: vps and its id]
     name: Option<Hostname>,
     /// What it is made from
-    #[arg(long, short, value_name = "NAME")]
+    #[arg(long, short, value_name = "TEMPLATE")]
     template: TemplateName,
     /// Its id [default: the lowest free one]
     #[arg(long, value_name = "N")]
