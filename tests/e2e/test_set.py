@@ -1,6 +1,8 @@
 """Limits of a VPS that are changed while it runs, and what the kernel then does."""
+import os
 import pathlib
 import re
+import signal
 
 import backends
 from harness import wait_for
@@ -162,7 +164,7 @@ def test_limits_that_are_refused(node):
             done = node.run("set", vps, wrong, check=False)
             assert done.returncode == 2, f"{wrong}: {done}"
         assert node.run("set", vps, check=False).returncode == 2
-        for key in ("disk=200G", "autostart=on,priority=10", "on-crash=restart", "base=debian-12", "track=pinned"):
+        for key in ("base=debian-12", "track=pinned"):
             refused = node.refused("feature.unavailable", "set", vps, "memory=4G", key)
             assert refused.message == f"not built yet: setting {key.split('=')[0]}"
         for wrong in ("memory=1M", "processes=3", "processes=5000000"):
@@ -174,3 +176,47 @@ def test_limits_that_are_refused(node):
                  "/sys/fs/cgroup/memory.swap.max /sys/fs/cgroup/pids.max /sys/fs/cgroup/cpu.max")
         tried = node.exec(vps, "sh", "-c", f"for f in {files}; do (echo 4000000 >$f) 2>/dev/null && echo WROTE $f; done; true")
         assert tried == "" and agreed(node, vps) == before
+
+
+def test_settings_change_together_with_limits_or_not_at_all(node):
+    """F2, F6, D1: disk space, what follows a crash, autostart; of a VPS that runs and of one that is stopped."""
+    def settings(vps):
+        seen = node.show(vps)
+        return seen["disk_bytes"], seen["on_crash"], seen["autostart"], seen["limits"]["processes"]
+
+    with node.vps("debian-12-impermanence") as vps:
+        run = node.show(vps)["run"]
+        for running in True, False:
+            if not running:
+                node.run("stop", vps, "--force")
+            before = settings(vps)
+            # Below the quotas of its datasets: how much is free, and what to shrink.
+            refused = node.refused("dataset.disk_space", "set", vps, "disk=500M", "processes=333", "on-crash=stop",
+                                   "autostart=off")
+            assert "0B of the" in refused.message, refused.message
+            assert re.fullmatch(rf"shrink one first: mayfly dataset set {vps} quota=\d+[MG]", refused.hint), refused.hint
+            assert settings(vps) == before, "what is refused changes nothing"
+            node.refused("pool.full", "set", vps, "disk=900000G", "processes=333")
+            assert settings(vps) == before
+            node.run("set", vps, "disk=3G", "on-crash=stop", "autostart=on,priority=7", "processes=444")
+            assert settings(vps) == (3 << 30, "stop", {"when": "on", "priority": 7}, 444)
+            if running:
+                assert agreed(node, vps)["processes"] == 444 and node.show(vps)["run"] == run
+            # The new space is a dataset's to take, and what no dataset has can go again.
+            node.run("dataset", "set", vps, "quota=1200M")
+            node.refused("dataset.disk_space", "set", vps, "disk=1G")
+            node.run("dataset", "set", vps, "quota=1G")
+            node.run("set", vps, "disk=1G", "on-crash=restart", "autostart=last,priority=0", "processes=8192")
+            assert settings(vps) == (1 << 30, "restart", {"when": "last", "priority": 0}, 8192)
+        plan = node.run("set", vps, "on-crash=stop", "autostart=off", "--dry-run").stdout
+        assert plan == f"1. record of {vps}: on crash stop, autostart off\n", plan
+        assert re.search(r"^on crash: +restart\nautostart: +last$", node.run("show", vps).stdout, re.M)
+
+
+def test_on_crash_stop_leaves_it_stopped(node):
+    """R6: a guest whose init is killed from the host is not started again."""
+    with node.vps("debian-12-impermanence") as vps:
+        node.run("set", vps, "on-crash=stop")
+        os.kill(node.show(vps)["run"]["init_pid"], signal.SIGKILL)
+        node.wait_state(vps, "stopped")
+        assert node.show(vps)["desired"] == "stopped" and node.nothing_alive(vps)

@@ -1,10 +1,11 @@
 //! VPSes, their datasets, mounts and features.
 
 use mayfly_core::bytes::Bytes;
-use mayfly_core::documents::{Desired, Lifecycle, OnCrash, VpsDoc};
+use mayfly_core::change::VpsChange;
+use mayfly_core::documents::{Autostart, Desired, Lifecycle, OnCrash, VpsDoc};
 use mayfly_core::ids::{Digest, Incarnation, RunId, VpsId};
 use mayfly_core::names::{DatasetName, GuestPath, Hostname, PoolPath, TemplateName};
-use mayfly_core::run::{IdRange, Limits, LimitsChange, RunPhase, RunState};
+use mayfly_core::run::{IdRange, Limits, RunPhase, RunState};
 use mayfly_core::template::RootKind;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -90,7 +91,7 @@ impl Default for RestartVps {
 }
 
 /// `PATCH /v1/vps/{v}`: absent means unchanged. All of it is changed, or nothing.
-pub type SetVps = LimitsChange;
+pub type SetVps = VpsChange;
 
 /// `POST /v1/vps/{v}/datasets`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -302,6 +303,9 @@ pub struct VpsView {
     pub desired: Desired,
     /// What happens after a crash.
     pub on_crash: OnCrash,
+    /// Whether it is started when the host has booted.
+    #[serde(default)]
+    pub autostart: Autostart,
     /// The name of the template that it was made from.
     pub template: TemplateName,
     /// What roots are cloned from.
@@ -367,6 +371,7 @@ impl VpsView {
             why,
             desired: doc.desired,
             on_crash: doc.on_crash,
+            autostart: doc.autostart,
             template: doc.template,
             base: BaseView {
                 template: doc.base.template,

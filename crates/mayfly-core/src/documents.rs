@@ -5,11 +5,12 @@
 use serde::{Deserialize, Serialize};
 
 use crate::bytes::Bytes;
+use crate::change::VpsChange;
 use crate::error::Refusal;
 use crate::ids::{Digest, Incarnation, NodeId, OperationId, RunId, VpsId};
 use crate::names::{DatasetName, GuestPath, Hostname, PoolPath, TemplateName};
 use crate::plan::Plan;
-use crate::run::{IdRange, Limits, LimitsChange};
+use crate::run::{IdRange, Limits};
 use crate::template::{Manifest, RootKind};
 
 /// The version of all documents that this program writes. 1 knew pools on btrfs only; 2 knew no base that changes.
@@ -90,6 +91,51 @@ pub enum OnCrash {
     Restart,
     /// Leave it stopped.
     Stop,
+}
+
+impl std::fmt::Display for OnCrash {
+    /// The word for it.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Restart => "restart",
+            Self::Stop => "stop",
+        })
+    }
+}
+
+/// Which VPSes are started when the host has booted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum AutostartWhen {
+    /// One that ran, or ought to have, when the host went down.
+    #[default]
+    Last,
+    /// This one, whether it ran or not.
+    On,
+    /// Not this one, although it ran.
+    Off,
+}
+
+impl std::fmt::Display for AutostartWhen {
+    /// The word for it.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Last => "last",
+            Self::On => "on",
+            Self::Off => "off",
+        })
+    }
+}
+
+/// Whether a VPS is started when the host has booted, and when among the others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct Autostart {
+    /// Whether.
+    pub when: AutostartWhen,
+    /// Higher ones come first: one begins when all those of a higher priority run, or have failed to.
+    pub priority: i16,
 }
 
 /// A dataset of a VPS.
@@ -191,6 +237,9 @@ pub struct VpsDoc {
     pub desired: Desired,
     /// What happens after a crash.
     pub on_crash: OnCrash,
+    /// Whether it is started when the host has booted.
+    #[serde(default)]
+    pub autostart: Autostart,
     /// Its crashes of late.
     pub crashes: Vec<Crash>,
     /// The present run.
@@ -327,8 +376,9 @@ pub enum Request {
     },
     /// Change what it is.
     Set {
-        /// What it may take of the host.
-        limits: LimitsChange,
+        /// What is to be another. Before the third schema that were its limits alone.
+        #[serde(alias = "limits")]
+        change: VpsChange,
     },
     /// Switch impermanence on (or change it) or off.
     SetImpermanence {

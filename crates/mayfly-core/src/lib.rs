@@ -7,6 +7,7 @@
 //! It must never do I/O, read a clock or draw a random number: time and fresh ids come in as arguments.
 
 pub mod bytes;
+pub mod change;
 #[cfg(feature = "fake")]
 pub mod conformance;
 pub mod documents;

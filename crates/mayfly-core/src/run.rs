@@ -5,9 +5,10 @@
 
 use std::fmt;
 
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 
 use crate::bytes::Bytes;
+use crate::change::VpsChange;
 use crate::ids::{Incarnation, NodeId, RunId, VpsId};
 use crate::names::{GuestPath, Hostname};
 
@@ -57,89 +58,14 @@ pub struct Limits {
 
 impl fmt::Display for Limits {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let all = LimitsChange {
+        let all = VpsChange {
             memory_bytes: self.memory_bytes,
             swap_bytes: Some(self.swap_bytes),
             cpu_percent: Some(self.cpu_percent),
             processes: self.processes,
+            ..VpsChange::default()
         };
         all.fmt(f)
-    }
-}
-
-/// What of a VPS's limits is to be another. What is not given stays as it is.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
-#[serde(deny_unknown_fields)]
-pub struct LimitsChange {
-    /// Memory; it always has a limit.
-    #[serde(
-        default,
-        deserialize_with = "given",
-        skip_serializing_if = "Option::is_none"
-    )]
-    #[cfg_attr(feature = "schema", schema(nullable = false))]
-    pub memory_bytes: Option<Bytes>,
-    /// Swap on top of the memory.
-    #[serde(
-        default,
-        deserialize_with = "given",
-        skip_serializing_if = "Option::is_none"
-    )]
-    #[cfg_attr(feature = "schema", schema(nullable = false))]
-    pub swap_bytes: Option<Bytes>,
-    /// CPU time in hundredths of a CPU; `null` takes the limit away.
-    #[serde(
-        default,
-        deserialize_with = "given",
-        skip_serializing_if = "Option::is_none"
-    )]
-    pub cpu_percent: Option<Option<u32>>,
-    /// Processes and threads; they always have a limit.
-    #[serde(
-        default,
-        deserialize_with = "given",
-        skip_serializing_if = "Option::is_none"
-    )]
-    #[cfg_attr(feature = "schema", schema(nullable = false))]
-    pub processes: Option<u32>,
-}
-
-/// A field that is there: `null` is a value of it, or none that it can have, and never the same as its absence.
-fn given<'de, D, T>(field: D) -> Result<Option<T>, D::Error>
-where
-    D: Deserializer<'de>,
-    T: Deserialize<'de>,
-{
-    T::deserialize(field).map(Some)
-}
-
-impl LimitsChange {
-    /// The limits as they are after it.
-    pub fn of(&self, limits: &Limits) -> Limits {
-        Limits {
-            memory_bytes: self.memory_bytes.or(limits.memory_bytes),
-            swap_bytes: self.swap_bytes.unwrap_or(limits.swap_bytes),
-            cpu_percent: self.cpu_percent.unwrap_or(limits.cpu_percent),
-            processes: self.processes.or(limits.processes),
-        }
-    }
-}
-
-impl fmt::Display for LimitsChange {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let words = [
-            self.memory_bytes.map(|bytes| format!("memory {bytes}")),
-            self.swap_bytes.map(|bytes| format!("swap {bytes}")),
-            self.cpu_percent.map(|percent| match percent {
-                None => "all CPUs".to_owned(),
-                Some(100) => "1 CPU".to_owned(),
-                Some(percent) => format!("{} CPUs", shown_cpus(percent)),
-            }),
-            self.processes.map(|n| format!("{n} processes")),
-        ];
-        let words: Vec<String> = words.into_iter().flatten().collect();
-        f.write_str(&words.join(", "))
     }
 }
 
@@ -279,39 +205,6 @@ pub struct RunState {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_is_not_given_stays_and_null_takes_a_limit_away() {
-        let limits = Limits {
-            memory_bytes: Some(Bytes::gib(2)),
-            swap_bytes: Bytes(0),
-            cpu_percent: Some(150),
-            processes: Some(8192),
-        };
-        let change = |text: &str| serde_json::from_str::<LimitsChange>(text).unwrap();
-        assert_eq!(change("{}").of(&limits), limits);
-        let free = change(r#"{"cpu_percent":null,"swap_bytes":1073741824}"#);
-        let after = free.of(&limits);
-        assert_eq!(
-            (after.memory_bytes, after.cpu_percent, after.processes),
-            (limits.memory_bytes, None, limits.processes)
-        );
-        assert_eq!(free.to_string(), "swap 1G, all CPUs");
-        // What the journal holds is read back as it was.
-        let written = serde_json::to_string(&free).unwrap();
-        assert_eq!(change(&written), free);
-        assert_eq!(
-            after.to_string(),
-            "memory 2G, swap 1G, all CPUs, 8192 processes"
-        );
-        for bad in [
-            r#"{"disk_bytes":1}"#,
-            r#"{"memory_bytes":null}"#,
-            r#"{"swap_bytes":null}"#,
-        ] {
-            assert!(serde_json::from_str::<LimitsChange>(bad).is_err(), "{bad}");
-        }
-    }
 
     #[test]
     fn cpus_are_written_as_they_are_typed() {

@@ -50,6 +50,39 @@ pub fn check_fits(doc: &VpsDoc, name: &DatasetName, want: Bytes) -> Result<(), R
     ))
 }
 
+/// Refuses disk space below what the datasets have of it.
+pub fn check_disk(doc: &VpsDoc, disk: Bytes) -> Result<(), Refusal> {
+    let taken = total(&doc.datasets);
+    if taken <= disk {
+        return Ok(());
+    }
+    let missing = taken.saturating_sub(disk);
+    let largest = doc.datasets.iter().max_by_key(|d| d.quota_bytes);
+    let hint = match largest {
+        Some(d) if d.quota_bytes >= missing.saturating_add(Bytes::mib(64)) => format!(
+            "shrink one first: mayfly dataset set {} quota={}",
+            shown(doc, &d.name),
+            typed(d.quota_bytes.saturating_sub(missing))
+        ),
+        _ => format!(
+            "shrink or destroy datasets first, see `mayfly dataset list {}`; or ask for {}M at least",
+            doc.id,
+            taken.0.div_ceil(1 << 20)
+        ),
+    };
+    Err(Refusal::new(
+        Code::DiskSpace,
+        format!(
+            "VPS {}: its datasets have quotas of {taken} together, more than disk space of {disk}; {} of the {} that it \
+             has are free",
+            doc.title(),
+            unassigned(doc),
+            doc.disk_bytes
+        ),
+        hint,
+    ))
+}
+
 /// A dataset as a person writes it: `11327` or `11327/nix`.
 pub fn shown(doc: &VpsDoc, name: &DatasetName) -> String {
     if name.is_root() {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use mayfly_core::ids::VpsId;
 
+use crate::autostart::BootQueue;
 use crate::engine::Engine;
 use crate::recover::Recovered;
 
@@ -75,7 +76,12 @@ impl Engine {
             let settled = match self.vps_by_id(vps) {
                 // What is under way may be the very thing.
                 Ok(Some(_)) if busy.vpses.contains(&vps) => false,
-                Ok(Some(doc)) => self.recover_vps(&doc, &mut Recovered::default()).is_ok(),
+                Ok(Some(doc)) => {
+                    let mut boot = BootQueue::default();
+                    self.recover_vps(&doc, &mut boot, &mut Recovered::default())
+                        .and_then(|()| self.begin_boot(boot))
+                        .is_ok()
+                }
                 Ok(None) => true,
                 Err(_) => false,
             };

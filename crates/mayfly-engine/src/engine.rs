@@ -14,6 +14,7 @@ use mayfly_core::observed::{Observed, PoolSeen};
 use mayfly_core::plan::{Leftovers, PlanContext, promised, sort_leftovers};
 use mayfly_core::run::RunState;
 
+use crate::autostart::BootQueue;
 use crate::deps::Deps;
 use crate::keys;
 use crate::lanes::Lanes;
@@ -39,6 +40,8 @@ pub(crate) struct Inner {
     pub(crate) graves: Mutex<Graves>,
     /// VPSes whose due could not be asked for.
     pub(crate) missed: Mutex<BTreeSet<VpsId>>,
+    /// What is started because a daemon, or the host, has just started.
+    pub(crate) boot: Mutex<BootQueue>,
     pub(crate) stopping: AtomicBool,
     /// Operations that came to their end in this daemon.
     pub(crate) ended: AtomicUsize,
@@ -70,6 +73,7 @@ impl Engine {
                 reap: Default::default(),
                 graves: Mutex::default(),
                 missed: Mutex::default(),
+                boot: Mutex::default(),
                 stopping: AtomicBool::new(false),
                 ended: AtomicUsize::new(0),
             }),

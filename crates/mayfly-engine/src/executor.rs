@@ -57,6 +57,8 @@ impl Engine {
             Ok(over) => over,
             Err(Stuck::NeedsOperator(why)) => {
                 tracing::error!(operation = %id, %why, "left as it is; the next start of the daemon goes on with it");
+                let vps = self.operation_by_id(id).ok().and_then(|op| op.vps);
+                self.boot_goes_on(vps, id);
                 return true;
             }
             Err(Stuck::Unjournalled(why)) => {
@@ -71,6 +73,7 @@ impl Engine {
                     self.miss(vps);
                 }
             }
+            self.boot_goes_on(op.vps, id);
         }
         true
     }
@@ -350,7 +353,7 @@ impl Engine {
             }
             return Ok(());
         }
-        if should_start(&doc) {
+        if should_start(&doc) && !self.is_in_boot_queue(id) {
             self.submit(Some(id), Intent::Start, "mayfly")?;
         }
         Ok(())

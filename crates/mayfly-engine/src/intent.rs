@@ -1,10 +1,10 @@
 //! What a caller asks for, before anything was drawn or looked up for it.
 
 use mayfly_core::bytes::Bytes;
+use mayfly_core::change::VpsChange;
 use mayfly_core::documents::Mount;
 use mayfly_core::names::{DatasetName, GuestPath, TemplateName};
 use mayfly_core::plan::CreateInput;
-use mayfly_core::run::LimitsChange;
 use mayfly_core::template::RootKind;
 
 /// A change that a caller asks for. Names are checked already; whether the change is possible is for the planner.
@@ -77,8 +77,8 @@ pub enum Intent {
     },
     /// Change what it is.
     Set {
-        /// What it may take of the host.
-        limits: LimitsChange,
+        /// What is to be another.
+        change: VpsChange,
     },
     /// Switch impermanence on or change it. What is not given stays as it is, or comes from the template.
     ImpermanenceOn {

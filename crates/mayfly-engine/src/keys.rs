@@ -5,6 +5,8 @@ use mayfly_core::names::TemplateName;
 
 pub(crate) const VPSES: &str = "/vps/";
 pub(crate) const TEMPLATES: &str = "/templates/";
+/// Which boot of the host a daemon has seen.
+pub(crate) const BOOT: &str = "/node/boot";
 pub(crate) const OPERATIONS: &str = "/operations/";
 
 pub(crate) fn vps(id: VpsId) -> String {

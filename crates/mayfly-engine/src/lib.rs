@@ -9,6 +9,7 @@
 //!  monitor ── end of a run ──> submit(run ended)      reaper ── graves, leftovers ──> ports
 //! ```
 
+mod autostart;
 mod background;
 mod deps;
 mod engine;

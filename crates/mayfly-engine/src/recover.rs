@@ -6,11 +6,11 @@ use mayfly_core::error::Refusal;
 use mayfly_core::ids::{OperationId, RunId, VpsId};
 use mayfly_core::names::PoolPath;
 use mayfly_core::observed::Evidence;
-use mayfly_core::plan::{Step, should_start};
+use mayfly_core::plan::{Step, comes_back, should_start};
 use mayfly_core::run::{RunEnd, RunPhase};
 
+use crate::autostart::BootQueue;
 use crate::engine::Engine;
-use crate::intent::Intent;
 use crate::keys;
 use crate::lanes::Lane;
 use crate::store::{Txn, Write};
@@ -50,15 +50,22 @@ impl Engine {
         self.prune_operations()?;
         let vpses = self.vpses()?;
         let busy = self.inner.lanes.busy();
+        let is_idle = |doc: &&VpsDoc| doc.run.is_none() && !busy.vpses.contains(&doc.id);
+        let idle: Vec<VpsDoc> = vpses.iter().filter(is_idle).cloned().collect();
+        let mut boot = BootQueue::default();
+        for doc in self.note_boot(&idle)? {
+            boot.add(&doc);
+        }
         for doc in &vpses {
             // What goes on first may start the very run that looks dead now: the end is judged again in its turn.
             if doc.run.is_some() || !busy.vpses.contains(&doc.id) {
                 // One VPS that cannot be looked at keeps no other from its due.
-                if let Err(why) = self.recover_vps(doc, &mut out) {
+                if let Err(why) = self.recover_vps(doc, &mut boot, &mut out) {
                     out.reports.push(format!("VPS {}: {why}", doc.title()));
                 }
             }
         }
+        self.begin_boot(boot)?;
         for id in self.deps().runtime.vpses_with_evidence()? {
             if !vpses.iter().any(|v| v.id == id) {
                 out.reports.push(format!(
@@ -71,10 +78,15 @@ impl Engine {
         Ok(out)
     }
 
-    pub(crate) fn recover_vps(&self, doc: &VpsDoc, out: &mut Recovered) -> Result<(), Refusal> {
+    pub(crate) fn recover_vps(
+        &self,
+        doc: &VpsDoc,
+        boot: &mut BootQueue,
+        out: &mut Recovered,
+    ) -> Result<(), Refusal> {
         let Some(run) = &doc.run else {
             if should_start(doc) {
-                self.submit(Some(doc.id), Intent::Start, "mayfly")?;
+                boot.add(doc);
             }
             return Ok(());
         };
@@ -95,6 +107,9 @@ impl Engine {
                 detail: "its supervisor was gone when the daemon started".into(),
             },
         };
+        if end == RunEnd::HostDown && comes_back(doc) {
+            boot.add(doc);
+        }
         self.submit_run_ended(doc.id, run.run.clone(), end)?;
         out.ended += 1;
         Ok(())

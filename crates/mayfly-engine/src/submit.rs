@@ -227,7 +227,7 @@ impl Engine {
                     run: run(),
                 }
             }
-            Intent::Set { limits } => Request::Set { limits },
+            Intent::Set { change } => Request::Set { change },
             Intent::ImpermanenceOff => Request::SetImpermanence {
                 want: None,
                 run: run(),

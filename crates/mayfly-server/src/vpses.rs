@@ -204,10 +204,10 @@ pub(crate) async fn set(
     caller: Caller,
     Path(vps): Path<String>,
     Params(dry): Params<Dry>,
-    Body(limits): Body<SetVps>,
+    Body(change): Body<SetVps>,
 ) -> Result<Response, ApiError> {
     state
-        .change(caller, &dry, Some(vps), Intent::Set { limits })
+        .change(caller, &dry, Some(vps), Intent::Set { change })
         .await
 }
 

@@ -6,16 +6,17 @@ use super::platform::platform_files;
 use super::start::{check_boots, start_steps};
 use super::{Plan, PlanContext, Step};
 use crate::bytes::Bytes;
+use crate::change::VpsChange;
 use crate::documents::{
-    Base, Dataset, Desired, Impermanence, Lifecycle, Mount, NewVps, OnCrash, SCHEMA, TemplateDoc,
-    VpsDoc,
+    Autostart, Base, Dataset, Desired, Impermanence, Lifecycle, Mount, NewVps, OnCrash, SCHEMA,
+    TemplateDoc, VpsDoc,
 };
 use crate::error::{Code, Refusal};
 use crate::ids::{Incarnation, NodeId, RunId, VpsId};
 use crate::names::{DatasetName, Hostname, PoolPath, TemplatePart};
 use crate::observed::{DatasetSeen, MarkSeen, Observed};
 use crate::ports::{Origin, TreePlan};
-use crate::run::{IdRange, Limits, LimitsChange};
+use crate::run::{IdRange, Limits};
 use crate::space;
 
 /// What a person asked for, checked word by word.
@@ -100,10 +101,10 @@ pub fn resolve_new_vps(
             "destroy a VPS that is not needed",
         )
     })?;
-    super::set::check_limits(&LimitsChange {
+    super::set::check_limits(&VpsChange {
         memory_bytes: input.memory,
         cpu_percent: Some(input.cpu_percent),
-        ..LimitsChange::default()
+        ..VpsChange::default()
     })?;
     let manifest = &template.manifest;
     let layout = &manifest.layout;
@@ -138,6 +139,7 @@ pub fn resolve_new_vps(
         lifecycle: Lifecycle::Creating,
         desired: Desired::Stopped,
         on_crash: OnCrash::default(),
+        autostart: Autostart::default(),
         crashes: Vec::new(),
         run: None,
         last_root: None,

@@ -2,7 +2,7 @@
 
 use super::parts::record_ended;
 use super::{Plan, Step};
-use crate::documents::{Crash, Desired, Lifecycle, OnCrash, VpsDoc};
+use crate::documents::{AutostartWhen, Crash, Desired, Lifecycle, OnCrash, VpsDoc};
 use crate::ids::RunId;
 use crate::run::RunEnd;
 
@@ -36,7 +36,14 @@ pub fn plan_run_ended(
             "it has powered itself off"
         }
         RunEnd::Reboot => "it has asked for a reboot",
-        RunEnd::HostDown => "the host went down with it",
+        RunEnd::HostDown => {
+            after.desired = if comes_back(doc) {
+                Desired::Running
+            } else {
+                Desired::Stopped
+            };
+            "the host went down with it"
+        }
         RunEnd::Killed => {
             after.desired = Desired::Stopped;
             "it was killed on request"
@@ -71,6 +78,15 @@ pub fn plan_run_ended(
     .final_because("the run is over, whatever comes next");
     Plan {
         steps: vec![sweep, record],
+    }
+}
+
+/// Whether a VPS with which the host went down is started when the host is there again.
+pub fn comes_back(doc: &VpsDoc) -> bool {
+    match doc.autostart.when {
+        AutostartWhen::Last => doc.desired == Desired::Running,
+        AutostartWhen::On => true,
+        AutostartWhen::Off => false,
     }
 }
 

@@ -30,7 +30,7 @@ use serde::{Deserialize, Serialize};
 pub use self::create::{CreateInput, NewVpsDefaults, free_range, plan_create, resolve_new_vps};
 pub use self::datasets::{plan_dataset_create, plan_dataset_destroy, plan_dataset_set};
 pub use self::destroy::plan_destroy;
-pub use self::ended::{CRASH_WINDOW_MS, MAX_CRASHES, plan_run_ended, should_start};
+pub use self::ended::{CRASH_WINDOW_MS, MAX_CRASHES, comes_back, plan_run_ended, should_start};
 pub use self::feature::plan_set_impermanence;
 pub use self::leftovers::{Busy, Leftovers, sort_leftovers};
 pub use self::mounts::{mount_order, plan_mount_add, plan_mount_remove};
@@ -114,7 +114,7 @@ pub fn plan_vps(
         }
         Request::MountAdd { mount } => plan_mount_add(doc, seen, mount),
         Request::MountRemove { path } => plan_mount_remove(doc, seen, path),
-        Request::Set { limits } => plan_set(doc, seen, limits),
+        Request::Set { change } => plan_set(doc, seen, change),
         Request::SetImpermanence { want, run } => {
             plan_set_impermanence(doc, seen, want.as_ref(), run, ctx)
         }

@@ -1,12 +1,14 @@
-//! What a VPS may take of the host: changed at once where it runs, and from its next start on where it does not.
+//! What a VPS is and may take of the host: limits are changed at once where it runs, and from its next start on where it
+//! does not; the rest is for later anyway.
 
-use super::parts::{record, running};
+use super::parts::{promised, record, running};
 use super::{Plan, Step};
 use crate::bytes::Bytes;
+use crate::change::VpsChange;
 use crate::documents::VpsDoc;
 use crate::error::{Code, Refusal};
 use crate::observed::Observed;
-use crate::run::LimitsChange;
+use crate::space;
 
 /// No init lives on less.
 const LEAST_MEMORY: Bytes = Bytes::mib(16);
@@ -15,10 +17,10 @@ const LEAST_CPU_PERCENT: u32 = 1;
 /// No init with a few services lives on fewer; the kernel knows no more.
 const PROCESSES: std::ops::RangeInclusive<u32> = 16..=4_194_304;
 
-/// Changes limits: all that are given, or none. The host takes them first, so that what is recorded is what holds; it
-/// refuses memory below what the VPS cannot give up.
-pub fn plan_set(doc: &VpsDoc, seen: &Observed, change: &LimitsChange) -> Result<Plan, Refusal> {
-    if *change == LimitsChange::default() {
+/// Changes all that is given, or nothing. The host takes limits first, so that what is recorded is what holds; it refuses
+/// memory below what the VPS cannot give up.
+pub fn plan_set(doc: &VpsDoc, seen: &Observed, change: &VpsChange) -> Result<Plan, Refusal> {
+    if *change == VpsChange::default() {
         return Err(Refusal::new(
             Code::Invalid,
             format!("nothing of VPS {} is to be set", doc.title()),
@@ -26,12 +28,20 @@ pub fn plan_set(doc: &VpsDoc, seen: &Observed, change: &LimitsChange) -> Result<
         ));
     }
     check_limits(change)?;
-    let limits = change.of(&doc.limits);
-    if limits == doc.limits {
+    let new = change.of(doc);
+    if new.disk_bytes != doc.disk_bytes {
+        space::check_disk(doc, new.disk_bytes)?;
+        let more = new.disk_bytes.saturating_sub(doc.disk_bytes);
+        if more > Bytes(0) {
+            space::check_pool(seen.pool.capacity, promised(&seen.pool), more)?;
+        }
+    }
+    if new == *doc {
         return Ok(Plan::default());
     }
+    let limits = new.limits.clone();
     let mut steps = Vec::new();
-    if let (Some(current), true) = (&doc.run, running(doc, seen)) {
+    if let (Some(current), true, true) = (&doc.run, limits != doc.limits, running(doc, seen)) {
         let set = |limits| Step::SetLimits {
             vps: doc.id,
             run: current.run.clone(),
@@ -39,14 +49,12 @@ pub fn plan_set(doc: &VpsDoc, seen: &Observed, change: &LimitsChange) -> Result<
         };
         steps.push(set(limits.clone()).undone_by(set(doc.limits.clone())));
     }
-    let mut new = doc.clone();
-    new.limits = limits;
     steps.push(record(doc, new, change.to_string()));
     Ok(Plan { steps })
 }
 
 /// Limits that a guest can live with and that a kernel knows.
-pub(super) fn check_limits(change: &LimitsChange) -> Result<(), Refusal> {
+pub(super) fn check_limits(change: &VpsChange) -> Result<(), Refusal> {
     let refuse = |message: String, hint: String| Err(Refusal::new(Code::Invalid, message, hint));
     if let Some(memory) = change.memory_bytes.filter(|m| *m < LEAST_MEMORY) {
         return refuse(

@@ -11,10 +11,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use mayfly_core::bytes::Bytes;
-use mayfly_core::documents::Mount;
+use mayfly_core::change::{SetAutostart, VpsChange};
+use mayfly_core::documents::{AutostartWhen, Mount, OnCrash};
 use mayfly_core::fake::StartFault;
 use mayfly_core::plan::StepKind;
-use mayfly_core::run::LimitsChange;
 use mayfly_engine::{Engine, Intent};
 
 use crate::world::{Death, World, ask, create, doc, settle, vps};
@@ -73,11 +73,17 @@ fn shrink() -> Intent {
 
 fn limits() -> Intent {
     Intent::Set {
-        limits: LimitsChange {
+        change: VpsChange {
             memory_bytes: Some(Bytes::gib(1)),
             swap_bytes: Some(Bytes::gib(1)),
             cpu_percent: Some(Some(50)),
             processes: Some(200),
+            disk_bytes: Some(Bytes::gib(40)),
+            on_crash: Some(OnCrash::Restart),
+            autostart: Some(SetAutostart {
+                when: AutostartWhen::On,
+                priority: Some(7),
+            }),
         },
     }
 }

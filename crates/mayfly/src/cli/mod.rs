@@ -81,7 +81,7 @@ pub(crate) enum Verb {
     Stop(vps::StopArgs),
     /// Stop a VPS and start it
     Restart(vps::RestartArgs),
-    /// Change what a VPS may take of the host, also while it runs
+    /// Change what a VPS is and may take of the host, also while it runs
     Set(set::SetArgs),
     /// Destroy a VPS with all its data
     Destroy(vps::DestroyArgs),

@@ -1,10 +1,12 @@
-//! What a VPS may take of the host.
+//! What a VPS is and may take of the host.
 
 use std::process::ExitCode;
 
 use clap::Args;
 use mayfly_api::{Change, SetVps};
 use mayfly_core::bytes::Bytes;
+use mayfly_core::change::SetAutostart;
+use mayfly_core::documents::{AutostartWhen, OnCrash};
 use mayfly_core::error::Code;
 
 use super::change::ChangeArgs;
@@ -12,7 +14,9 @@ use super::words::{parse_cpus, parse_vps};
 use super::{Context, Failure};
 
 /// Words that have their meaning already and are not built yet.
-const NOT_BUILT: [&str; 5] = ["disk", "autostart", "on-crash", "base", "track"];
+const NOT_BUILT: [&str; 2] = ["base", "track"];
+
+const KNOWN: &str = "memory, swap, cpus, processes, disk, on-crash and autostart";
 
 const EXAMPLES: &str = "\
 What can be set; all of it is changed, or nothing:
@@ -20,6 +24,11 @@ What can be set; all of it is changed, or nothing:
   swap=1G        swap on top of the memory; 0 for none
   cpus=1.5       CPUs; none for all of them
   processes=500  processes and threads; those that there are stay
+  disk=200G      disk space that its datasets share; not below their quotas together
+  on-crash=stop  after a crash; restart (the default) starts it again, at most 3 times in 5 minutes
+  autostart=on,priority=10
+                 when the host has booted: on, off, or last (the default: it is as it was); higher priorities
+                 come first
 ";
 
 #[derive(Debug, Args)]
@@ -41,6 +50,9 @@ enum Setting {
     Swap(Bytes),
     Cpus(Option<u32>),
     Processes(u32),
+    Disk(Bytes),
+    OnCrash(OnCrash),
+    Autostart(SetAutostart),
     NotBuilt(&'static str),
 }
 
@@ -51,6 +63,9 @@ impl Setting {
             Self::Swap(_) => "swap",
             Self::Cpus(_) => "cpus",
             Self::Processes(_) => "processes",
+            Self::Disk(_) => "disk",
+            Self::OnCrash(_) => "on-crash",
+            Self::Autostart(_) => "autostart",
             Self::NotBuilt(name) => name,
         }
     }
@@ -76,15 +91,45 @@ fn parse_setting(text: &str) -> Result<Setting, String> {
             let value = value.escape_debug();
             format!("`{value}` is not a number of processes: write 500")
         }),
+        "disk" => size().map(Setting::Disk),
+        "on-crash" => parse_on_crash(value).map(Setting::OnCrash),
+        "autostart" => parse_autostart(value).map(Setting::Autostart),
         _ => NOT_BUILT
             .into_iter()
             .find(|known| *known == name)
             .map(Setting::NotBuilt)
             .ok_or_else(|| {
                 let name = name.escape_debug();
-                format!("there is no `{name}` to set; there are memory, swap, cpus, processes")
+                format!("there is no `{name}` to set; there are {KNOWN}")
             }),
     }
+}
+
+fn parse_on_crash(value: &str) -> Result<OnCrash, String> {
+    match value {
+        "restart" => Ok(OnCrash::Restart),
+        "stop" => Ok(OnCrash::Stop),
+        _ => Err("write on-crash=restart or on-crash=stop".to_owned()),
+    }
+}
+
+/// `on`, or `on,priority=10`.
+fn parse_autostart(value: &str) -> Result<SetAutostart, String> {
+    let (when, priority) = match value.split_once(",priority=") {
+        Some((when, priority)) => (when, Some(priority)),
+        None => (value, None),
+    };
+    let when = match when {
+        "on" => AutostartWhen::On,
+        "off" => AutostartWhen::Off,
+        "last" => AutostartWhen::Last,
+        _ => return Err("write autostart=on, off or last, or autostart=on,priority=10".to_owned()),
+    };
+    let priority = priority.map(str::parse).transpose().map_err(|_| {
+        let (least, most) = (i16::MIN, i16::MAX);
+        format!("a priority is a number from {least} to {most}, such as autostart=on,priority=10")
+    })?;
+    Ok(SetAutostart { when, priority })
 }
 
 pub(super) async fn run(context: &Context, args: SetArgs) -> Result<ExitCode, Failure> {
@@ -111,7 +156,7 @@ fn wish(settings: &[Setting]) -> Result<SetVps, Failure> {
         return Err(Failure::refused(
             Code::FeatureUnavailable,
             format!("not built yet: setting {}", listed(&missing)),
-            "leave it out: memory, swap, cpus and processes can be set",
+            format!("leave it out: {KNOWN} can be set"),
         ));
     }
     let mut body = SetVps::default();
@@ -121,6 +166,9 @@ fn wish(settings: &[Setting]) -> Result<SetVps, Failure> {
             Setting::Swap(bytes) => body.swap_bytes.replace(*bytes).is_some(),
             Setting::Cpus(percent) => body.cpu_percent.replace(*percent).is_some(),
             Setting::Processes(number) => body.processes.replace(*number).is_some(),
+            Setting::Disk(bytes) => body.disk_bytes.replace(*bytes).is_some(),
+            Setting::OnCrash(what) => body.on_crash.replace(*what).is_some(),
+            Setting::Autostart(wish) => body.autostart.replace(*wish).is_some(),
             Setting::NotBuilt(_) => false,
         };
         if twice {
@@ -154,12 +202,21 @@ mod tests {
 
     #[test]
     fn what_is_typed_is_what_is_asked_for() {
-        let body = wish(&settings("memory=4G swap=0 cpus=1.5 processes=500")).unwrap();
+        let body = wish(&settings(
+            "memory=4G swap=0 cpus=1.5 processes=500 disk=200G on-crash=stop autostart=on,priority=-3",
+        ))
+        .unwrap();
         let want = SetVps {
             memory_bytes: Some(Bytes::gib(4)),
             swap_bytes: Some(Bytes(0)),
             cpu_percent: Some(Some(150)),
             processes: Some(500),
+            disk_bytes: Some(Bytes::gib(200)),
+            on_crash: Some(OnCrash::Stop),
+            autostart: Some(SetAutostart {
+                when: AutostartWhen::On,
+                priority: Some(-3),
+            }),
         };
         assert_eq!(body, want);
         let free = wish(&settings("cpus=none")).unwrap();
@@ -183,6 +240,11 @@ mod tests {
             "processes=-1",
             "processes=many",
             "ram=4G",
+            "disk=none",
+            "on-crash=reboot",
+            "autostart=yes",
+            "autostart=on,priority=high",
+            "autostart=on,10",
             "=4G",
             "Memory=4G",
         ] {
@@ -192,12 +254,12 @@ mod tests {
 
     #[test]
     fn what_is_not_built_says_so_by_name() {
-        let refused = wish(&settings("memory=4G disk=200G track=pinned"));
+        let refused = wish(&settings("memory=4G base=debian-13 track=pinned"));
         let Err(Failure::Error(info)) = refused else {
             panic!("it was taken")
         };
         assert_eq!(info.code, Code::FeatureUnavailable);
-        assert_eq!(info.message, "not built yet: setting disk and track");
+        assert_eq!(info.message, "not built yet: setting base and track");
         assert!(wish(&settings("memory=4G memory=5G")).is_err());
     }
 }

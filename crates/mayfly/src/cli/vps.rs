@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::Args;
 use mayfly_api::{Change, CreateVps, RestartVps, StopVps, VpsState, VpsView};
 use mayfly_core::bytes::Bytes;
-use mayfly_core::documents::{Desired, OnCrash};
+use mayfly_core::documents::Desired;
 use mayfly_core::ids::VpsId;
 use mayfly_core::names::{Hostname, TemplateName};
 use mayfly_core::run::shown_cpus;
@@ -280,14 +280,13 @@ fn render_one(v: &VpsView, now_unix_ms: u64) -> String {
             .processes
             .map_or_else(|| "no limit".to_owned(), |n| n.to_string()),
     ));
+    rows.push(("on crash", v.on_crash.to_string()));
     rows.push((
-        "on crash",
-        if v.on_crash == OnCrash::Restart {
-            "restart"
-        } else {
-            "stop"
-        }
-        .to_owned(),
+        "autostart",
+        match v.autostart.priority {
+            0 => v.autostart.when.to_string(),
+            priority => format!("{}, priority {priority}", v.autostart.when),
+        },
     ));
     rows.push((
         "host ids",

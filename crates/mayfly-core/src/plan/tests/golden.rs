@@ -5,9 +5,10 @@ use std::path::Path;
 use super::hands::Hands;
 use super::{dataset, id, mount, name, path, restart, run, start, stop};
 use crate::bytes::Bytes;
+use crate::change::VpsChange;
 use crate::documents::{Desired, Impermanence, Request};
 use crate::plan::{Plan, Undo};
-use crate::run::{LimitsChange, RunEnd};
+use crate::run::RunEnd;
 use crate::template::RootKind;
 
 fn render(plan: &Plan) -> String {
@@ -256,26 +257,27 @@ fn datasets_and_mounts() {
 
 #[test]
 fn limits_of_a_vps_that_runs_and_of_one_that_does_not() {
-    let set = |limits| Request::Set { limits };
-    let memory = |gib| LimitsChange {
+    let set = |change| Request::Set { change };
+    let memory = |gib| VpsChange {
         memory_bytes: Some(Bytes::gib(gib)),
-        ..LimitsChange::default()
+        ..VpsChange::default()
     };
-    let all = LimitsChange {
+    let all = VpsChange {
         memory_bytes: Some(Bytes::gib(4)),
         swap_bytes: Some(Bytes::gib(1)),
         cpu_percent: Some(Some(150)),
         processes: Some(500),
+        ..VpsChange::default()
     };
     let mut hands = running("debian-12-impermanence");
     check("set-running", &mut hands, &set(all.clone()));
     let held = hands.host.limits_of(id(11327)).unwrap();
-    assert_eq!(held, all.of(&held), "the run that goes on has them");
+    assert_eq!(held, all.limits(&held), "the run that goes on has them");
     check("set-again", &mut hands, &set(all));
     hands.ask(id(11327), &stop()).unwrap();
-    let free = LimitsChange {
+    let free = VpsChange {
         cpu_percent: Some(None),
-        ..LimitsChange::default()
+        ..VpsChange::default()
     };
     check("set-stopped", &mut hands, &set(free));
     hands.ask(id(11327), &start(2)).unwrap();

@@ -7,14 +7,15 @@ use proptest::prelude::*;
 use super::hands::Hands;
 use super::{dataset, id, mount, name, path, restart, run};
 use crate::bytes::Bytes;
-use crate::documents::{Impermanence, Mount, Request, VpsDoc};
+use crate::change::VpsChange;
+use crate::documents::{Impermanence, Mount, OnCrash, Request, VpsDoc};
 use crate::error::Code;
 use crate::fake::StartFault;
 use crate::ids::{NodeId, VpsId};
 use crate::observed::{Evidence, MarkSeen, Observed, Role};
 use crate::plan::{Plan, Step, StepKind, Undo, free_range, mount_order, plan_vps};
 use crate::ports::Runtime as _;
-use crate::run::{IdRange, LimitsChange, RunEnd};
+use crate::run::{IdRange, RunEnd};
 use crate::template::RootKind;
 
 #[derive(Clone, Debug)]
@@ -55,7 +56,7 @@ fn requests() -> impl Strategy<Value = Request> {
         1 => (names(), any::<bool>()).prop_map(|(of, force)| Request::DatasetDestroy { name: name(of), force }),
         1 => (names(), paths()).prop_map(|(of, at)| Request::MountAdd { mount: mount(of, at) }),
         1 => paths().prop_map(|at| Request::MountRemove { path: path(at) }),
-        2 => limits().prop_map(|limits| Request::Set { limits }),
+        2 => changes().prop_map(|change| Request::Set { change }),
         2 => (proptest::option::of(kind), any::<u8>()).prop_map(|(kind, n)| Request::SetImpermanence {
             want: kind.map(|root_kind| Impermanence { root_quota_bytes: Bytes::gib(2), root_kind }),
             run: run(n),
@@ -63,16 +64,21 @@ fn requests() -> impl Strategy<Value = Request> {
     ]
 }
 
-fn limits() -> impl Strategy<Value = LimitsChange> {
+fn changes() -> impl Strategy<Value = VpsChange> {
     use proptest::option::of;
-    (of(0..4u64), of(0..2u64), of(of(0..3u32)), of(10..20u32)).prop_map(
-        |(memory, swap, cpus, processes)| LimitsChange {
+    let limits = (of(0..4u64), of(0..2u64), of(of(0..3u32)), of(10..20u32));
+    let crash = of(prop_oneof![Just(OnCrash::Restart), Just(OnCrash::Stop)]);
+    (limits, of(0..200u64), crash).prop_map(|((memory, swap, cpus, processes), disk, on_crash)| {
+        VpsChange {
             memory_bytes: memory.map(Bytes::gib),
             swap_bytes: swap.map(Bytes::gib),
             cpu_percent: cpus.map(|cpus| cpus.map(|n| n * 50)),
             processes,
-        },
-    )
+            disk_bytes: disk.map(Bytes::gib),
+            on_crash,
+            autostart: None,
+        }
+    })
 }
 
 fn moves() -> impl Strategy<Value = Vec<(u32, Move)>> {
@@ -337,29 +343,29 @@ proptest! {
         }
     }
 
-    /// A change of limits is done or it is not; done, it is recorded and holds, and there is nothing left to do.
+    /// A change of settings is done or it is not; done, it is recorded and holds, and there is nothing left to do.
     #[test]
-    fn limits_are_changed_together_or_not_at_all(history in moves(), vps in 100..103u32, limits in limits()) {
+    fn settings_are_changed_together_or_not_at_all(history in moves(), vps in 100..103u32, change in changes()) {
         let mut hands = scene();
         for (vps, one) in &history {
             play(&mut hands, id(*vps), one);
         }
         let vps = id(vps);
-        let Some(before) = hands.vpses.get(&vps).map(|doc| doc.limits.clone()) else { return Ok(()) };
-        let request = Request::Set { limits: limits.clone() };
+        let Some(before) = hands.vpses.get(&vps).cloned() else { return Ok(()) };
+        let request = Request::Set { change: change.clone() };
         let held = hands.host.limits_of(vps);
         let want = match hands.ask(vps, &request) {
             Ok(_) => {
                 prop_assert_eq!(hands.plan(vps, &request).unwrap(), Plan::default());
-                limits.of(&before)
+                change.of(&before)
             }
             Err(_) => {
                 prop_assert_eq!(hands.host.limits_of(vps), held);
                 before
             }
         };
-        prop_assert_eq!(&hands.doc(vps).limits, &want);
-        prop_assert!(hands.host.limits_of(vps).is_none_or(|held| held == want));
+        prop_assert_eq!(hands.doc(vps), &want);
+        prop_assert!(hands.host.limits_of(vps).is_none_or(|held| held == want.limits));
         hands.assert_sound();
     }
 

@@ -3,12 +3,13 @@
 use super::hands::Hands;
 use super::{dataset, id, mount, name, path, restart, run, start, stop};
 use crate::bytes::Bytes;
+use crate::change::VpsChange;
 use crate::documents::{Impermanence, Lifecycle, Request};
 use crate::error::{Code, Refusal};
 use crate::names::PoolPath;
 use crate::observed::MarkSeen;
 use crate::plan::{plan_create, plan_vps};
-use crate::run::{IdRange, LimitsChange, RunEnd};
+use crate::run::{IdRange, RunEnd};
 use crate::template::RootKind;
 
 mod datasets;
@@ -308,25 +309,25 @@ fn mounts_that_cannot_be() {
     );
 }
 
-fn memory(of: Bytes) -> LimitsChange {
-    LimitsChange {
+fn memory(of: Bytes) -> VpsChange {
+    VpsChange {
         memory_bytes: Some(of),
-        ..LimitsChange::default()
+        ..VpsChange::default()
     }
 }
 
 #[test]
 fn limits_that_no_guest_can_live_with() {
-    let cpus = |percent| LimitsChange {
+    let cpus = |percent| VpsChange {
         cpu_percent: Some(Some(percent)),
-        ..LimitsChange::default()
+        ..VpsChange::default()
     };
-    let processes = |n| LimitsChange {
+    let processes = |n| VpsChange {
         processes: Some(n),
-        ..LimitsChange::default()
+        ..VpsChange::default()
     };
-    for limits in [
-        LimitsChange::default(),
+    for change in [
+        VpsChange::default(),
         memory(Bytes::mib(16).saturating_sub(Bytes(1))),
         cpus(0),
         processes(15),
@@ -336,7 +337,7 @@ fn limits_that_no_guest_can_live_with() {
             refused(
                 &mut hands,
                 &Request::Set {
-                    limits: limits.clone(),
+                    change: change.clone(),
                 },
                 Code::Invalid,
             );
@@ -352,11 +353,11 @@ fn limits_that_no_guest_can_live_with() {
 #[test]
 fn limits_that_the_host_does_not_take_change_nothing() {
     let vps = id(VPS);
-    let set = |limits| Request::Set { limits };
+    let set = |change| Request::Set { change };
     let mut hands = running("debian-12");
     let before = hands.picture();
     hands.host.use_memory(vps, Bytes::gib(1));
-    let both = LimitsChange {
+    let both = VpsChange {
         processes: Some(500),
         ..memory(Bytes::mib(512))
     };
@@ -374,7 +375,7 @@ fn limits_that_the_host_does_not_take_change_nothing() {
     hands.ask(vps, &set(both.clone())).unwrap();
     hands.ask(vps, &start(2)).unwrap();
     let held = hands.host.limits_of(vps).unwrap();
-    assert_eq!(held, both.of(&held));
+    assert_eq!(held, both.limits(&held));
     hands.assert_sound();
 }
 

@@ -283,6 +283,35 @@ fn a_dead_run_that_nobody_settled_does_not_confuse_a_feature_change() {
     hands.assert_sound();
 }
 
+#[test]
+fn what_comes_back_with_the_host_is_what_autostart_says() {
+    use crate::change::{SetAutostart, VpsChange};
+    use crate::documents::AutostartWhen::{Last, Off, On};
+    for (when, ran, comes) in [(Last, true, true), (On, true, true), (Off, true, false)] {
+        let mut hands = Hands::new();
+        hands.create(vps(), "debian-12-impermanence", Some(run(1)));
+        let change = VpsChange {
+            autostart: Some(SetAutostart {
+                when,
+                priority: None,
+            }),
+            ..VpsChange::default()
+        };
+        hands.ask(vps(), &Request::Set { change }).unwrap();
+        assert_eq!(hands.host.is_running(vps()), ran);
+        hands.host = hands.host.reboot();
+        let ended = Request::RunEnded {
+            run: run(1),
+            end: RunEnd::HostDown,
+            next: run(9),
+            boot_ms: 5_000,
+        };
+        hands.ask(vps(), &ended).unwrap();
+        assert_eq!(should_start(hands.doc(vps())), comes, "autostart {when}");
+        hands.assert_sound();
+    }
+}
+
 fn everything(hands: &mut Hands) {
     let steps: [Request; 11] = [
         start(1),

@@ -48,6 +48,7 @@ swap:          none
 cpus:          1.5
 processes:     8192
 on crash:      restart
+autostart:     last
 host ids:      1048576 to 1310719
 
 DATASET         QUOTA  USED  MOUNTED AT

@@ -97,3 +97,42 @@ fn reserved_dataset_names_cannot_be_said() {
         Code::DatasetExists,
     );
 }
+
+#[test]
+fn disk_space_is_never_below_what_the_datasets_have_of_it() {
+    let vps = id(VPS);
+    let disk = |disk_bytes| Request::Set {
+        change: VpsChange {
+            disk_bytes: Some(disk_bytes),
+            processes: Some(300),
+            ..VpsChange::default()
+        },
+    };
+    for mut hands in [scene("debian-12"), running("debian-12")] {
+        let had = hands.doc(vps).disk_bytes;
+        let before = hands.picture();
+        let refusal = hands
+            .ask(vps, &disk(had.saturating_sub(Bytes::gib(1))))
+            .unwrap_err();
+        assert_eq!(refusal.code, Code::DiskSpace);
+        let least = had.saturating_sub(Bytes::gib(1));
+        assert_eq!(
+            refusal.hint,
+            format!("shrink one first: mayfly dataset set {VPS} quota={least}")
+        );
+        assert!(refusal.message.contains("0B of the"), "{refusal}");
+        refused(&mut hands, &disk(Bytes::gib(1 << 30)), Code::PoolFull);
+        assert_eq!(hands.picture(), before, "what is refused changes nothing");
+        hands
+            .ask(vps, &disk(had.saturating_add(Bytes::gib(5))))
+            .unwrap();
+        assert_eq!(
+            crate::space::unassigned(hands.doc(vps)),
+            Bytes::gib(5),
+            "nobody has the new space yet"
+        );
+        // What no dataset has can be taken away again.
+        hands.ask(vps, &disk(had)).unwrap();
+        hands.assert_sound();
+    }
+}
