@@ -25,7 +25,7 @@ pub use self::exec::{
 };
 pub use self::node::{NodeView, PoolDatasetView, PoolView, ShareView};
 pub use self::operation::{OperationView, PlanBody, PlanView};
-pub use self::template::{BuildTemplate, TemplateView};
+pub use self::template::{BuildTemplate, ImportTemplate, TemplateView};
 pub use self::vps::{
     AddMount, BaseView, CreateDataset, CreateVps, DatasetView, FeatureState, FeatureView,
     ImpermanenceView, MountView, RestartVps, RunView, SetDataset, SetFeatures, SetImpermanence,

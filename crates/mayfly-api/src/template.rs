@@ -20,6 +20,26 @@ pub struct BuildTemplate {
     /// The package mirror; none for the host's own.
     #[serde(default)]
     pub mirror: Option<String>,
+    /// Whether a template of that name gets these contents.
+    #[serde(default)]
+    pub replace: bool,
+}
+
+/// `POST /v1/templates/{name}`: files on the node become the template of that name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ImportTemplate {
+    /// The archive of the root file system, by its absolute path on the node.
+    pub archive: String,
+    /// A manifest, or the metadata archive of an LXC or Incus pair, by its absolute path on the node.
+    #[serde(default)]
+    pub metadata: Option<String>,
+    /// The sha256 that the files must have together, one after the other, metadata first.
+    #[serde(default)]
+    pub digest: Option<Digest>,
+    /// Whether a template of that name gets these contents.
+    #[serde(default)]
+    pub replace: bool,
 }
 
 /// A template.

@@ -2,7 +2,7 @@
 
 use mayfly_core::bytes::Bytes;
 use mayfly_core::change::VpsChange;
-use mayfly_core::documents::{Autostart, Desired, Lifecycle, OnCrash, VpsDoc};
+use mayfly_core::documents::{Autostart, Desired, Lifecycle, OnCrash, Track, VpsDoc};
 use mayfly_core::ids::{Digest, Incarnation, RunId, VpsId};
 use mayfly_core::names::{DatasetName, GuestPath, Hostname, PoolPath, TemplateName};
 use mayfly_core::run::{IdRange, Limits, RunPhase, RunState};
@@ -233,6 +233,8 @@ impl VpsState {
 pub struct BaseView {
     /// The template, by digest.
     pub template: Digest,
+    /// Whether each start takes what the template of that name is then.
+    pub track: Track,
 }
 
 /// The feature `impermanence`, where it is on.
@@ -278,6 +280,8 @@ pub struct RunView {
     pub id: RunId,
     /// The dataset that is its `/`.
     pub root: PoolPath,
+    /// The template that it was cloned from; none where it was not.
+    pub base: Option<Digest>,
     /// When it began, in milliseconds since 1970.
     pub started_unix_ms: u64,
     /// How far it is; none before its supervisor said anything.
@@ -306,7 +310,7 @@ pub struct VpsView {
     /// Whether it is started when the host has booted.
     #[serde(default)]
     pub autostart: Autostart,
-    /// The name of the template that it was made from.
+    /// The name of the template that it was made from, or that its base was last set to.
     pub template: TemplateName,
     /// What roots are cloned from.
     pub base: BaseView,
@@ -332,6 +336,8 @@ pub struct VpsView {
     pub run: Option<RunView>,
     /// The temporary root of the last run, kept until the next start.
     pub last_root: Option<PoolPath>,
+    /// The template that the last root was cloned from; none where it was not.
+    pub last_root_base: Option<Digest>,
     /// What could not be found out.
     pub notes: Vec<String>,
 }
@@ -375,6 +381,7 @@ impl VpsView {
             template: doc.template,
             base: BaseView {
                 template: doc.base.template,
+                track: doc.base.track,
             },
             impermanence: doc.impermanence.map(|i| ImpermanenceView {
                 root_quota_bytes: i.root_quota_bytes,
@@ -399,12 +406,14 @@ impl VpsView {
             run: doc.run.map(|current| RunView {
                 id: current.run,
                 root: current.root,
+                base: current.base,
                 started_unix_ms: current.started_unix_ms,
                 phase: run.map(|r| r.phase),
                 init_pid: run.and_then(|r| r.init_pid),
                 launch_us: run.and_then(|r| r.launch_us),
             }),
             last_root: doc.last_root,
+            last_root_base: doc.last_root_base,
             notes: Vec::new(),
         }
     }

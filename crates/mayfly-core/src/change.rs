@@ -5,7 +5,8 @@ use std::fmt;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::bytes::Bytes;
-use crate::documents::{Autostart, AutostartWhen, OnCrash, VpsDoc};
+use crate::documents::{Autostart, AutostartWhen, OnCrash, Track, VpsDoc};
+use crate::names::TemplateName;
 use crate::run::{Limits, shown_cpus};
 
 /// What is to be another. What is not given stays as it is.
@@ -68,6 +69,22 @@ pub struct VpsChange {
     )]
     #[cfg_attr(feature = "schema", schema(nullable = false))]
     pub autostart: Option<SetAutostart>,
+    /// The template that its roots are cloned from, from the next start on: what that template is now.
+    #[serde(
+        default,
+        deserialize_with = "given",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[cfg_attr(feature = "schema", schema(nullable = false))]
+    pub base: Option<TemplateName>,
+    /// Whether each start takes what that template is then.
+    #[serde(
+        default,
+        deserialize_with = "given",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[cfg_attr(feature = "schema", schema(nullable = false))]
+    pub track: Option<Track>,
 }
 
 /// Whether a VPS is started when the host has booted, as it is wanted.
@@ -102,7 +119,7 @@ impl VpsChange {
         }
     }
 
-    /// The document as it is after it.
+    /// The document as it is after it, but for its base: that depends on the templates that there are.
     pub fn of(&self, doc: &VpsDoc) -> VpsDoc {
         let mut new = doc.clone();
         new.limits = self.limits(&doc.limits);
@@ -134,6 +151,11 @@ impl fmt::Display for VpsChange {
             self.autostart.map(|wish| match wish.priority {
                 None => format!("autostart {}", wish.when),
                 Some(priority) => format!("autostart {} with priority {priority}", wish.when),
+            }),
+            self.base.as_ref().map(|name| format!("base {name}")),
+            self.track.map(|track| match track {
+                Track::Pinned => "pinned".to_owned(),
+                Track::Latest => "follows its template".to_owned(),
             }),
         ];
         let words: Vec<String> = words.into_iter().flatten().collect();

@@ -10,6 +10,7 @@ use crate::error::Refusal;
 use crate::ids::{Digest, Incarnation, NodeId, OperationId, RunId, VpsId};
 use crate::names::{DatasetName, GuestPath, Hostname, PoolPath, TemplateName};
 use crate::plan::Plan;
+use crate::ports::ImportSource;
 use crate::run::{IdRange, Limits};
 use crate::template::{Manifest, RootKind};
 
@@ -167,11 +168,26 @@ pub struct Impermanence {
     pub root_kind: RootKind,
 }
 
+/// Whether a base stays what it is when its template gets other contents.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub enum Track {
+    /// It stays.
+    #[default]
+    Pinned,
+    /// Each start takes what the template of that name is then.
+    Latest,
+}
+
 /// What roots of kind `template` are cloned from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Base {
-    /// The template, by digest.
+    /// The template, by digest: what the next start clones, or, where it follows its template, what the last one did.
     pub template: Digest,
+    /// Whether it follows its template.
+    #[serde(default)]
+    pub track: Track,
 }
 
 /// The present run.
@@ -181,6 +197,9 @@ pub struct CurrentRun {
     pub run: RunId,
     /// The dataset that is its `/`.
     pub root: PoolPath,
+    /// The template that its root was cloned from; none where it was not.
+    #[serde(default)]
+    pub base: Option<Digest>,
     /// The kernel's boot in which it began.
     pub boot_id: String,
     /// When it began, in milliseconds since 1970.
@@ -211,11 +230,11 @@ pub struct VpsDoc {
     pub incarnation: Incarnation,
     /// The node that answers for it.
     pub node: NodeId,
-    /// The name of the template that it was made from.
+    /// The name of the template that it was made from, or that its base was last set to.
     pub template: TemplateName,
     /// What `/` is or was cloned from.
     pub base: Base,
-    /// The manifest of that template.
+    /// The manifest of that base.
     pub manifest: Manifest,
     /// Where declared paths really live.
     pub storage: Option<GuestPath>,
@@ -246,6 +265,9 @@ pub struct VpsDoc {
     pub run: Option<CurrentRun>,
     /// The temporary root of the last run, kept until the next start.
     pub last_root: Option<PoolPath>,
+    /// The template that the last root was cloned from.
+    #[serde(default)]
+    pub last_root_base: Option<Digest>,
 }
 
 impl VpsDoc {
@@ -257,6 +279,13 @@ impl VpsDoc {
     /// Where a dataset is in the pool.
     pub fn pool_path(&self, name: &DatasetName) -> PoolPath {
         PoolPath::dataset(self.id, name)
+    }
+
+    /// Whether each start clones the base.
+    pub fn clones_its_base(&self) -> bool {
+        self.impermanence
+            .as_ref()
+            .is_some_and(|on| on.root_kind == RootKind::Template)
     }
 
     /// How it is shown: number and host name.
@@ -395,6 +424,18 @@ pub enum Request {
         name: TemplateName,
         /// The package mirror; none for the host's own.
         mirror: Option<String>,
+        /// Whether a template of that name gets these contents.
+        #[serde(default)]
+        replace: bool,
+    },
+    /// Make a template of archives.
+    TemplateImport {
+        /// The archives.
+        source: ImportSource,
+        /// The name that the template gets.
+        name: TemplateName,
+        /// Whether a template of that name gets these contents.
+        replace: bool,
     },
     /// Remove a template.
     TemplateRemove {
@@ -421,6 +462,7 @@ impl Request {
             Self::Set { .. } => "set",
             Self::SetImpermanence { .. } => "feature set",
             Self::TemplateBuild { .. } => "template build",
+            Self::TemplateImport { .. } => "template import",
             Self::TemplateRemove { .. } => "template remove",
         }
     }

@@ -83,6 +83,12 @@ codes! {
     TemplateInUse = "template.in_use", 409;
     /// It could not be built.
     TemplateBuildFailed = "template.build_failed", 500;
+    /// The archive is damaged, or has what no template may have.
+    TemplateBadArchive = "template.bad_archive", 400;
+    /// The archive is not the one that was meant.
+    TemplateWrongDigest = "template.wrong_digest", 409;
+    /// It cannot be the base of that VPS.
+    TemplateUnfit = "template.unfit", 409;
     /// No such dataset.
     DatasetNotFound = "dataset.not_found", 404;
     /// There is one of that name.

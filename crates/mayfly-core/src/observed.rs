@@ -63,6 +63,8 @@ pub struct DatasetSeen {
     pub used: Option<Bytes>,
     /// Snapshots of it by name, whoever made them; empty where a backend keeps snapshots as datasets (btrfs).
     pub snapshots: Vec<String>,
+    /// What it was cloned from, where that must stay as long as this does (ZFS).
+    pub origin: Option<PoolPath>,
 }
 
 /// The pool.

@@ -293,6 +293,17 @@ pub struct BuiltTemplate {
     pub manifest: crate::template::Manifest,
 }
 
+/// What a template is imported from: files on the node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImportSource {
+    /// The archive of the tree, by its absolute path.
+    pub archive: String,
+    /// What says what it is, by its absolute path: a manifest, or the metadata archive of an LXC or Incus pair.
+    pub metadata: Option<String>,
+    /// What the digest of all files together must be.
+    pub digest: Option<Digest>,
+}
+
 /// Templates on their way into the pool.
 pub trait Templates: Send + Sync {
     /// Builds `recipe` (the name of a built-in one, or the absolute path of a file) and puts its parts into the pool
@@ -301,6 +312,14 @@ pub trait Templates: Send + Sync {
         &self,
         recipe: &str,
         mirror: Option<&str>,
+        progress: &mut dyn FnMut(&str),
+    ) -> HostResult<BuiltTemplate>;
+
+    /// The same from archives that somebody else made. A bad one is refused with [`Code::TemplateBadArchive`] before
+    /// anything of it is a template; of what was cut off, only the staging area knows.
+    fn import(
+        &self,
+        source: &ImportSource,
         progress: &mut dyn FnMut(&str),
     ) -> HostResult<BuiltTemplate>;
 }

@@ -65,6 +65,26 @@ pub fn parse_recipe(text: &str) -> Result<Recipe, BadRecipe> {
     }
 }
 
+/// Reads a manifest that stands by itself: a recipe without `[build]`.
+pub fn parse_manifest(text: &str) -> Result<Manifest, BadRecipe> {
+    let mut problems = Vec::new();
+    let mut file: toml::Table = toml::from_str(text).map_err(|e| BadRecipe {
+        problems: vec![one_line(&e.to_string())],
+    })?;
+    let manifest: Option<Manifest> = section(&mut file, "manifest", &mut problems);
+    problems.extend(file.keys().map(|key| {
+        format!(
+            "{}: unknown, a manifest has the table manifest and no other",
+            key.escape_debug()
+        )
+    }));
+    problems.extend(manifest.iter().flat_map(manifest_problems));
+    match manifest {
+        Some(manifest) if problems.is_empty() => Ok(manifest),
+        _ => Err(BadRecipe { problems }),
+    }
+}
+
 fn section<T: serde::de::DeserializeOwned>(
     file: &mut toml::Table,
     name: &str,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, RwLock};
 use std::time::{Duration, Instant};
 
 use mayfly_core::bytes::Bytes;
@@ -34,6 +34,9 @@ pub(crate) struct Inner {
     pub(crate) moved: (Mutex<u64>, Condvar),
     /// Held while a new VPS is given its number, name and host ids.
     pub(crate) accepting: Mutex<()>,
+    /// Read while a plan is made and journalled, written while a template is buried: what a plan counts on is there, or
+    /// the burial sees the plan.
+    pub(crate) bases: RwLock<()>,
     /// Set when the reaper has something to look at.
     pub(crate) reap: (Mutex<bool>, Condvar),
     /// Graves that the reaper has tried in vain.
@@ -70,6 +73,7 @@ impl Engine {
                 lanes: Lanes::default(),
                 moved: Default::default(),
                 accepting: Mutex::new(()),
+                bases: RwLock::new(()),
                 reap: Default::default(),
                 graves: Mutex::default(),
                 missed: Mutex::default(),
@@ -255,13 +259,14 @@ impl Engine {
         })
     }
 
-    pub(crate) fn context(&self, operation: &OperationId) -> PlanContext {
-        PlanContext {
+    pub(crate) fn context(&self, operation: &OperationId) -> Result<PlanContext, Refusal> {
+        Ok(PlanContext {
             node: self.node().id.clone(),
             operation: operation.clone(),
             now_unix_ms: self.deps().clock.unix_ms(),
             boot_id: self.deps().clock.boot_id(),
-        }
+            templates: self.templates()?,
+        })
     }
 
     pub(crate) fn random<const N: usize>(&self) -> [u8; N] {

@@ -81,6 +81,7 @@ impl Engine {
     fn try_carry_out(&self, id: &OperationId) -> Result<Option<OperationDoc>, Stuck> {
         let mut op = self.operation_by_id(id)?;
         if op.state == OperationState::Queued {
+            let _bases_stay = self.bases_stay();
             match self.decide(&op) {
                 Ok(plan)
                     if plan.steps.is_empty() && matches!(op.request, Request::RunEnded { .. }) =>
@@ -120,7 +121,7 @@ impl Engine {
                 return Ok(Plan::default());
             }
         }
-        self.plan(&op.request, doc.as_ref(), &self.context(&op.id))
+        self.plan(&op.request, doc.as_ref(), &self.context(&op.id)?)
     }
 
     /// A request that is refused before its first step. A create takes its reservation back with it.

@@ -5,6 +5,7 @@ use mayfly_core::change::VpsChange;
 use mayfly_core::documents::Mount;
 use mayfly_core::names::{DatasetName, GuestPath, TemplateName};
 use mayfly_core::plan::CreateInput;
+use mayfly_core::ports::ImportSource;
 use mayfly_core::template::RootKind;
 
 /// A change that a caller asks for. Names are checked already; whether the change is possible is for the planner.
@@ -97,6 +98,17 @@ pub enum Intent {
         name: TemplateName,
         /// The package mirror.
         mirror: Option<String>,
+        /// Whether a template of that name gets these contents.
+        replace: bool,
+    },
+    /// Make a template of archives.
+    TemplateImport {
+        /// The archives.
+        source: ImportSource,
+        /// The template's name.
+        name: TemplateName,
+        /// Whether a template of that name gets these contents.
+        replace: bool,
     },
     /// Remove a template.
     TemplateRemove {

@@ -22,6 +22,7 @@ mod reaper;
 mod recover;
 pub mod store;
 mod submit;
+mod templates;
 
 pub use self::deps::{CrashHook, Deps, no_crash};
 pub use self::engine::{Engine, PoolReport};

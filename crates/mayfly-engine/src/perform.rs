@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use mayfly_core::documents::{OperationDoc, SCHEMA, TemplateDoc, VpsDoc};
+use mayfly_core::documents::{OperationDoc, VpsDoc};
 use mayfly_core::error::{Code, Refusal};
 use mayfly_core::ids::{Incarnation, OperationId, VpsId};
 use mayfly_core::names::{PoolPath, TemplateName};
@@ -80,10 +80,7 @@ impl Engine {
             } => self.bury(dataset, grave, |mark| {
                 self.prove_data((*vps, incarnation), dataset, mark, op)
             })?,
-            Step::BuryTemplate { dataset, grave } => self.bury(dataset, grave, |mark| {
-                let proof = ConfirmedDestroy::prove_template(dataset, mark, &self.node().id)?;
-                Ok(Burial::of_data(proof, op.clone()))
-            })?,
+            Step::BuryTemplate { dataset, grave } => self.bury_template(dataset, grave, op)?,
             Step::ForgetRuns { vps, keep, console } => {
                 deps.runtime.forget(*vps, keep.as_ref(), *console)?
             }
@@ -93,6 +90,11 @@ impl Engine {
                 name,
                 mirror,
             } => self.build(recipe, name, mirror.as_deref(), op)?,
+            Step::ImportTemplate { source, name } => {
+                let mut progress = |text: &str| self.tell_progress(op, text);
+                let built = deps.templates.import(source, &mut progress)?;
+                self.record_template(name, built)?
+            }
             Step::RecordTemplate { name, doc } => {
                 self.record(&keys::template(name), doc.as_deref())?
             }
@@ -102,7 +104,7 @@ impl Engine {
 
     /// Moves something to its grave. What is not there has been moved by an earlier attempt; a look that failed stops
     /// here.
-    fn bury(
+    pub(crate) fn bury(
         &self,
         name: &PoolPath,
         grave: &PoolPath,
@@ -148,15 +150,7 @@ impl Engine {
     ) -> Result<Outcome, Refusal> {
         let mut progress = |text: &str| self.tell_progress(op, text);
         let built = self.deps().templates.build(recipe, mirror, &mut progress)?;
-        let doc = TemplateDoc {
-            schema: SCHEMA,
-            name: name.clone(),
-            digest: built.digest,
-            size_bytes: built.size_bytes,
-            created_unix_ms: self.deps().clock.unix_ms(),
-            manifest: built.manifest,
-        };
-        self.record(&keys::template(name), Some(&doc))
+        self.record_template(name, built)
     }
 
     /// Records the document of a VPS and, in the same transaction, that this was done.
@@ -172,7 +166,7 @@ impl Engine {
         Ok(())
     }
 
-    fn record<T>(&self, key: &str, doc: Option<&T>) -> Result<Outcome, Refusal>
+    pub(crate) fn record<T>(&self, key: &str, doc: Option<&T>) -> Result<Outcome, Refusal>
     where
         T: serde::Serialize + serde::de::DeserializeOwned + PartialEq,
     {

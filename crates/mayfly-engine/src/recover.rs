@@ -148,7 +148,12 @@ impl Engine {
         step: &Step,
         id: &OperationId,
     ) -> Result<Option<PoolPath>, Refusal> {
-        self.perform(step, id)?;
+        match step {
+            Step::BuryTemplate { dataset, grave } => {
+                self.bury_template_leftover(dataset, grave, id)?
+            }
+            _ => self.perform(step, id)?,
+        };
         match step {
             Step::BuryRoot { grave, .. } | Step::BuryTemplate { grave, .. } => {
                 Ok(Some(grave.clone()))

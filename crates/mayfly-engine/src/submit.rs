@@ -7,8 +7,8 @@ use mayfly_core::error::{Code, Refusal};
 use mayfly_core::ids::{Incarnation, RunId, VpsId};
 use mayfly_core::names::TemplateName;
 use mayfly_core::plan::{
-    NewVpsDefaults, Plan, plan_run_ended, plan_template_build, plan_template_remove, plan_vps,
-    resolve_new_vps,
+    NewVpsDefaults, Plan, plan_run_ended, plan_template_build, plan_template_import,
+    plan_template_remove, plan_vps, resolve_new_vps,
 };
 use mayfly_core::run::RunEnd;
 
@@ -47,7 +47,7 @@ impl Engine {
         self.plan(
             &request,
             doc.as_ref(),
-            &self.context(&self.fresh_operation_id()),
+            &self.context(&self.fresh_operation_id())?,
         )
     }
 
@@ -63,11 +63,21 @@ impl Engine {
                     recipe,
                     name,
                     mirror,
+                    replace,
                 },
                 _,
-            ) => plan_template_build(recipe, name, mirror.as_deref(), &self.templates()?),
+            ) => plan_template_build(recipe, name, mirror.as_deref(), *replace, &ctx.templates),
+            (
+                Request::TemplateImport {
+                    source,
+                    name,
+                    replace,
+                },
+                _,
+            ) => plan_template_import(source, name, *replace, &ctx.templates),
             (Request::TemplateRemove { name }, _) => {
-                plan_template_remove(name, &self.templates()?, &self.vpses()?, ctx)
+                let pool = self.deps().storage.observe()?;
+                plan_template_remove(name, &ctx.templates, &self.vpses()?, &pool, ctx)
             }
             // Settling the end of a run needs no look at the pool, and may not fail for want of one.
             (
@@ -157,6 +167,7 @@ impl Engine {
             recipe,
             name,
             mirror,
+            replace,
         } = intent
         {
             return Ok((
@@ -165,6 +176,22 @@ impl Engine {
                     recipe,
                     name,
                     mirror,
+                    replace,
+                },
+            ));
+        }
+        if let Intent::TemplateImport {
+            source,
+            name,
+            replace,
+        } = intent
+        {
+            return Ok((
+                None,
+                Request::TemplateImport {
+                    source,
+                    name,
+                    replace,
                 },
             ));
         }
@@ -234,6 +261,7 @@ impl Engine {
             },
             Intent::Create { .. }
             | Intent::TemplateBuild { .. }
+            | Intent::TemplateImport { .. }
             | Intent::TemplateRemove { .. } => {
                 return Err(Refusal::new(
                     Code::Internal,
@@ -276,13 +304,19 @@ impl Engine {
                 .push(Condition::Absent(keys::vps(new.doc.id)));
             txn.writes
                 .push(Write::put_doc(keys::vps(new.doc.id), &new.doc)?);
+            // A template that is removed at this moment is removed before, and this fails, or sees this VPS.
+            txn.conditions.push(self.still_there(&new.doc)?);
         }
         match self.deps().store.txn(txn)? {
             TxnOutcome::Committed(_) => {}
             TxnOutcome::Conflict { key } => {
                 return Err(Refusal::new(
-                    Code::VpsIdTaken,
-                    format!("{key} was taken by another request at the same time"),
+                    if key.starts_with(keys::TEMPLATES) {
+                        Code::TemplateNotFound
+                    } else {
+                        Code::VpsIdTaken
+                    },
+                    format!("{key} was taken or changed by another request at the same time"),
                     "try again",
                 ));
             }

@@ -24,6 +24,7 @@ pub const CRASH_POINTS: &[&str] = &[
     "reap.after_subvolumes",
     "template.after_intent",
     "template.after_base",
+    "template.after_unpack",
     "template.after_part",
     "template.after_marks",
     "template.after_rename",

@@ -280,6 +280,18 @@ impl Runner {
         })
     }
 
+    /// Runs `command` on this descriptor and hands standard output to `stdout` as it comes, as long as that wants more;
+    /// a program whose output is not wanted any more is ended, and has failed.
+    pub fn run_reading(
+        &self,
+        command: &Command,
+        stdin: BorrowedFd<'_>,
+        stdout: &mut dyn FnMut(&[u8]) -> bool,
+    ) -> Result<(), RunFailure> {
+        self.watch_on(command, [Some(stdin), None], stdout, &mut |_| {})
+            .map(drop)
+    }
+
     fn watch(
         &self,
         command: &Command,

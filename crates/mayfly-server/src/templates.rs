@@ -3,9 +3,10 @@
 use axum::Json;
 use axum::extract::State;
 use axum::response::Response;
-use mayfly_api::{BuildTemplate, TemplateView};
+use mayfly_api::{BuildTemplate, ImportTemplate, TemplateView};
 use mayfly_core::error::{Code, Refusal};
 use mayfly_core::names::TemplateName;
+use mayfly_core::ports::ImportSource;
 use mayfly_engine::Intent;
 use utoipa_axum::routes;
 
@@ -18,7 +19,7 @@ use crate::router::{Answer, Changed, Routes};
 pub(crate) fn routes() -> Routes {
     Routes::default()
         .routes(routes!(list, build))
-        .routes(routes!(show, remove))
+        .routes(routes!(show, import, remove))
 }
 
 /// All templates.
@@ -69,6 +70,7 @@ pub(crate) async fn build(
         recipe,
         name,
         mirror,
+        replace,
     } = wish;
     let name = match name {
         Some(name) => name,
@@ -91,9 +93,55 @@ pub(crate) async fn build(
                 recipe,
                 name,
                 mirror,
+                replace,
             },
         )
         .await
+}
+
+/// Makes a template of files on the node: a root file system that somebody else made.
+#[utoipa::path(
+    post,
+    path = "/v1/templates/{name}",
+    params(("name" = String, Path, description = "The template's name."), Dry),
+    request_body = ImportTemplate,
+    responses(Changed),
+)]
+pub(crate) async fn import(
+    State(state): State<AppState>,
+    caller: Caller,
+    Path(name): Path<String>,
+    Params(dry): Params<Dry>,
+    Body(wish): Body<ImportTemplate>,
+) -> Result<Response, ApiError> {
+    let name: TemplateName = name.parse().map_err(|why| {
+        ApiError::invalid(format!("{why}"), "choose another name for the template")
+    })?;
+    let ImportTemplate {
+        archive,
+        metadata,
+        digest,
+        replace,
+    } = wish;
+    for path in std::iter::once(&archive).chain(&metadata) {
+        if !path.starts_with('/') {
+            return Err(ApiError::invalid(
+                format!("`{}` is no absolute path", path.escape_debug()),
+                "name the file by its path on the node, from / on",
+            ));
+        }
+    }
+    let source = ImportSource {
+        archive,
+        metadata,
+        digest,
+    };
+    let intent = Intent::TemplateImport {
+        source,
+        name,
+        replace,
+    };
+    state.change(caller, &dry, None, intent).await
 }
 
 /// Removes a template that nothing needs.

@@ -5,8 +5,8 @@ use mayfly_core::names::{DatasetName, GuestPath, TemplateName};
 use serde::Serialize;
 
 use crate::{
-    AddMount, BuildTemplate, CreateDataset, CreateVps, RestartVps, SetDataset, SetFeatures, SetVps,
-    StopVps, paths,
+    AddMount, BuildTemplate, CreateDataset, CreateVps, ImportTemplate, RestartVps, SetDataset,
+    SetFeatures, SetVps, StopVps, paths,
 };
 
 /// A request for a change.
@@ -97,6 +97,11 @@ impl Change {
     /// Builds a template.
     pub fn build_template(body: &BuildTemplate) -> Self {
         Self::with_body(Method::POST, paths::TEMPLATES.to_owned(), body)
+    }
+
+    /// Makes a template of files on the node.
+    pub fn import_template(name: &TemplateName, body: &ImportTemplate) -> Self {
+        Self::with_body(Method::POST, paths::template(name.as_str()), body)
     }
 
     /// Removes a template.

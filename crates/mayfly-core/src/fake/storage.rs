@@ -21,8 +21,14 @@ pub(super) fn not_there<T>(name: &PoolPath) -> HostResult<T> {
     refuse(Code::DatasetNotFound, format!("there is no dataset {name}"))
 }
 
-fn seen(dataset: &Dataset) -> DatasetSeen {
+fn seen(world: &World, dataset: &Dataset) -> DatasetSeen {
+    let origin = dataset.origin.filter(|_| world.backend == Backend::Zfs);
+    let named = |uid| {
+        let found = world.datasets.iter().find(|(_, d)| d.uid == uid);
+        found.map(|(name, _)| name.clone())
+    };
     DatasetSeen {
+        origin: origin.and_then(named),
         mark: dataset.mark.clone(),
         quota: dataset.quota,
         used: Some(dataset.tree.used()),
@@ -423,7 +429,7 @@ impl Storage for FakeHost {
             datasets: world
                 .datasets
                 .iter()
-                .map(|(name, d)| (name.clone(), seen(d)))
+                .map(|(name, d)| (name.clone(), seen(world, d)))
                 .collect(),
             capacity: world.capacity,
             free: world.free(),
@@ -432,7 +438,7 @@ impl Storage for FakeHost {
 
     fn look(&self, name: &PoolPath) -> Result<Option<DatasetSeen>, LookFailed> {
         self.look_at(format!("dataset {name}"), |world| {
-            world.datasets.get(name).map(seen)
+            world.datasets.get(name).map(|dataset| seen(world, dataset))
         })
     }
 

@@ -11,7 +11,7 @@ use crate::error::{Code, Refusal};
 use crate::ids::Digest;
 use crate::names::{PoolPath, TemplateName, TemplatePart};
 use crate::observed::{Mark, MarkSeen, Role};
-use crate::ports::{BuiltTemplate, HostResult, Templates};
+use crate::ports::{BuiltTemplate, HostResult, ImportSource, Templates};
 use crate::template::{Layout, LayoutDataset, LayoutMount, Manifest, Quota, RootKind};
 
 /// A recipe, and what a build of it puts into the pool.
@@ -223,7 +223,35 @@ impl Templates for FakeHost {
     ) -> HostResult<BuiltTemplate> {
         // Not under the lock: the listener may look at the host.
         progress("fetching packages");
-        let built = self.mutate(format!("build {recipe}"), |world, reach| {
+        let built = self.put(format!("build {recipe}"), recipe)?;
+        progress("in the pool");
+        Ok(built)
+    }
+
+    /// An archive is a recipe that is known by the archive's path, and its digest is the recipe's.
+    fn import(
+        &self,
+        source: &ImportSource,
+        progress: &mut dyn FnMut(&str),
+    ) -> HostResult<BuiltTemplate> {
+        progress("reading the archive");
+        let known = self.world().recipes.get(&source.archive).cloned();
+        let digest = known.map(|known| known.built.digest);
+        if source.digest.is_some() && digest.is_some() && digest != source.digest {
+            return Err(Refusal::new(
+                Code::TemplateWrongDigest,
+                format!("{} is another archive", source.archive),
+                "fetch it again",
+            )
+            .into());
+        }
+        self.put(format!("import {}", source.archive), &source.archive)
+    }
+}
+
+impl FakeHost {
+    fn put(&self, what: String, recipe: &str) -> HostResult<BuiltTemplate> {
+        self.mutate(what, |world, reach| {
             let Some(known) = world.recipes.get(recipe).cloned() else {
                 let message = format!("there is no recipe {recipe}");
                 return Err(Refusal::new(
@@ -241,15 +269,14 @@ impl Templates for FakeHost {
                 )
                 .into());
             }
+            // One at a time, so one place is enough.
             if reach == Reach::HalfWay {
-                world.staging.insert(format!("template+{recipe}"), true);
+                world.staging.insert("template+".to_owned(), true);
             } else {
-                world.staging.remove(&format!("template+{recipe}"));
+                world.staging.remove("template+");
                 world.put_template(&known);
             }
             Ok(known.built)
-        })?;
-        progress("in the pool");
-        Ok(built)
+        })
     }
 }

@@ -9,7 +9,7 @@ use crate::bytes::Bytes;
 use crate::change::VpsChange;
 use crate::documents::{
     Autostart, Base, Dataset, Desired, Impermanence, Lifecycle, Mount, NewVps, OnCrash, SCHEMA,
-    TemplateDoc, VpsDoc,
+    TemplateDoc, Track, VpsDoc,
 };
 use crate::error::{Code, Refusal};
 use crate::ids::{Incarnation, NodeId, RunId, VpsId};
@@ -122,6 +122,7 @@ pub fn resolve_new_vps(
         template: template.name.clone(),
         base: Base {
             template: template.digest.clone(),
+            track: Track::default(),
         },
         manifest: manifest.clone(),
         storage: layout.storage.clone(),
@@ -143,6 +144,7 @@ pub fn resolve_new_vps(
         crashes: Vec::new(),
         run: None,
         last_root: None,
+        last_root_base: None,
     };
     lay_out(&mut doc)?;
     let filled = doc
@@ -253,6 +255,7 @@ pub fn plan_create(
             quota: None,
             used: None,
             snapshots: Vec::new(),
+            origin: None,
         };
         after
             .pool

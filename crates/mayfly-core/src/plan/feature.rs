@@ -51,6 +51,7 @@ pub fn plan_set_impermanence(
     if !running(doc, seen) {
         new.run = doc.run.clone();
         new.last_root = doc.last_root.clone();
+        new.last_root_base = doc.last_root_base.clone();
         return Ok(Plan {
             steps: vec![record(doc, new, what)],
         });

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::Step;
+use super::bases::{base_path, is_part_of, needs_of};
 use crate::documents::{TemplateDoc, VpsDoc};
 use crate::ids::{NodeId, OperationId, VpsId};
 use crate::names::PoolPath;
@@ -61,7 +62,9 @@ pub fn sort_leftovers(
                     mark.node
                 ));
             }
-            MarkSeen::Local(mark) => ours(name, mark, vpses, templates, busy, operation, &mut out),
+            MarkSeen::Local(mark) => ours(
+                name, mark, pool, vpses, templates, busy, operation, &mut out,
+            ),
         }
     }
     out
@@ -78,9 +81,11 @@ fn grave(name: &PoolPath, seen: &MarkSeen, node: &NodeId, out: &mut Leftovers) {
     }
 }
 
+#[expect(clippy::too_many_arguments, reason = "all that is known goes in")]
 fn ours(
     name: &PoolPath,
     mark: &Mark,
+    pool: &PoolSeen,
     vpses: &[VpsDoc],
     templates: &[TemplateDoc],
     busy: &Busy,
@@ -98,16 +103,14 @@ fn ours(
     match (&mark.role, &mark.owner) {
         (Role::Template, _) if busy.templates => {}
         (Role::Template, _) => {
-            let known = templates.iter().any(|t| {
-                let base = PoolPath::template(&t.digest, &crate::names::TemplatePart::Base);
-                *name == base || name.is_below(&base)
-            });
-            let used = vpses.iter().any(|v| {
-                let base = PoolPath::template(&v.base.template, &crate::names::TemplatePart::Base);
-                *name == base || name.is_below(&base)
-            });
+            let known = templates
+                .iter()
+                .any(|t| is_part_of(name, &base_path(&t.digest)));
             // A template in the making is recorded by its own operation; only whole ones at the top are buried.
-            if !known && !used && name.as_str().matches('/').count() == 1 {
+            if !known
+                && name.as_str().matches('/').count() == 1
+                && needs_of(name, vpses, pool).is_empty()
+            {
                 out.burials.push(Step::BuryTemplate {
                     dataset: name.clone(),
                     grave: grave(name.as_str()),

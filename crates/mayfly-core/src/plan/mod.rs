@@ -8,6 +8,7 @@
 //! crash the executor goes on with the first step that is not journalled as done; when a step fails, the undo of that
 //! step and of all before it are done in reverse.
 
+mod bases;
 mod create;
 mod datasets;
 mod destroy;
@@ -27,6 +28,7 @@ mod tests;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::bases::{base_path, check_fits, clones_from, followed, in_use, needs_of};
 pub use self::create::{CreateInput, NewVpsDefaults, free_range, plan_create, resolve_new_vps};
 pub use self::datasets::{plan_dataset_create, plan_dataset_destroy, plan_dataset_set};
 pub use self::destroy::plan_destroy;
@@ -39,9 +41,9 @@ pub use self::set::plan_set;
 pub use self::start::{AWAIT_INIT_MS, plan_restart, plan_start};
 pub use self::step::{LaunchPlan, PlannedStep, Step, StepKind, Undo};
 pub use self::stop::plan_stop;
-pub use self::templates::{plan_template_build, plan_template_remove};
+pub use self::templates::{plan_template_build, plan_template_import, plan_template_remove};
 
-use crate::documents::{Lifecycle, Request, VpsDoc};
+use crate::documents::{Lifecycle, Request, TemplateDoc, VpsDoc};
 use crate::error::{Code, Refusal};
 use crate::ids::{NodeId, OperationId};
 use crate::names::GuestPath;
@@ -74,6 +76,8 @@ pub struct PlanContext {
     pub now_unix_ms: u64,
     /// The kernel's id of this boot.
     pub boot_id: String,
+    /// The templates that there are.
+    pub templates: Vec<TemplateDoc>,
 }
 
 /// Decides what a request to a VPS calls for. Requests to templates have planners of their own.
@@ -84,6 +88,19 @@ pub fn plan_vps(
     ctx: &PlanContext,
 ) -> Result<Plan, Refusal> {
     check_lifecycle(request, doc)?;
+    let followed = match request {
+        Request::Start { .. } | Request::Restart { .. } => Some(followed(doc, &ctx.templates)?),
+        Request::SetImpermanence { want: Some(on), .. } => {
+            // What is switched on is what decides whether its base is cloned.
+            let mut with = doc.clone();
+            with.impermanence = Some(on.clone());
+            let mut followed = followed(&with, &ctx.templates)?;
+            followed.impermanence.clone_from(&doc.impermanence);
+            Some(followed)
+        }
+        _ => None,
+    };
+    let doc = followed.as_ref().unwrap_or(doc);
     match request {
         Request::Create { new, start } => plan_create(new, start.as_ref(), seen, ctx),
         Request::Start { run } => plan_start(doc, seen, run, ctx),
@@ -114,11 +131,13 @@ pub fn plan_vps(
         }
         Request::MountAdd { mount } => plan_mount_add(doc, seen, mount),
         Request::MountRemove { path } => plan_mount_remove(doc, seen, path),
-        Request::Set { change } => plan_set(doc, seen, change),
+        Request::Set { change } => plan_set(doc, seen, change, ctx),
         Request::SetImpermanence { want, run } => {
             plan_set_impermanence(doc, seen, want.as_ref(), run, ctx)
         }
-        Request::TemplateBuild { .. } | Request::TemplateRemove { .. } => Err(Refusal::new(
+        Request::TemplateBuild { .. }
+        | Request::TemplateImport { .. }
+        | Request::TemplateRemove { .. } => Err(Refusal::new(
             Code::Internal,
             format!("`{}` is no request to a VPS", request.verb()),
             "this is a mistake in Mayfly; please report it",

@@ -36,6 +36,7 @@ pub(super) fn record_ended(doc: &VpsDoc) -> VpsDoc {
     if let Some(run) = stopped.run.take() {
         if run.root.named_temporary_root().is_some() {
             stopped.last_root = Some(run.root);
+            stopped.last_root_base = run.base;
         }
     }
     stopped

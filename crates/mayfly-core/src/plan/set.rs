@@ -1,8 +1,10 @@
 //! What a VPS is and may take of the host: limits are changed at once where it runs, and from its next start on where it
 //! does not; the rest is for later anyway.
 
+use super::bases::rebased;
 use super::parts::{promised, record, running};
-use super::{Plan, Step};
+use super::start::check_there;
+use super::{Plan, PlanContext, Step};
 use crate::bytes::Bytes;
 use crate::change::VpsChange;
 use crate::documents::VpsDoc;
@@ -18,8 +20,13 @@ const LEAST_CPU_PERCENT: u32 = 1;
 const PROCESSES: std::ops::RangeInclusive<u32> = 16..=4_194_304;
 
 /// Changes all that is given, or nothing. The host takes limits first, so that what is recorded is what holds; it refuses
-/// memory below what the VPS cannot give up.
-pub fn plan_set(doc: &VpsDoc, seen: &Observed, change: &VpsChange) -> Result<Plan, Refusal> {
+/// memory below what the VPS cannot give up. A base holds from the next start on.
+pub fn plan_set(
+    doc: &VpsDoc,
+    seen: &Observed,
+    change: &VpsChange,
+    ctx: &PlanContext,
+) -> Result<Plan, Refusal> {
     if *change == VpsChange::default() {
         return Err(Refusal::new(
             Code::Invalid,
@@ -28,7 +35,7 @@ pub fn plan_set(doc: &VpsDoc, seen: &Observed, change: &VpsChange) -> Result<Pla
         ));
     }
     check_limits(change)?;
-    let new = change.of(doc);
+    let new = change.of(&rebased(doc, change, &ctx.templates)?);
     if new.disk_bytes != doc.disk_bytes {
         space::check_disk(doc, new.disk_bytes)?;
         let more = new.disk_bytes.saturating_sub(doc.disk_bytes);
@@ -39,6 +46,9 @@ pub fn plan_set(doc: &VpsDoc, seen: &Observed, change: &VpsChange) -> Result<Pla
     if new == *doc {
         return Ok(Plan::default());
     }
+    if new.base.template != doc.base.template {
+        check_there(&new, seen)?;
+    }
     let limits = new.limits.clone();
     let mut steps = Vec::new();
     if let (Some(current), true, true) = (&doc.run, limits != doc.limits, running(doc, seen)) {
@@ -47,7 +57,7 @@ pub fn plan_set(doc: &VpsDoc, seen: &Observed, change: &VpsChange) -> Result<Pla
             run: current.run.clone(),
             limits,
         };
-        steps.push(set(limits.clone()).undone_by(set(doc.limits.clone())));
+        steps.push(set(limits).undone_by(set(doc.limits.clone())));
     }
     steps.push(record(doc, new, change.to_string()));
     Ok(Plan { steps })

@@ -2,6 +2,7 @@
 
 use serde_json::json;
 
+use super::bases::base_path;
 use super::mounts::{mount_order, mount_points};
 use super::parts::{bury_root, end_run, old_roots, record, record_ended, running};
 use super::platform::{PROFILE_INIT, init_link, path, platform_files, skeleton};
@@ -9,7 +10,7 @@ use super::{LaunchPlan, Plan, PlanContext, PlannedStep, Step};
 use crate::documents::{CurrentRun, Desired, Impermanence, VpsDoc};
 use crate::error::{Code, Refusal};
 use crate::ids::RunId;
-use crate::names::{DatasetName, PoolPath, TemplatePart};
+use crate::names::{DatasetName, PoolPath};
 use crate::observed::{InitSeen, Mark, Observed, Role};
 use crate::ports::{NewDataset, Origin};
 use crate::template::RootKind;
@@ -122,6 +123,7 @@ pub(super) fn start_steps(
     begun.run = Some(CurrentRun {
         run: run.clone(),
         root: root.clone(),
+        base: doc.clones_its_base().then(|| doc.base.template.clone()),
         boot_id: ctx.boot_id.clone(),
         started_unix_ms: ctx.now_unix_ms,
     });
@@ -153,6 +155,7 @@ pub(super) fn start_steps(
     if begun.last_root.is_some() {
         let mut settled = begun.clone();
         settled.last_root = None;
+        settled.last_root_base = None;
         steps.push(
             Step::Record {
                 vps: doc.id,
@@ -187,7 +190,7 @@ fn create_root(
 ) -> PlannedStep {
     let origin = match on.root_kind {
         RootKind::Empty => Origin::Empty,
-        RootKind::Template => Origin::Clone(base_of(doc)),
+        RootKind::Template => Origin::Clone(base_path(&doc.base.template)),
     };
     let mark = Mark {
         node: ctx.node.clone(),
@@ -204,11 +207,6 @@ fn create_root(
         origin,
     };
     Step::CreateDataset { new }.undone_by(bury_root(doc, root, ctx))
-}
-
-/// What roots of kind `template` are cloned from.
-fn base_of(doc: &VpsDoc) -> PoolPath {
-    PoolPath::template(&doc.base.template, &TemplatePart::Base)
 }
 
 fn tree_steps(doc: &VpsDoc, root: &PoolPath) -> Vec<PlannedStep> {
@@ -276,21 +274,26 @@ fn launch_plan(doc: &VpsDoc, root: &PoolPath, run: &RunId, ctx: &PlanContext) ->
     }
 }
 
+/// Refuses a base that is not in the pool.
+pub(super) fn check_there(doc: &VpsDoc, seen: &Observed) -> Result<(), Refusal> {
+    let base = base_path(&doc.base.template);
+    if seen.pool.datasets.contains_key(&base) {
+        return Ok(());
+    }
+    Err(Refusal::new(
+        Code::TemplateNotFound,
+        format!("VPS {}: its base {base} is not in the pool", doc.title()),
+        format!(
+            "build or import the template again: mayfly template build {} --replace",
+            doc.template
+        ),
+    ))
+}
+
 /// Refuses a temporary root that would not boot, with the reason and the cure.
 pub(super) fn check_boots(doc: &VpsDoc, on: &Impermanence, seen: &Observed) -> Result<(), Refusal> {
     if on.root_kind == RootKind::Template {
-        let base = base_of(doc);
-        if seen.pool.datasets.contains_key(&base) {
-            return Ok(());
-        }
-        return Err(Refusal::new(
-            Code::TemplateNotFound,
-            format!("VPS {}: its base {base} is not in the pool", doc.title()),
-            format!(
-                "build the template again: mayfly template build {}",
-                doc.template
-            ),
-        ));
+        return check_there(doc, seen);
     }
     let refuse = |why: String, hint: String| {
         let message = format!(

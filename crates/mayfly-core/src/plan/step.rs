@@ -9,7 +9,7 @@ use crate::documents::{TemplateDoc, VpsDoc};
 use crate::ids::{Incarnation, NodeId, RunId, VpsId};
 use crate::names::{GuestPath, Hostname, PoolPath, TemplateName};
 use crate::observed::Role;
-use crate::ports::{NewDataset, TreePlan};
+use crate::ports::{ImportSource, NewDataset, TreePlan};
 use crate::run::{IdRange, Limits, MountSource, PROTOCOL, RunMount, RunSpec};
 
 /// A run to be started, with datasets by their names in the pool.
@@ -194,6 +194,13 @@ pub enum Step {
         /// The package mirror.
         mirror: Option<String>,
     },
+    /// Import a template, put it into the pool and record it.
+    ImportTemplate {
+        /// The archives.
+        source: ImportSource,
+        /// The name that it gets.
+        name: TemplateName,
+    },
     /// Write a template's document.
     RecordTemplate {
         /// Its name.
@@ -221,12 +228,13 @@ pub enum StepKind {
     ForgetRuns,
     Reap,
     BuildTemplate,
+    ImportTemplate,
     RecordTemplate,
 }
 
 impl StepKind {
     /// Every kind.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::EndRun,
         Self::CreateDataset,
         Self::SetQuota,
@@ -241,6 +249,7 @@ impl StepKind {
         Self::ForgetRuns,
         Self::Reap,
         Self::BuildTemplate,
+        Self::ImportTemplate,
         Self::RecordTemplate,
     ];
 
@@ -262,6 +271,7 @@ impl StepKind {
             Self::ForgetRuns => "forget_runs",
             Self::Reap => "reap",
             Self::BuildTemplate => "build_template",
+            Self::ImportTemplate => "import_template",
             Self::RecordTemplate => "record_template",
         }
     }
@@ -285,6 +295,7 @@ impl Step {
             Self::ForgetRuns { .. } => StepKind::ForgetRuns,
             Self::Reap { .. } => StepKind::Reap,
             Self::BuildTemplate { .. } => StepKind::BuildTemplate,
+            Self::ImportTemplate { .. } => StepKind::ImportTemplate,
             Self::RecordTemplate { .. } => StepKind::RecordTemplate,
         }
     }
@@ -308,6 +319,7 @@ impl Step {
             | Self::BuryTemplate { .. }
             | Self::Reap { .. }
             | Self::BuildTemplate { .. }
+            | Self::ImportTemplate { .. }
             | Self::RecordTemplate { .. } => false,
         }
     }
@@ -440,6 +452,17 @@ impl fmt::Display for Step {
             Self::Reap { graves } => write!(f, "destroy what lies in {} graves", graves.len()),
             Self::BuildTemplate { recipe, name, .. } => {
                 write!(f, "build template {name} from recipe {recipe}")
+            }
+            Self::ImportTemplate { source, name } => {
+                write!(
+                    f,
+                    "import template {name} from {}",
+                    source.archive.escape_debug()
+                )?;
+                if let Some(metadata) = &source.metadata {
+                    write!(f, " with {}", metadata.escape_debug())?;
+                }
+                Ok(())
             }
             Self::RecordTemplate { name, doc: Some(_) } => write!(f, "record template {name}"),
             Self::RecordTemplate { name, doc: None } => {

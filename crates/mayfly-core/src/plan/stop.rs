@@ -32,6 +32,7 @@ pub fn plan_stop(
     let last = stopped.last_root.clone().filter(|_| discard);
     if last.is_some() {
         stopped.last_root = None;
+        stopped.last_root_base = None;
     }
     if stopped != *doc {
         steps.push(

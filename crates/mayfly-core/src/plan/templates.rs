@@ -1,42 +1,72 @@
-//! Templates: build, and remove where nothing needs them.
+//! Templates: build and import, and remove where nothing needs them.
 
+use super::bases::{base_path, in_use, needs_of};
 use super::{Plan, PlanContext, Step};
-use crate::documents::{TemplateDoc, VpsDoc};
+use crate::documents::{TemplateDoc, Track, VpsDoc};
 use crate::error::{Code, Refusal};
-use crate::names::{PoolPath, TemplateName, TemplatePart};
+use crate::names::{PoolPath, TemplateName};
+use crate::observed::PoolSeen;
+use crate::ports::ImportSource;
 
-/// Builds a template under a name that is free.
+/// Builds a template under a name that is free, or gives one that is there other contents.
 pub fn plan_template_build(
     recipe: &str,
     name: &TemplateName,
     mirror: Option<&str>,
+    replace: bool,
     templates: &[TemplateDoc],
 ) -> Result<Plan, Refusal> {
-    if templates.iter().any(|t| t.name == *name) {
-        return Err(Refusal::new(
-            Code::TemplateExists,
-            format!("there is a template {name} already"),
-            format!("choose another name with --name, or first: mayfly template remove {name}"),
-        ));
-    }
     let step = Step::BuildTemplate {
         recipe: recipe.to_owned(),
         name: name.clone(),
         mirror: mirror.map(str::to_owned),
     };
+    put(step, name, replace, templates)
+}
+
+/// The same from archives.
+pub fn plan_template_import(
+    source: &ImportSource,
+    name: &TemplateName,
+    replace: bool,
+    templates: &[TemplateDoc],
+) -> Result<Plan, Refusal> {
+    let step = Step::ImportTemplate {
+        source: source.clone(),
+        name: name.clone(),
+    };
+    put(step, name, replace, templates)
+}
+
+/// What a template had before stays as long as something needs it, and is a leftover then.
+fn put(
+    step: Step,
+    name: &TemplateName,
+    replace: bool,
+    templates: &[TemplateDoc],
+) -> Result<Plan, Refusal> {
+    let before = templates.iter().find(|t| t.name == *name);
+    if before.is_some() && !replace {
+        return Err(Refusal::new(
+            Code::TemplateExists,
+            format!("there is a template {name} already"),
+            "choose another name, or give it these contents: --replace",
+        ));
+    }
     Ok(Plan {
         steps: vec![step.undone_by(Step::RecordTemplate {
             name: name.clone(),
-            doc: None,
+            doc: before.map(|doc| Box::new(doc.clone())),
         })],
     })
 }
 
-/// Removes a template. Its contents go only when no other name has them and no VPS is based on them.
+/// Removes a template. Its contents go with it unless another name has them; what something needs is not removed.
 pub fn plan_template_remove(
     name: &TemplateName,
     templates: &[TemplateDoc],
     vpses: &[VpsDoc],
+    pool: &PoolSeen,
     ctx: &PlanContext,
 ) -> Result<Plan, Refusal> {
     let Some(doc) = templates.iter().find(|t| t.name == *name) else {
@@ -49,18 +79,16 @@ pub fn plan_template_remove(
     let shared = templates
         .iter()
         .any(|t| t.name != *name && t.digest == doc.digest);
-    let users: Vec<String> = vpses
+    let dataset = base_path(&doc.digest);
+    let mut needs: Vec<String> = vpses
         .iter()
-        .filter(|v| v.base.template == doc.digest)
-        .map(VpsDoc::title)
+        .filter(|v| v.base.track == Track::Latest && v.template == *name)
+        .map(|v| format!("the base of VPS {} follows it", v.title()))
         .collect();
-    if !shared && !users.is_empty() {
-        return Err(Refusal::new(
-            Code::TemplateInUse,
-            format!("template {name} is the base of VPS {}", users.join(", ")),
-            "a base stays as long as a VPS needs it",
-        ));
+    if !shared && needs.is_empty() {
+        needs = needs_of(&dataset, vpses, pool);
     }
+    in_use(&format!("template {name}"), &needs)?;
     let remove = Step::RecordTemplate {
         name: name.clone(),
         doc: None,
@@ -71,7 +99,6 @@ pub fn plan_template_remove(
     };
     let mut steps = vec![remove.undone_by(restore)];
     if !shared {
-        let dataset = PoolPath::template(&doc.digest, &TemplatePart::Base);
         let grave = PoolPath::grave(&format!(
             "template-{}.{}",
             doc.digest.short(),

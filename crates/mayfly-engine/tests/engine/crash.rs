@@ -12,9 +12,11 @@ use std::sync::{Arc, Mutex};
 
 use mayfly_core::bytes::Bytes;
 use mayfly_core::change::{SetAutostart, VpsChange};
-use mayfly_core::documents::{AutostartWhen, Mount, OnCrash};
-use mayfly_core::fake::StartFault;
+use mayfly_core::documents::{AutostartWhen, Mount, OnCrash, Track};
+use mayfly_core::fake::{FakeRecipe, StartFault};
+use mayfly_core::ids::Digest;
 use mayfly_core::plan::StepKind;
+use mayfly_core::ports::ImportSource;
 use mayfly_engine::{Engine, Intent};
 
 use crate::world::{Death, World, ask, create, doc, settle, vps};
@@ -84,6 +86,36 @@ fn limits() -> Intent {
                 when: AutostartWhen::On,
                 priority: Some(7),
             }),
+            ..VpsChange::default()
+        },
+    }
+}
+
+/// What `/image.tar` is in every scenario that imports it: Debian with another digest.
+fn other_contents(world: &World) {
+    let mut recipe = FakeRecipe::debian_impermanence();
+    recipe.built.digest = Digest::from_random([0x13; 32]);
+    world.host.add_recipe("/image.tar", recipe);
+}
+
+fn import(name: &str, replace: bool) -> Intent {
+    Intent::TemplateImport {
+        source: ImportSource {
+            archive: "/image.tar".into(),
+            metadata: None,
+            digest: None,
+        },
+        name: name.parse().unwrap(),
+        replace,
+    }
+}
+
+fn base(template: Option<&str>, track: Option<Track>) -> Intent {
+    Intent::Set {
+        change: VpsChange {
+            base: template.map(|name| name.parse().unwrap()),
+            track,
+            ..VpsChange::default()
         },
     }
 }
@@ -356,8 +388,48 @@ const SCENARIOS: &[Scenario] = &[
                     recipe: "debian-12".into(),
                     name: "again".parse().unwrap(),
                     mirror: None,
+                    replace: false,
                 },
             )
+        },
+    },
+    Scenario {
+        name: "template import",
+        before: |w, _| w.host.add_recipe("/image.tar", FakeRecipe::debian()),
+        act: |_, e| ask(e, import("imported", false)),
+    },
+    Scenario {
+        name: "base set, then a restart",
+        before: |w, e| {
+            other_contents(w);
+            there(w, e, "debian-12-impermanence", true);
+            ask(e, import("debian-13", false));
+            settle(e);
+        },
+        act: |_, e| {
+            ask(e, base(Some("debian-13"), None));
+            ask(e, restart());
+        },
+    },
+    Scenario {
+        name: "other contents of a template that is followed, then a restart",
+        before: |w, e| {
+            other_contents(w);
+            for name in ["debian-12", "nixos-shaped"] {
+                ask(
+                    e,
+                    Intent::TemplateRemove {
+                        name: name.parse().unwrap(),
+                    },
+                );
+            }
+            there(w, e, "debian-12-impermanence", true);
+            ask(e, base(None, Some(Track::Latest)));
+        },
+        act: |_, e| {
+            ask(e, import("debian-12-impermanence", true));
+            settle(e);
+            ask(e, restart());
         },
     },
     Scenario {

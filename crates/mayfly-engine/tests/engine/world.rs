@@ -240,9 +240,10 @@ pub(crate) fn settle(engine: &Engine) {
 /// Asks for something; a refusal at once is fine, the scenario may have been cut off before.
 pub(crate) fn ask(engine: &Engine, intent: Intent) {
     let id = match &intent {
-        Intent::Create { .. } | Intent::TemplateBuild { .. } | Intent::TemplateRemove { .. } => {
-            None
-        }
+        Intent::Create { .. }
+        | Intent::TemplateBuild { .. }
+        | Intent::TemplateImport { .. }
+        | Intent::TemplateRemove { .. } => None,
         _ => Some(vps()),
     };
     let _ = engine.submit(id, intent, "test");

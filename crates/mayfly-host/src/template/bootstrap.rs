@@ -3,18 +3,16 @@
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use mayfly_core::recipe::Origin;
 use rustix::fs::{MemfdFlags, memfd_create};
 
+use super::alone::{Alone, OWN_PROCESSES};
 use super::mirror::{BadMirror, Mirrors, observe_mirrors, observe_settings};
 use super::scrub::{ScrubError, scrub_tree};
 use super::source::{Script, Source};
 use crate::runner::{Command, RunFailure, Runner, Tool, ToolMissing, escaped};
 
-/// For mmdebstrap, and for each script.
-const DEADLINE: Duration = Duration::from_secs(30 * 60);
 /// How this host reaches the network.
 const PROXIES: [&str; 10] = [
     "http_proxy",
@@ -103,10 +101,7 @@ fn build(
     progress: &mut dyn FnMut(&str),
 ) -> Result<(), BuildCause> {
     let sh = Tool::find("sh")?;
-    let alone = Alone {
-        setpriv: Tool::find("setpriv")?,
-        unshare: Tool::find("unshare")?,
-    };
+    let alone = Alone::find()?;
     let tree = std::path::absolute(tree)?;
     match &source.archive {
         Some(archive) => unpack(runner, &alone, archive, &tree, progress)?,
@@ -124,9 +119,6 @@ fn build(
     scrub_tree(&tree, source.recipe.manifest.layout.storage.as_ref())?;
     Ok(())
 }
-
-/// The process namespace ends with its first process: a killed build leaves nothing running.
-const OWN_PROCESSES: [&str; 4] = ["--pid", "--fork", "--kill-child", "--mount-proc"];
 
 fn install(
     runner: &Runner,
@@ -185,25 +177,6 @@ fn unpack(
         .arg("--file")
         .arg(&archive);
     run_telling(runner, &command, progress).map_err(|failure| BuildCause::Unpack(archive, failure))
-}
-
-/// Runs programs that end with this process and whose mounts nobody else sees.
-struct Alone {
-    setpriv: Tool,
-    unshare: Tool,
-}
-
-impl Alone {
-    fn command(&self, also: &[&str], tool: &Tool) -> Command {
-        Command::new(&self.setpriv)
-            .args(["--pdeathsig", "KILL", "--"])
-            .arg(self.unshare.path())
-            .args(["--mount", "--propagation", "private"])
-            .args(also)
-            .arg("--")
-            .arg(tool.path())
-            .deadline(DEADLINE)
-    }
 }
 
 /// Lines of sources.list and options of apt for `suite`.
@@ -354,10 +327,7 @@ mod tests {
     /// What a build of an archive needs but cannot do without root: the confinement.
     fn unpacked(archive: &Path) -> (tempfile::TempDir, Result<(), BuildCause>) {
         let dir = tempfile::tempdir().unwrap();
-        let alone = Alone {
-            setpriv: Tool::find("setpriv").unwrap(),
-            unshare: Tool::find("unshare").unwrap(),
-        };
+        let alone = Alone::find().unwrap();
         let done = unpack(
             &Runner,
             &alone,

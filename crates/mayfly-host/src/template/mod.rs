@@ -3,8 +3,10 @@
 //! The order is [`build_tree`] (which ends with [`scrub_tree`]), [`digest_tree`], [`split_tree`]. Trees here are fresh and
 //! made by us; nothing in them has run yet. [`TemplateWorks`] goes through that order and puts the parts into the pool.
 
+mod alone;
 mod bootstrap;
 mod digest;
+mod import;
 mod mirror;
 mod scrub;
 mod source;

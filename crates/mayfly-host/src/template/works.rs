@@ -1,4 +1,4 @@
-//! The port [`Templates`]: from a recipe to marked datasets of the pool.
+//! The port [`Templates`]: from a recipe or an archive to marked datasets of the pool.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -9,14 +9,18 @@ use mayfly_core::bytes::Bytes;
 use mayfly_core::error::{Code, Refusal};
 use mayfly_core::ids::Digest;
 use mayfly_core::names::{PoolPath, TemplateName, TemplatePart};
-use mayfly_core::ports::{BuiltTemplate, HostError, HostResult, Templates};
-use mayfly_core::template::Layout;
+use mayfly_core::ports::{BuiltTemplate, HostError, HostResult, ImportSource, Templates};
+use mayfly_core::template::{Layout, Manifest};
 
-use super::{Source, build_tree, builtin, builtin_names, digest_tree, load_source, split_tree};
 use sha2::{Digest as _, Sha256};
 
+use super::{
+    Source, build_tree, builtin, builtin_names, digest_tree, import, load_source, scrub_tree,
+    split_tree,
+};
+use crate::crash::crash_point;
 use crate::runner::Runner;
-use crate::storage::TemplatePool;
+use crate::storage::{TemplatePool, TemplateStaging};
 
 /// Builds templates in the staging area of a pool, one at a time.
 pub struct TemplateWorks {
@@ -40,18 +44,58 @@ impl Templates for TemplateWorks {
         let source = find(recipe)?;
         let runner = Runner;
         let layout = &source.recipe.manifest.layout;
-        // Only one template is built at a time, so that one name in the staging area is enough.
-        let name: TemplateName = "build".parse().expect("a constant name is valid");
-        let mut staging = self.pool.begin_template(&name)?;
+        let mut staging = self.pool.begin_template(&staging_name())?;
         let base = staging.part(&TemplatePart::Base)?;
         build_tree(&runner, &source, &base, mirror, progress)
             .map_err(|error| build_failed(recipe, &error))?;
         progress("taking the digest");
         let tree = digest_tree(&runner, &base).map_err(|error| build_failed(recipe, &error))?;
         let digest = digest_with_layout(&tree, layout);
+        let manifest = source.recipe.manifest.clone();
+        let failed = |error: &dyn Error| build_failed(recipe, error);
+        self.finish(staging, &base, digest, manifest, &failed, progress)
+    }
+
+    fn import(
+        &self,
+        source: &ImportSource,
+        progress: &mut dyn FnMut(&str),
+    ) -> HostResult<BuiltTemplate> {
+        let runner = Runner;
+        let room = self.pool.observe()?.free;
+        let mut checked = import::check(&runner, source, room, progress)?;
+        let mut staging = self.pool.begin_template(&staging_name())?;
+        let base = staging.part(&TemplatePart::Base)?;
+        progress("unpacking");
+        checked.unpack(&runner, &base)?;
+        crash_point("template.after_unpack");
+        let manifest = checked.manifest(&base)?;
+        let failed = |error: &dyn Error| import_failed(&source.archive, error);
+        scrub_tree(&base, manifest.layout.storage.as_ref()).map_err(|e| failed(&e))?;
+        let digest = if manifest.layout == Layout::default() {
+            checked.digest().clone()
+        } else {
+            digest_with_layout(checked.digest(), &manifest.layout)
+        };
+        self.finish(staging, &base, digest, manifest, &failed, progress)
+    }
+}
+
+impl TemplateWorks {
+    /// Splits the tree, and puts its parts into the pool.
+    fn finish<'a>(
+        &'a self,
+        mut staging: Box<dyn TemplateStaging + 'a>,
+        base: &Path,
+        digest: Digest,
+        manifest: Manifest,
+        failed: &dyn Fn(&dyn Error) -> HostError,
+        progress: &mut dyn FnMut(&str),
+    ) -> HostResult<BuiltTemplate> {
         progress("splitting it into datasets");
         let mut targets: BTreeMap<TemplatePart, PathBuf> = BTreeMap::new();
-        for dataset in layout
+        for dataset in manifest
+            .layout
             .mounts
             .iter()
             .filter(|m| !m.path.is_top())
@@ -60,20 +104,17 @@ impl Templates for TemplateWorks {
             let part = TemplatePart::Dataset(dataset.clone());
             targets.insert(part.clone(), staging.part(&part)?);
         }
-        split_tree(&runner, &base, layout, &targets)
-            .map_err(|error| build_failed(recipe, &error))?;
+        split_tree(&Runner, base, &manifest.layout, &targets).map_err(|error| failed(&error))?;
         progress("putting it into the pool");
         staging.publish(&digest)?;
         let size_bytes = self.size(&digest, targets.keys())?;
         Ok(BuiltTemplate {
             digest,
             size_bytes,
-            manifest: source.recipe.manifest.clone(),
+            manifest,
         })
     }
-}
 
-impl TemplateWorks {
     fn size<'a>(
         &self,
         digest: &Digest,
@@ -118,13 +159,35 @@ fn find(recipe: &str) -> HostResult<Source> {
     })
 }
 
+/// Only one template is made at a time, so that one name in the staging area is enough.
+fn staging_name() -> TemplateName {
+    "build".parse().expect("a constant name is valid")
+}
+
+fn import_failed(archive: &str, error: &dyn Error) -> HostError {
+    let message = format!("{} is refused: {}", archive.escape_debug(), told(error));
+    let hint =
+        "nothing of it was kept; see the section on templates in the guide for what is taken";
+    HostError::Refused(Refusal::new(Code::TemplateBadArchive, message, hint))
+}
+
 fn build_failed(recipe: &str, error: &dyn Error) -> HostError {
-    let mut message = format!("template {} was not built: {error}", recipe.escape_debug());
+    let message = format!(
+        "template {} was not built: {}",
+        recipe.escape_debug(),
+        told(error)
+    );
+    let hint = "nothing of it was kept; mend the cause and build again";
+    HostError::Refused(Refusal::new(Code::TemplateBuildFailed, message, hint))
+}
+
+/// An error with its causes.
+fn told(error: &dyn Error) -> String {
+    let mut message = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
         message = format!("{message}: {error}");
         cause = error.source();
     }
-    let hint = "nothing of it was kept; mend the cause and build again";
-    HostError::Refused(Refusal::new(Code::TemplateBuildFailed, message, hint))
+    message
 }

@@ -179,6 +179,7 @@ impl Node {
             recipe: recipe.into(),
             name: None,
             mirror: None,
+            replace: false,
         };
         self.done(&Change::build_template(&body)).await;
     }

@@ -6,17 +6,15 @@ use clap::Args;
 use mayfly_api::{Change, SetVps};
 use mayfly_core::bytes::Bytes;
 use mayfly_core::change::SetAutostart;
-use mayfly_core::documents::{AutostartWhen, OnCrash};
+use mayfly_core::documents::{AutostartWhen, OnCrash, Track};
 use mayfly_core::error::Code;
+use mayfly_core::names::TemplateName;
 
 use super::change::ChangeArgs;
 use super::words::{parse_cpus, parse_vps};
 use super::{Context, Failure};
 
-/// Words that have their meaning already and are not built yet.
-const NOT_BUILT: [&str; 2] = ["base", "track"];
-
-const KNOWN: &str = "memory, swap, cpus, processes, disk, on-crash and autostart";
+const KNOWN: &str = "memory, swap, cpus, processes, disk, on-crash, autostart, base and track";
 
 const EXAMPLES: &str = "\
 What can be set; all of it is changed, or nothing:
@@ -29,6 +27,8 @@ What can be set; all of it is changed, or nothing:
   autostart=on,priority=10
                  when the host has booted: on, off, or last (the default: it is as it was); higher priorities
                  come first
+  base=TEMPLATE  what roots are cloned from, from the next start on
+  track=latest   each start takes what that template is then; pinned for what it is now
 ";
 
 #[derive(Debug, Args)]
@@ -53,7 +53,8 @@ enum Setting {
     Disk(Bytes),
     OnCrash(OnCrash),
     Autostart(SetAutostart),
-    NotBuilt(&'static str),
+    Base(TemplateName),
+    Track(Track),
 }
 
 impl Setting {
@@ -66,7 +67,8 @@ impl Setting {
             Self::Disk(_) => "disk",
             Self::OnCrash(_) => "on-crash",
             Self::Autostart(_) => "autostart",
-            Self::NotBuilt(name) => name,
+            Self::Base(_) => "base",
+            Self::Track(_) => "track",
         }
     }
 }
@@ -94,14 +96,22 @@ fn parse_setting(text: &str) -> Result<Setting, String> {
         "disk" => size().map(Setting::Disk),
         "on-crash" => parse_on_crash(value).map(Setting::OnCrash),
         "autostart" => parse_autostart(value).map(Setting::Autostart),
-        _ => NOT_BUILT
-            .into_iter()
-            .find(|known| *known == name)
-            .map(Setting::NotBuilt)
-            .ok_or_else(|| {
-                let name = name.escape_debug();
-                format!("there is no `{name}` to set; there are {KNOWN}")
-            }),
+        "base" => value
+            .parse()
+            .map(Setting::Base)
+            .map_err(|e: mayfly_core::names::BadName| e.to_string()),
+        "track" => match value {
+            "pinned" => Ok(Setting::Track(Track::Pinned)),
+            "latest" => Ok(Setting::Track(Track::Latest)),
+            _ => Err(format!(
+                "`{}` is neither pinned nor latest",
+                value.escape_debug()
+            )),
+        },
+        _ => {
+            let name = name.escape_debug();
+            Err(format!("there is no `{name}` to set; there are {KNOWN}"))
+        }
     }
 }
 
@@ -147,18 +157,6 @@ pub(super) async fn run(context: &Context, args: SetArgs) -> Result<ExitCode, Fa
 }
 
 fn wish(settings: &[Setting]) -> Result<SetVps, Failure> {
-    let missing: Vec<_> = settings
-        .iter()
-        .filter(|setting| matches!(setting, Setting::NotBuilt(_)))
-        .map(Setting::name)
-        .collect();
-    if !missing.is_empty() {
-        return Err(Failure::refused(
-            Code::FeatureUnavailable,
-            format!("not built yet: setting {}", listed(&missing)),
-            format!("leave it out: {KNOWN} can be set"),
-        ));
-    }
     let mut body = SetVps::default();
     for setting in settings {
         let twice = match setting {
@@ -169,7 +167,8 @@ fn wish(settings: &[Setting]) -> Result<SetVps, Failure> {
             Setting::Disk(bytes) => body.disk_bytes.replace(*bytes).is_some(),
             Setting::OnCrash(what) => body.on_crash.replace(*what).is_some(),
             Setting::Autostart(wish) => body.autostart.replace(*wish).is_some(),
-            Setting::NotBuilt(_) => false,
+            Setting::Base(name) => body.base.replace(name.clone()).is_some(),
+            Setting::Track(track) => body.track.replace(*track).is_some(),
         };
         if twice {
             let name = setting.name();
@@ -203,7 +202,7 @@ mod tests {
     #[test]
     fn what_is_typed_is_what_is_asked_for() {
         let body = wish(&settings(
-            "memory=4G swap=0 cpus=1.5 processes=500 disk=200G on-crash=stop autostart=on,priority=-3",
+            "memory=4G swap=0 cpus=1.5 processes=500 disk=200G on-crash=stop autostart=on,priority=-3 base=debian-13 track=latest",
         ))
         .unwrap();
         let want = SetVps {
@@ -217,6 +216,8 @@ mod tests {
                 when: AutostartWhen::On,
                 priority: Some(-3),
             }),
+            base: Some("debian-13".parse().unwrap()),
+            track: Some(Track::Latest),
         };
         assert_eq!(body, want);
         let free = wish(&settings("cpus=none")).unwrap();
@@ -239,6 +240,9 @@ mod tests {
             "processes=none",
             "processes=-1",
             "processes=many",
+            "base=",
+            "base=a/b",
+            "track=newest",
             "ram=4G",
             "disk=none",
             "on-crash=reboot",
@@ -253,13 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_built_says_so_by_name() {
-        let refused = wish(&settings("memory=4G base=debian-13 track=pinned"));
-        let Err(Failure::Error(info)) = refused else {
-            panic!("it was taken")
-        };
-        assert_eq!(info.code, Code::FeatureUnavailable);
-        assert_eq!(info.message, "not built yet: setting base and track");
+    fn what_is_set_twice_is_a_mistake() {
         assert!(wish(&settings("memory=4G memory=5G")).is_err());
     }
 }

@@ -3,8 +3,9 @@
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
-use mayfly_api::{BuildTemplate, Change, TemplateView};
+use mayfly_api::{BuildTemplate, Change, ImportTemplate, TemplateView};
 use mayfly_core::error::Code;
+use mayfly_core::ids::Digest;
 use mayfly_core::names::TemplateName;
 use mayfly_core::template::RootKind;
 
@@ -16,6 +17,8 @@ use super::{Context, Failure};
 pub(crate) enum TemplateVerb {
     /// Build a template with the host's own package mirror
     Build(BuildArgs),
+    /// Make a template of a root file system: tar (gz, xz, zst), squashfs, or an image of LXC or Incus
+    Import(ImportArgs),
     /// All templates
     List,
     /// All about one template
@@ -42,13 +45,41 @@ pub(crate) struct BuildArgs {
     /// The package mirror [default: the host's]
     #[arg(long, value_name = "URL")]
     mirror: Option<String>,
+    /// Give a template of that name these contents; VPSes keep what they have unless they follow it
+    #[arg(long)]
+    replace: bool,
     #[command(flatten)]
     change: ChangeArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ImportArgs {
+    /// The template's name
+    name: TemplateName,
+    /// The archive, a file on the node
+    file: String,
+    /// A manifest (TOML), or the metadata archive of an LXC or Incus image
+    metadata: Option<String>,
+    /// What the files' sha256 must be
+    #[arg(long, value_name = "sha256:HEX", value_parser = parse_digest)]
+    digest: Option<Digest>,
+    /// Give a template of that name these contents; VPSes keep what they have unless they follow it
+    #[arg(long)]
+    replace: bool,
+    #[command(flatten)]
+    change: ChangeArgs,
+}
+
+fn parse_digest(text: &str) -> Result<Digest, String> {
+    let wrong = || "write sha256: and 64 hex digits".to_owned();
+    let hex = text.strip_prefix("sha256:").ok_or_else(wrong)?;
+    hex.parse().map_err(|_| wrong())
 }
 
 pub(super) async fn run(context: &Context, verb: TemplateVerb) -> Result<ExitCode, Failure> {
     match verb {
         TemplateVerb::Build(args) => return build(context, args).await,
+        TemplateVerb::Import(args) => return import(context, args).await,
         TemplateVerb::List => context
             .screen
             .show(&context.client.templates().await?, |all| render_list(all))?,
@@ -70,6 +101,7 @@ async fn build(context: &Context, args: BuildArgs) -> Result<ExitCode, Failure> 
         recipe,
         name,
         mirror,
+        replace,
         change,
     } = args;
     let (recipe, named) = resolve_recipe(&recipe)?;
@@ -88,10 +120,38 @@ async fn build(context: &Context, args: BuildArgs) -> Result<ExitCode, Failure> 
         recipe,
         name: Some(name),
         mirror,
+        replace,
     };
     change
         .carry_out(context, &Change::build_template(&body), |_| built)
         .await
+}
+
+async fn import(context: &Context, args: ImportArgs) -> Result<ExitCode, Failure> {
+    let imported = format!("template {} is imported", args.name);
+    let body = ImportTemplate {
+        archive: on_the_node(&args.file)?,
+        metadata: args.metadata.as_deref().map(on_the_node).transpose()?,
+        digest: args.digest,
+        replace: args.replace,
+    };
+    args.change
+        .carry_out(context, &Change::import_template(&args.name, &body), |_| {
+            imported
+        })
+        .await
+}
+
+/// A file's absolute path, which is what the daemon finds it by.
+fn on_the_node(file: &str) -> Result<String, Failure> {
+    let file = std::path::absolute(file)?;
+    file.into_os_string().into_string().map_err(|file| {
+        Failure::refused(
+            Code::Invalid,
+            format!("{} is not UTF-8", file.to_string_lossy().escape_debug()),
+            "rename the file",
+        )
+    })
 }
 
 /// The recipe as the daemon finds it, and the name that it suggests. What has a slash is a file.
@@ -105,14 +165,7 @@ fn resolve_recipe(recipe: &str) -> Result<(String, Option<TemplateName>), Failur
         .and_then(|stem| stem.to_str())
         .unwrap_or_default();
     let name = stem.parse().ok();
-    let file = file.into_os_string().into_string().map_err(|_| {
-        Failure::refused(
-            Code::Invalid,
-            format!("{} is not UTF-8", recipe.escape_debug()),
-            "rename the file",
-        )
-    })?;
-    Ok((file, name))
+    Ok((on_the_node(recipe)?, name))
 }
 
 fn render_list(all: &[TemplateView]) -> String {

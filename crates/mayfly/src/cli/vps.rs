@@ -6,9 +6,9 @@ use std::time::Duration;
 use clap::Args;
 use mayfly_api::{Change, CreateVps, RestartVps, StopVps, VpsState, VpsView};
 use mayfly_core::bytes::Bytes;
-use mayfly_core::documents::Desired;
-use mayfly_core::ids::VpsId;
-use mayfly_core::names::{Hostname, TemplateName};
+use mayfly_core::documents::{Desired, Track};
+use mayfly_core::ids::{Digest, VpsId};
+use mayfly_core::names::{Hostname, PoolPath, TemplateName};
 use mayfly_core::run::shown_cpus;
 
 use super::change::{ChangeArgs, ConfirmArgs};
@@ -233,6 +233,7 @@ fn render_one(v: &VpsView, now_unix_ms: u64) -> String {
         rows.push(("why", why.clone()));
     }
     rows.push(("template", v.template.to_string()));
+    rows.push(("base", base(v)));
     rows.push(("impermanence", impermanence(v)));
     if let Some(storage) = &v.storage {
         rows.push(("storage", storage.to_string()));
@@ -246,9 +247,10 @@ fn render_one(v: &VpsView, now_unix_ms: u64) -> String {
             told.push_str(&format!(", init is process {pid}"));
         }
         rows.push(("run", told));
-        rows.push(("root", run.root.to_string()));
+        rows.push(("root", cloned(&run.root, run.base.as_ref())));
     }
     if let Some(root) = &v.last_root {
+        let root = cloned(root, v.last_root_base.as_ref());
         rows.push(("last root", format!("{root}, kept until the next start")));
     }
     rows.push((
@@ -312,6 +314,21 @@ fn state(v: &VpsView, now_unix_ms: u64) -> String {
         text.push_str(", though it ought to run");
     }
     text
+}
+
+fn base(v: &VpsView) -> String {
+    let track = match v.base.track {
+        Track::Pinned => "pinned",
+        Track::Latest => "each start takes the latest",
+    };
+    format!("{} ({}), {track}", v.template, v.base.template.short())
+}
+
+fn cloned(root: &PoolPath, base: Option<&Digest>) -> String {
+    base.map_or_else(
+        || root.to_string(),
+        |base| format!("{root}, a clone of {}", base.short()),
+    )
 }
 
 fn impermanence(v: &VpsView) -> String {

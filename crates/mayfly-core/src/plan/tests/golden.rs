@@ -382,6 +382,7 @@ fn templates_come_and_go() {
         recipe: "debian-12".into(),
         name: "debian-12".parse().unwrap(),
         mirror: None,
+        replace: false,
     };
     check("template-build", &mut hands, &build);
     assert_eq!(hands.host.datasets().len(), 4);

@@ -13,9 +13,9 @@ use crate::names::{PoolPath, TemplateName};
 use crate::observed::{InitSeen, MarkSeen, Observed};
 use crate::plan::{
     Busy, CreateInput, Plan, PlanContext, Step, Undo, needed_probe, plan_template_build,
-    plan_template_remove, plan_vps, resolve_new_vps, sort_leftovers,
+    plan_template_import, plan_template_remove, plan_vps, resolve_new_vps, sort_leftovers,
 };
-use crate::ports::{Clock as _, Runtime as _, Storage as _, Templates as _};
+use crate::ports::{BuiltTemplate, Clock as _, Runtime as _, Storage as _, Templates as _};
 use crate::proof::{Burial, Condemned, ConfirmedDestroy, EphemeralRoot};
 
 /// A host with documents and somebody who carries plans out.
@@ -58,6 +58,7 @@ impl Hands {
             operation: OperationId::at(1_800_000_000_000, self.operations.to_be_bytes()),
             now_unix_ms: self.host.unix_ms(),
             boot_id: self.host.boot_id(),
+            templates: self.template_docs(),
         }
     }
 
@@ -109,10 +110,23 @@ impl Hands {
                 recipe,
                 name,
                 mirror,
-            } => plan_template_build(recipe, name, mirror.as_deref(), &self.template_docs()),
-            Request::TemplateRemove { name } => {
-                plan_template_remove(name, &self.template_docs(), &self.docs(), &self.context())
+                replace,
+            } => {
+                let (mirror, templates) = (mirror.as_deref(), self.template_docs());
+                plan_template_build(recipe, name, mirror, *replace, &templates)
             }
+            Request::TemplateImport {
+                source,
+                name,
+                replace,
+            } => plan_template_import(source, name, *replace, &self.template_docs()),
+            Request::TemplateRemove { name } => plan_template_remove(
+                name,
+                &self.template_docs(),
+                &self.docs(),
+                &self.host.observe()?,
+                &self.context(),
+            ),
             Request::Create { new, .. } => plan_vps(
                 request,
                 &new.doc,
@@ -252,15 +266,11 @@ impl Hands {
                 mirror,
             } => {
                 let built = host.build(recipe, mirror.as_deref(), &mut |_| {})?;
-                let doc = TemplateDoc {
-                    schema: SCHEMA,
-                    name: name.clone(),
-                    digest: built.digest,
-                    size_bytes: built.size_bytes,
-                    created_unix_ms: 0,
-                    manifest: built.manifest,
-                };
-                self.templates.insert(name.clone(), doc);
+                self.templates.insert(name.clone(), document(name, built));
+            }
+            Step::ImportTemplate { source, name } => {
+                let built = host.import(source, &mut |_| {})?;
+                self.templates.insert(name.clone(), document(name, built));
             }
             Step::RecordTemplate {
                 name,
@@ -347,6 +357,17 @@ impl Hands {
         self.clean_up();
         self.host.assert_no_orphans(&self.docs());
         self.host.assert_persistent_data_intact();
+    }
+}
+
+fn document(name: &TemplateName, built: BuiltTemplate) -> TemplateDoc {
+    TemplateDoc {
+        schema: SCHEMA,
+        name: name.clone(),
+        digest: built.digest,
+        size_bytes: built.size_bytes,
+        created_unix_ms: 0,
+        manifest: built.manifest,
     }
 }
 

@@ -161,7 +161,7 @@ proptest! {
         let pool = PoolSeen {
             datasets: seen
                 .into_iter()
-                .map(|(name, mark)| (PoolPath::from_pool(NAMES[name]).unwrap(), DatasetSeen { mark, quota: None, used: None, snapshots: Vec::new() }))
+                .map(|(name, mark)| (PoolPath::from_pool(NAMES[name]).unwrap(), DatasetSeen { mark, quota: None, used: None, snapshots: Vec::new(), origin: None }))
                 .collect(),
             capacity: Bytes::gib(1),
             free: Bytes(0),

@@ -2,6 +2,7 @@
 
 #![cfg(feature = "fake")]
 
+mod bases;
 mod golden;
 mod hands;
 mod leftovers;

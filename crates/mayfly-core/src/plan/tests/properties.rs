@@ -76,7 +76,7 @@ fn changes() -> impl Strategy<Value = VpsChange> {
             processes,
             disk_bytes: disk.map(Bytes::gib),
             on_crash,
-            autostart: None,
+            ..VpsChange::default()
         }
     })
 }

@@ -449,6 +449,7 @@ fn a_template_in_use_stays() {
         recipe: of.into(),
         name: "nixos-shaped".parse().unwrap(),
         mirror: None,
+        replace: false,
     };
     refused(&mut hands, &build("debian-12"), Code::TemplateExists);
 }

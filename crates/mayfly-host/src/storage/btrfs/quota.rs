@@ -110,6 +110,7 @@ impl BtrfsPool {
             quota,
             used,
             snapshots: Vec::new(),
+            origin: None,
         })
     }
 

@@ -5,6 +5,7 @@
 
 use mayfly_core::bytes::Bytes;
 use mayfly_core::ids::{NodeId, OperationId};
+use mayfly_core::names::PoolPath;
 use mayfly_core::observed::{DatasetSeen, Mark, MarkSeen};
 use mayfly_core::ports::{HostError, HostResult};
 use serde::{Deserialize, Serialize};
@@ -22,8 +23,15 @@ pub(super) const SHARED: &str = "mayfly:shared";
 pub(super) const POOL: &str = "mayfly:pool";
 
 /// All that [`seen`] needs.
-pub(super) const OF_A_DATASET: [&str; 6] =
-    ["name", MARK, CONDEMNED, SHARED, "refquota", "referenced"];
+pub(super) const OF_A_DATASET: [&str; 7] = [
+    "name",
+    MARK,
+    CONDEMNED,
+    SHARED,
+    "refquota",
+    "referenced",
+    "origin",
+];
 
 const VERSION: u32 = 1;
 
@@ -116,8 +124,16 @@ pub(super) fn shared(row: &Row) -> Result<u64, BadListing> {
     }
 }
 
-/// A dataset, from its row and the names of its snapshots.
-pub(super) fn seen(row: &Row, snapshots: Vec<String>) -> Result<DatasetSeen, BadListing> {
+/// A dataset of the pool whose own name is given, from its row and the names of its snapshots.
+pub(super) fn seen(
+    pool: &str,
+    row: &Row,
+    snapshots: Vec<String>,
+) -> Result<DatasetSeen, BadListing> {
+    let origin = row.get("origin").and_then(|origin| {
+        let (dataset, _) = origin.value.rsplit_once('@')?;
+        PoolPath::from_pool(dataset.strip_prefix(pool)?.strip_prefix('/')?)
+    });
     let shared = shared(row)?;
     // A volume has neither.
     let number = |name: &str| row.get(name).map(|_| row.number(name)).transpose();
@@ -127,5 +143,6 @@ pub(super) fn seen(row: &Row, snapshots: Vec<String>) -> Result<DatasetSeen, Bad
         quota: number("refquota")?.filter(|quota| *quota != 0).map(own),
         used: number("referenced")?.map(own),
         snapshots,
+        origin,
     })
 }

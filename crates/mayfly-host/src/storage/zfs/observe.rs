@@ -50,7 +50,7 @@ impl ZfsPool {
                 continue;
             }
             let own = snapshots.remove(&row.name).unwrap_or_default();
-            datasets.insert(name, marks::seen(&row, own).map_err(look)?);
+            datasets.insert(name, marks::seen(&self.dataset, &row, own).map_err(look)?);
         }
         Ok(PoolSeen {
             datasets,

@@ -237,7 +237,7 @@ impl ZfsPool {
         let row = self.row_must(name)?;
         self.own_mark(&row)?;
         let look = |e| LookFailed::new(format!("the usage of {name}"), e);
-        let seen = marks::seen(&row, Vec::new()).map_err(look)?;
+        let seen = marks::seen(&self.dataset, &row, Vec::new()).map_err(look)?;
         if seen.quota == Some(quota) {
             return Ok(Outcome::Unchanged);
         }
@@ -288,9 +288,13 @@ impl Storage for ZfsPool {
             let snapshot = row.name.strip_prefix(whole.as_str())?.strip_prefix('@')?;
             Some(snapshot.to_owned())
         };
-        marks::seen(&rows[0], rows.iter().filter_map(snapshot).collect())
-            .map(Some)
-            .map_err(|e| LookFailed::new(format!("dataset {name}"), e))
+        marks::seen(
+            &self.dataset,
+            &rows[0],
+            rows.iter().filter_map(snapshot).collect(),
+        )
+        .map(Some)
+        .map_err(|e| LookFailed::new(format!("dataset {name}"), e))
     }
 
     fn create_dataset(&self, new: &NewDataset) -> HostResult<Outcome> {

@@ -3,7 +3,7 @@ use super::*;
 fn vps() -> VpsView {
     serde_json::from_value(serde_json::json!({
         "id": 11327, "hostname": "web1", "state": "running", "why": null, "desired": "running", "on_crash": "restart",
-        "template": "debian-12-impermanence", "base": { "template": "ab".repeat(32) },
+        "template": "debian-12-impermanence", "base": { "template": "ab".repeat(32), "track": "pinned" },
         "impermanence": { "root_quota_bytes": 10_u64 << 30, "root_kind": "template" }, "storage": "/persistent",
         "disk_bytes": 120_u64 << 30, "disk_unassigned_bytes": 20_u64 << 30,
         "datasets": [
@@ -14,10 +14,10 @@ fn vps() -> VpsView {
         "limits": { "memory_bytes": 2_u64 << 30, "cpu_percent": 150, "processes": 8192 },
         "ids": { "first": 1_048_576, "count": 262_144 }, "incarnation": "00".repeat(16),
         "run": {
-            "id": "c5a8b7", "root": "11327.impermanence-c5a8b7", "started_unix_ms": 1_763_837_000_000_u64,
+            "id": "c5a8b7", "root": "11327.impermanence-c5a8b7", "base": "ab".repeat(32), "started_unix_ms": 1_763_837_000_000_u64,
             "phase": "running", "init_pid": 4711, "launch_us": 31_250
         },
-        "last_root": null, "notes": []
+        "last_root": null, "last_root_base": null, "notes": []
     }))
     .unwrap()
 }
@@ -38,10 +38,11 @@ id:            11327
 name:          web1
 state:         running for 1m 5s
 template:      debian-12-impermanence
+base:          debian-12-impermanence (abababababababab), pinned
 impermanence:  on, root quota 10G, root kind template
 storage:       /persistent
 run:           c5a8b7, since 2025-11-22 18:43:20Z, launched in 31.2 ms, init is process 4711
-root:          11327.impermanence-c5a8b7
+root:          11327.impermanence-c5a8b7, a clone of abababababababab
 disk space:    120G, 20G unassigned
 memory:        2G
 swap:          none
