@@ -100,6 +100,7 @@ def test_a_dataset_is_made_and_mounted_at_once_and_not_destroyed_while_mounted(n
 
 def test_the_pool_is_not_promised_more_than_twice(node):
     """D1: the ratio is shown, more than 200 % is refused."""
+    node.ensure_template("debian-12")
     space = node.json("pool", "show")["space"]
     assert space["promised_percent"] == space["promised_bytes"] * 100 // space["capacity_bytes"]
     refused = node.refused("pool.full", "create", "--template", "debian-12", "--disk", "100G")

@@ -39,9 +39,18 @@ def destroy_all(node, vpses):
     assert_no_orphans(node, seconds=120)
 
 
-def assert_first_runs(node, runs):
+def operations(node, verb, before):
+    """Operations since then: numbers of VPSes that are gone are used again."""
+    return [op for op in node.json("operation", "list") if op["verb"] == verb and op["id"] not in before]
+
+
+def known(node):
+    return {op["id"] for op in node.json("operation", "list")}
+
+
+def assert_first_runs(node, runs, before):
     """Every VPS is in the very run that its start began, and that run's init lives."""
-    ended = [op for op in node.json("operation", "list") if op["verb"] == "run ended" and op["vps"] in runs]
+    ended = [op for op in operations(node, "run ended", before) if op["vps"] in runs]
     assert not ended, f"runs ended meanwhile: {ended}"
     lives = dict(inits(node))
     for vps, run in runs.items():
@@ -54,7 +63,7 @@ def assert_first_runs(node, runs):
 def test_twenty_five_systemd_vpses_started_at_once_all_run(node):
     """R6, H9: by the word of systemd inside. The budget of inotify instances is raised by `serve`, and it says so."""
     setting = pathlib.Path("/proc/sys/fs/inotify/max_user_instances")
-    phases = Phases()
+    phases, before = Phases(), known(node)
     vpses = [node.create("debian-12-impermanence", start=False) for _ in range(SYSTEMD)]
     phases.over(f"{SYSTEMD} created in")
     setting.write_text(str(DEFAULT_INOTIFY))
@@ -70,7 +79,7 @@ def test_twenty_five_systemd_vpses_started_at_once_all_run(node):
     for vps in vpses:
         node.wait_running(vps, 300)
     phases.over("all say running after another")
-    assert_first_runs(node, runs)
+    assert_first_runs(node, runs, before)
     phases.over("looked at in")
     all_at_once(vpses, lambda vps: node.run("stop", vps, timeout=600))
     phases.over("all stopped in")
@@ -84,7 +93,7 @@ def test_twenty_five_systemd_vpses_started_at_once_all_run(node):
 def test_a_hundred_defined_vpses_are_listed_started_and_stopped_in_order(node):
     """R6, H9: all of them run at the same time."""
     ensure_tiny(node)
-    phases = Phases()
+    phases, before = Phases(), known(node)
     vpses = [node.create("tiny", f"many{n}", "--disk", "64M", start=False) for n in range(DEFINED)]
     phases.over(f"{DEFINED} created in")
     listed = [(v["id"], v["hostname"], v["state"]) for v in node.json("list")]
@@ -97,14 +106,14 @@ def test_a_hundred_defined_vpses_are_listed_started_and_stopped_in_order(node):
     began = time.monotonic()
     assert [(v["id"], v["state"]) for v in node.json("list")] == [(vps, "running") for vps in vpses]
     phases.told.append(f"listed running in {time.monotonic() - began:.2f} s")
-    assert_first_runs(node, runs)
-    started = [op["vps"] for op in node.json("operation", "list") if op["verb"] == "start" and op["vps"] in runs]
+    assert_first_runs(node, runs, before)
+    started = [op["vps"] for op in operations(node, "start", before)]
     assert started == vpses, "they were not started in order"
     phases.began = time.monotonic()
     node.restart_daemon()
     phases.over("daemon restarted in")
     operations_over(node)
-    assert_first_runs(node, runs)
+    assert_first_runs(node, runs, before)
     phases.began = time.monotonic()
     for vps in vpses:
         node.run("stop", vps, "--force")

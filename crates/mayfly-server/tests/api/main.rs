@@ -222,10 +222,10 @@ async fn refusals_are_json_whatever_was_asked() {
             "field `memory_bytes`",
         ),
         (
-            "PATCH /v1/vps/web9 {\"disk_bytes\":1}",
+            "PATCH /v1/vps/web9 {\"ram_bytes\":1}",
             400,
             "input.invalid",
-            "disk_bytes",
+            "ram_bytes",
         ),
         (
             "PATCH /v1/vps/web9 {\"processes\":300}",
