@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 const SEGMENT: u64 = 512 << 10;
 const NEWER: &str = "console.log";
 const OLDER: &str = "console.old";
+const NEXT: &str = "console.new";
 
 /// The writer's side of the ring.
 #[derive(Debug)]
@@ -83,12 +84,16 @@ impl Ring {
         Ok(())
     }
 
+    /// The next segment is made before the full one loses its name: on a full disk nothing has happened, and the next
+    /// byte tries again. A turn that was cut off between the two renames is finished by the next.
     fn rotate(&mut self) -> io::Result<()> {
-        fs::rename(self.dir.join(NEWER), self.dir.join(OLDER))?;
-        let file = segment_options()
-            .create(true)
-            .truncate(true)
-            .open(self.dir.join(NEWER))?;
+        let next = self.dir.join(NEXT);
+        let file = segment_options().create(true).truncate(true).open(&next)?;
+        match fs::rename(self.dir.join(NEWER), self.dir.join(OLDER)) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+        fs::rename(&next, self.dir.join(NEWER))?;
         let newer = Segment {
             file,
             start: self.head(),
@@ -185,6 +190,33 @@ mod tests {
         drop(ring);
         let again = Ring::open(dir.path()).unwrap();
         assert_eq!(again.head(), before.len() as u64);
+    }
+
+    #[test]
+    fn a_ring_that_could_not_turn_turns_later() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut ring = Ring::open(dir.path()).unwrap();
+        let full = vec![b'x'; SEGMENT as usize];
+        ring.append(&full).unwrap();
+        // No new file can be made.
+        fs::create_dir(dir.path().join(NEXT)).unwrap();
+        for _ in 0..2 {
+            assert!(ring.append(b"lost").is_err());
+            assert_eq!(ring.head(), SEGMENT);
+            assert_eq!(read_ring(dir.path()).unwrap(), full);
+        }
+        fs::remove_dir(dir.path().join(NEXT)).unwrap();
+        ring.append(b"there again").unwrap();
+        assert!(read_ring(dir.path()).unwrap().ends_with(b"xthere again"));
+        // The second rename fails after the first.
+        ring.append(&full[11..]).unwrap();
+        fs::remove_file(dir.path().join(NEWER)).unwrap();
+        fs::create_dir(dir.path().join(NEWER)).unwrap();
+        fs::remove_file(dir.path().join(OLDER)).unwrap();
+        assert!(ring.append(b"lost").is_err());
+        fs::remove_dir(dir.path().join(OLDER)).unwrap();
+        ring.append(b"and again").unwrap();
+        assert!(read_ring(dir.path()).unwrap().ends_with(b"and again"));
     }
 
     #[test]
