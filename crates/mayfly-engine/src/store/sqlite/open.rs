@@ -14,6 +14,9 @@ use crate::store::StoreError;
 /// How long to wait for another process to let go of the file.
 const OPEN_WAIT: Duration = Duration::from_secs(2);
 
+/// So many copies that were saved before migrations are kept.
+const KEEP_SAVED: usize = 3;
+
 /// `mayf`: what tells the file from those of other programs.
 const APPLICATION_ID: u32 = 0x6d61_7966;
 
@@ -193,7 +196,37 @@ fn save(conn: &Connection, path: &Path, schema: u32) -> Result<(), StoreError> {
     file.sync_all()
         .and_then(|()| fs::rename(&partial, &saved))
         .and_then(|()| File::open(parent(path))?.sync_all())
+        .and_then(|()| forget_saved(path))
         .map_err(|cause| file_error(&saved, cause))
+}
+
+/// Removes all but the newest copies that were saved before a migration.
+fn forget_saved(path: &Path) -> io::Result<()> {
+    let Some(name) = path.file_name().and_then(|name| name.to_str()) else {
+        return Ok(());
+    };
+    let numbers = |entry: &str| -> Option<(u32, u64)> {
+        let rest = entry.strip_prefix(name)?.strip_prefix(".schema-")?;
+        let (schema, revision) = rest.split_once(".revision-")?;
+        Some((schema.parse().ok()?, revision.parse().ok()?))
+    };
+    let mut saved = Vec::new();
+    for entry in fs::read_dir(parent(path))? {
+        let entry = entry?;
+        saved.extend(
+            entry
+                .file_name()
+                .to_str()
+                .and_then(numbers)
+                .map(|age| (age, entry.path())),
+        );
+    }
+    saved.sort();
+    let surplus = saved.len().saturating_sub(KEEP_SAVED);
+    for (_, old) in saved.iter().take(surplus) {
+        fs::remove_file(old)?;
+    }
+    Ok(())
 }
 
 fn beside(path: &Path, suffix: &str) -> PathBuf {
