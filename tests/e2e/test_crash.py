@@ -482,9 +482,20 @@ def test_init_killed_anywhere_can_be_done_again(node):
         assert not fresh.leftovers()
 
 
+def test_a_mirror_killed_anywhere_is_made_good(node):
+    """H4: whatever a kill leaves of it, the next daemon brings it up to date."""
+    ensure_tiny(node)
+    for point in [p for p in driver_points() if p.startswith(("mirror.", "generation."))]:
+        vps = node.json("create", "--template", "tiny", "--disk", "64M")["vps"]
+        cut(node, point, "set", vps, "processes=5000")
+        wait_for("fsck agrees", lambda: node.run("fsck", check=False).returncode == 0, 30, 1)
+        assert_no_orphans(node)
+        node.run("destroy", vps, "--yes")
+
+
 def test_no_point_was_forgotten(node):
     """Every point that the source names was cut by the tests above, or stands here with the reason."""
-    reasons = {}
+    reasons = {p: "in test_recover.py" for p in driver_points() if p.startswith("recover.")}
     wanted = driver_points() + [f"step.{kind}{end}" for kind in step_kinds() for end in ("", ".done")]
     missing = [point for point in wanted if point not in CUT and point not in reasons]
     print(f"  {len(CUT)} different points were cut")

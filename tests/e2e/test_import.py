@@ -29,7 +29,8 @@ def remove(node, *names):
 
 
 def in_pool(node):
-    return {n for n in node.in_pool() if n.startswith("templates/")}
+    """The datasets of templates."""
+    return {name for name in node.backend.datasets() if name.startswith("templates/")}
 
 
 def attributes(pid, path):

@@ -8,6 +8,7 @@ mod client;
 mod error;
 mod event;
 mod exec;
+mod fsck;
 mod node;
 mod operation;
 pub mod paths;
@@ -23,6 +24,7 @@ pub use self::event::EventView;
 pub use self::exec::{
     ConsoleRequest, ConsoleSays, ExecRequest, ExecSays, ExecStart, STDERR, STDOUT,
 };
+pub use self::fsck::{FindingView, FsckView, NotMendedView};
 pub use self::node::{NodeView, PoolDatasetView, PoolView, ShareView};
 pub use self::operation::{OperationView, PlanBody, PlanView};
 pub use self::template::{BuildTemplate, ImportTemplate, TemplateView};

@@ -11,6 +11,8 @@ pub const SOCKET: &str = "api.sock";
 pub const NODE: &str = "/v1/node";
 /// The pool.
 pub const POOL: &str = "/v1/pool";
+/// What is wrong with the node; a POST mends what can be proven.
+pub const FSCK: &str = "/v1/fsck";
 /// All templates.
 pub const TEMPLATES: &str = "/v1/templates";
 /// All VPSes.

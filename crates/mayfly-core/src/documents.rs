@@ -288,6 +288,18 @@ impl VpsDoc {
             .is_some_and(|on| on.root_kind == RootKind::Template)
     }
 
+    /// The same without what changes with every start and stop: what nothing in the pool could tell, were it lost.
+    pub fn lasting(&self) -> Self {
+        Self {
+            desired: Desired::Stopped,
+            crashes: Vec::new(),
+            run: None,
+            last_root: None,
+            last_root_base: None,
+            ..self.clone()
+        }
+    }
+
     /// How it is shown: number and host name.
     pub fn title(&self) -> String {
         format!("{} ({})", self.id, self.hostname)
@@ -309,6 +321,16 @@ pub struct TemplateDoc {
     pub created_unix_ms: u64,
     /// What it is.
     pub manifest: Manifest,
+}
+
+/// Datasets of this node that a rebuilt state knows nothing of. The reaper leaves them alone until an operator says
+/// otherwise.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SparedDoc {
+    /// [`SCHEMA`] of the writer.
+    pub schema: u32,
+    /// Their names.
+    pub datasets: std::collections::BTreeSet<PoolPath>,
 }
 
 /// What a new VPS is to be: checked, complete, no choice left.

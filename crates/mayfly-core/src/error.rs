@@ -119,6 +119,8 @@ codes! {
     HostFailed = "host.failed", 500;
     /// The state database could not be read or written.
     StateFailed = "state.failed", 500;
+    /// The state is older than the pool, or it cannot be told whether it is; nothing is changed.
+    StateBehind = "state.behind", 409;
     /// There is no such address in the API.
     NoSuchRoute = "api.no_such_route", 404;
     /// A mistake in Mayfly.

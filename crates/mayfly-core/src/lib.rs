@@ -14,12 +14,15 @@ pub mod documents;
 pub mod error;
 #[cfg(feature = "fake")]
 pub mod fake;
+pub mod fsck;
 pub mod ids;
+pub mod mirror;
 pub mod names;
 pub mod observed;
 pub mod plan;
 pub mod ports;
 pub mod proof;
+pub mod rebuild;
 pub mod recipe;
 pub mod run;
 #[cfg(feature = "schema")]

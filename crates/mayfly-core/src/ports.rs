@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::bytes::Bytes;
 use crate::error::{Code, LookFailed, Refusal};
 use crate::ids::{Digest, RunId, VpsId};
+use crate::mirror::MirrorKey;
 use crate::names::{GuestPath, PoolPath, SnapshotName};
 use crate::observed::{DatasetSeen, Evidence, InitSeen, Mark, PoolSeen};
 use crate::proof::{Burial, Condemned};
@@ -163,6 +164,25 @@ pub trait Storage: Send + Sync {
     /// Removes what cut-off calls left in the staging area, with the proof of its own records; tells of the rest.
     fn clear_staging(&self) -> HostResult<Vec<String>>;
 
+    /// What lies in the staging area and in no call's hands at this moment, by name.
+    fn staging(&self) -> Result<Vec<String>, LookFailed>;
+
+    /// Keeps a [mirror](crate::mirror) of a document, durably, where no guest can write. Cut off, the one before is there.
+    fn put_mirror(&self, key: &MirrorKey, text: &str) -> HostResult<Outcome>;
+
+    /// Removes a mirror. One that is not there is removed.
+    fn remove_mirror(&self, key: &MirrorKey) -> HostResult<Outcome>;
+
+    /// All mirrors as they were read: text that nobody has checked, or why there is none.
+    fn mirrors(&self) -> Result<BTreeMap<MirrorKey, Result<String, String>>, LookFailed>;
+
+    /// The pool's generation; `None` where it never had one.
+    fn generation(&self) -> Result<Option<u64>, LookFailed>;
+
+    /// Raises the generation; one that is as high or higher stays. It is not waited for until it is on the disk, but
+    /// what is changed in the pool later is not there without it.
+    fn raise_generation(&self, to: u64) -> HostResult<Outcome>;
+
     /// Puts things into a dataset's tree without following anything that a guest planted there.
     fn prepare_tree(&self, name: &PoolPath, tree: &TreePlan) -> HostResult<Outcome>;
 
@@ -251,6 +271,9 @@ pub trait Runtime: Send + Sync {
 
     /// All VPSes of this node of which there is any sign on the host.
     fn vpses_with_evidence(&self) -> Result<Vec<VpsId>, LookFailed>;
+
+    /// All runs of this node of which there is a record or a cgroup, ended ones included.
+    fn records(&self) -> Result<Vec<(VpsId, RunId)>, LookFailed>;
 
     /// What the supervisor of a run last wrote; `None` when there is no such record.
     fn state(&self, vps: VpsId, run: &RunId) -> Result<Option<RunState>, LookFailed>;

@@ -26,6 +26,11 @@ impl Engine {
             .name("reaper".into())
             .stack_size(512 << 10)
             .spawn(move || engine.reaper())?;
+        let engine = self.clone();
+        std::thread::Builder::new()
+            .name("mirrors".into())
+            .stack_size(512 << 10)
+            .spawn(move || engine.keep_mirrors())?;
         Ok(())
     }
 
@@ -34,6 +39,8 @@ impl Engine {
     pub fn stop_threads(&self) {
         self.inner.stopping.store(true, Ordering::SeqCst);
         self.wake_reaper();
+        self.wake_mirrors();
+        self.mirror_once();
     }
 
     pub(crate) fn stopping(&self) -> bool {

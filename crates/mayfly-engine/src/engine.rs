@@ -1,7 +1,7 @@
 //! The engine as callers see it: questions answered from documents and from the host.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, RwLock};
 use std::time::{Duration, Instant};
 
@@ -11,15 +11,16 @@ use mayfly_core::error::{Code, Refusal};
 use mayfly_core::ids::{OperationId, VpsId};
 use mayfly_core::names::PoolPath;
 use mayfly_core::observed::{Observed, PoolSeen};
-use mayfly_core::plan::{Leftovers, PlanContext, promised, sort_leftovers};
+use mayfly_core::plan::{Busy, Leftovers, PlanContext, promised, sort_leftovers};
 use mayfly_core::run::RunState;
 
 use crate::autostart::BootQueue;
 use crate::deps::Deps;
 use crate::keys;
 use crate::lanes::Lanes;
+use crate::mirrors::Mirrored;
 use crate::reaper::Graves;
-use crate::store::{Change, Revision, TypedStore};
+use crate::store::{BadDoc, Change, Revision, TypedStore};
 
 /// One node's engine. Clones share it.
 #[derive(Clone)]
@@ -37,6 +38,12 @@ pub(crate) struct Inner {
     /// Read while a plan is made and journalled, written while a template is buried: what a plan counts on is there, or
     /// the burial sees the plan.
     pub(crate) bases: RwLock<()>,
+    /// Why nothing is changed, where the state cannot be trusted over the pool.
+    pub(crate) held: Mutex<Option<Refusal>>,
+    /// What of the documents is mirrored in the pool.
+    pub(crate) mirrored: Mirrored,
+    /// Set when a document has changed.
+    pub(crate) mirror: (Mutex<bool>, Condvar),
     /// Set when the reaper has something to look at.
     pub(crate) reap: (Mutex<bool>, Condvar),
     /// Graves that the reaper has tried in vain.
@@ -46,6 +53,8 @@ pub(crate) struct Inner {
     /// What is started because a daemon, or the host, has just started.
     pub(crate) boot: Mutex<BootQueue>,
     pub(crate) stopping: AtomicBool,
+    /// Whether there was an operation that could not be read: nobody knows whose work it was in the middle of.
+    pub(crate) unknown_work: AtomicBool,
     /// Operations that came to their end in this daemon.
     pub(crate) ended: AtomicUsize,
 }
@@ -74,11 +83,15 @@ impl Engine {
                 moved: Default::default(),
                 accepting: Mutex::new(()),
                 bases: RwLock::new(()),
+                held: Mutex::default(),
+                mirrored: Mirrored::default(),
+                mirror: Default::default(),
                 reap: Default::default(),
                 graves: Mutex::default(),
                 missed: Mutex::default(),
                 boot: Mutex::default(),
                 stopping: AtomicBool::new(false),
+                unknown_work: AtomicBool::new(false),
                 ended: AtomicUsize::new(0),
             }),
         }
@@ -96,6 +109,43 @@ impl Engine {
     /// All VPSes, by number.
     pub fn vpses(&self) -> Result<Vec<VpsDoc>, Refusal> {
         let mut all: Vec<VpsDoc> = self.documents(keys::VPSES)?;
+        all.sort_by_key(|v| v.id);
+        Ok(all)
+    }
+
+    /// VPSes and templates whose documents cannot be used: their keys, and why. What they speak of is disabled, and nothing else.
+    pub fn bad_documents(&self) -> Result<Vec<BadDoc>, Refusal> {
+        let mut bad = Vec::new();
+        bad.extend(self.deps().store.list_docs::<VpsDoc>(keys::VPSES)?.bad);
+        bad.extend(
+            self.deps()
+                .store
+                .list_docs::<TemplateDoc>(keys::TEMPLATES)?
+                .bad,
+        );
+        Ok(bad)
+    }
+
+    /// All documents below a prefix; refused where one of them cannot be used.
+    pub(crate) fn all_or_none<T: serde::de::DeserializeOwned>(
+        &self,
+        prefix: &str,
+    ) -> Result<Vec<T>, Refusal> {
+        let listed = self.deps().store.list_docs::<T>(prefix)?;
+        match listed.bad.first() {
+            Some(bad) => Err(bad.refusal()),
+            None => Ok(listed.docs.into_iter().map(|found| found.doc).collect()),
+        }
+    }
+
+    /// Every VPS of which there is a document, for whoever must not take a name, an id or a template that is in use. Where
+    /// the document cannot be used its mirror stands for it; without one this is refused.
+    pub(crate) fn every_vps(&self) -> Result<Vec<VpsDoc>, Refusal> {
+        let listed = self.deps().store.list_docs::<VpsDoc>(keys::VPSES)?;
+        let mut all: Vec<VpsDoc> = listed.docs.into_iter().map(|found| found.doc).collect();
+        for bad in listed.bad {
+            all.push(self.mirrored_vps(&bad.key)?.ok_or_else(|| bad.refusal())?);
+        }
         all.sort_by_key(|v| v.id);
         Ok(all)
     }
@@ -206,7 +256,29 @@ impl Engine {
         // In this order: a root that is in `seen` was made by a lane that is busy now, or that has recorded it.
         let busy = self.inner.lanes.busy();
         let (vpses, templates) = (self.vpses()?, self.templates()?);
-        let leftovers = sort_leftovers(&seen, &vpses, &templates, &busy, &self.node().id, id);
+        let bad = self.bad_documents()?;
+        let mut busy = with_unusable(busy, &bad);
+        busy.all |= self.inner.unknown_work.load(Ordering::SeqCst);
+        let spared = self.spared()?;
+        let mut leftovers = sort_leftovers(
+            &seen,
+            &vpses,
+            &templates,
+            &busy,
+            &spared,
+            &self.node().id,
+            id,
+        );
+        leftovers.reports.extend(bad.iter().map(BadDoc::told));
+        if let Some(held) = self.held() {
+            let kept = leftovers
+                .burials
+                .drain(..)
+                .map(|step| format!("left alone: {step}"));
+            leftovers.reports.extend(kept);
+            leftovers.reports.insert(0, held.message);
+        }
+        leftovers.reports.extend(self.mirror_trouble());
         Ok((seen, leftovers))
     }
 
@@ -284,6 +356,16 @@ impl Engine {
         *count.lock().expect("no thread panics with it") += 1;
         moved.notify_all();
     }
+}
+
+/// What a document that cannot be used speaks of is nobody's to clear away: of its VPS, of its template, and of whatever
+/// an unknown base or an unknown step may need.
+fn with_unusable(mut busy: Busy, bad: &[BadDoc]) -> Busy {
+    for one in bad {
+        busy.vpses.extend(keys::vps_of(&one.key));
+        busy.templates = true;
+    }
+    busy
 }
 
 fn no_such_operation(id: &str) -> Refusal {

@@ -130,7 +130,9 @@ impl Engine {
             // Only its own reservation: the number may have been given out again.
             let there = self.vps_by_id(new.doc.id)?;
             if there.is_some_and(|doc| doc == new.doc) {
-                self.put(Write::Delete(keys::vps(new.doc.id)))?;
+                let key = keys::vps(new.doc.id);
+                self.put(Write::Delete(key.clone()))?;
+                self.mirror_now(&key);
             }
         }
         op.error = Some(refusal);
@@ -303,7 +305,7 @@ impl Engine {
 
     /// One write that depends on nothing: only this lane writes the document.
     fn put(&self, write: Write) -> Result<(), Refusal> {
-        self.deps().store.txn(Txn {
+        self.commit(Txn {
             conditions: Vec::new(),
             writes: vec![write],
         })?;

@@ -4,13 +4,22 @@ use mayfly_core::ids::{OperationId, VpsId};
 use mayfly_core::names::TemplateName;
 
 pub(crate) const VPSES: &str = "/vps/";
+/// Only in the pool: the node's own document is a file.
+pub(crate) const NODE: &str = "/node";
 pub(crate) const TEMPLATES: &str = "/templates/";
 /// Which boot of the host a daemon has seen.
 pub(crate) const BOOT: &str = "/node/boot";
+/// What a rebuilt state does not know and must not clear away.
+pub(crate) const SPARED: &str = "/spared";
 pub(crate) const OPERATIONS: &str = "/operations/";
 
 pub(crate) fn vps(id: VpsId) -> String {
     format!("{VPSES}{id}")
+}
+
+/// The VPS that a key is of.
+pub(crate) fn vps_of(key: &str) -> Option<VpsId> {
+    key.strip_prefix(VPSES)?.parse().ok()
 }
 
 pub(crate) fn template(name: &TemplateName) -> String {

@@ -46,6 +46,7 @@ impl Lanes {
         Busy {
             vpses: vpses.collect(),
             templates: queues.contains_key(&Lane::Templates),
+            all: false,
         }
     }
 

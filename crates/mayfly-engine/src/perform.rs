@@ -45,10 +45,7 @@ impl Engine {
                 quota_bytes,
             } => deps.storage.set_quota(dataset, *quota_bytes)?,
             Step::PrepareTree { dataset, tree } => deps.storage.prepare_tree(dataset, tree)?,
-            Step::Record { vps, doc, .. } => match doc {
-                Some(doc) => self.record(&keys::vps(*vps), Some(&**doc))?,
-                None => self.record::<VpsDoc>(&keys::vps(*vps), None)?,
-            },
+            Step::Record { vps, doc, .. } => self.record_vps(*vps, doc.as_deref(), None)?,
             Step::SetLimits { vps, run, limits } => deps.runtime.set_limits(*vps, run, limits)?,
             Step::Launch { launch } => {
                 let spec = launch.to_run_spec(
@@ -96,7 +93,10 @@ impl Engine {
                 self.record_template(name, built)?
             }
             Step::RecordTemplate { name, doc } => {
-                self.record(&keys::template(name), doc.as_deref())?
+                let key = keys::template(name);
+                let outcome = self.record(&key, doc.as_deref())?;
+                self.mirror_now(&key);
+                outcome
             }
         };
         Ok(done)
@@ -161,9 +161,26 @@ impl Engine {
         done: &OperationDoc,
     ) -> Result<(), Refusal> {
         let journal = Write::put_doc(keys::operation(&done.id), done)?;
-        self.record_with(&keys::vps(vps), doc, Some(journal))?;
+        self.record_vps(vps, doc, Some(journal))?;
         self.tell_waiters();
         Ok(())
+    }
+
+    /// Records a VPS, and `more` with it. What the pool could not tell, were the state lost, is mirrored before the operation
+    /// goes on; what changes with every start and stop is mirrored in the background.
+    fn record_vps(
+        &self,
+        vps: VpsId,
+        doc: Option<&VpsDoc>,
+        more: Option<Write>,
+    ) -> Result<Outcome, Refusal> {
+        let key = keys::vps(vps);
+        let before = self.vps_by_id(vps)?;
+        let outcome = self.record_with(&key, doc, more)?;
+        if before.map(|before| before.lasting()) != doc.map(VpsDoc::lasting) || doc.is_none() {
+            self.mirror_now(&key);
+        }
+        Ok(outcome)
     }
 
     pub(crate) fn record<T>(&self, key: &str, doc: Option<&T>) -> Result<Outcome, Refusal>
@@ -201,7 +218,7 @@ impl Engine {
                 None => Write::Delete(key.to_owned()),
             });
         }
-        match store.txn(Txn {
+        match self.commit(Txn {
             conditions: vec![condition],
             writes,
         })? {

@@ -80,6 +80,9 @@ impl Engine {
     }
 
     fn reap(&self, is_due: impl Fn(Option<&Waiting>) -> bool) -> Result<Vec<PoolPath>, Refusal> {
+        if self.held().is_some() {
+            return Ok(Vec::new());
+        }
         let id = self.fresh_operation_id();
         let (_, leftovers) = self.leftovers(&id)?;
         let (mut graves, mut burials) = (leftovers.graves, leftovers.burials);

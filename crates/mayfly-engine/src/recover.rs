@@ -1,7 +1,9 @@
 //! What the engine does when it starts: it looks at the host, finishes what was begun, and settles what has happened
 //! meanwhile. It trusts what it sees over what was written.
 
-use mayfly_core::documents::{OperationState, VpsDoc};
+use std::sync::atomic::Ordering;
+
+use mayfly_core::documents::{OperationDoc, VpsDoc};
 use mayfly_core::error::Refusal;
 use mayfly_core::ids::{OperationId, RunId, VpsId};
 use mayfly_core::names::PoolPath;
@@ -13,7 +15,7 @@ use crate::autostart::BootQueue;
 use crate::engine::Engine;
 use crate::keys;
 use crate::lanes::Lane;
-use crate::store::{Txn, Write};
+use crate::store::{BadDoc, Txn, TypedStore, Write};
 
 /// So many operations that are over are remembered.
 const KEEP_OPERATIONS: usize = 1000;
@@ -34,11 +36,28 @@ pub struct Recovered {
 impl Engine {
     /// Looks at the host and puts into the lanes what has to be done. Nothing is carried out yet.
     pub fn recover(&self) -> Result<Recovered, Refusal> {
+        if let Some(held) = self.settle_generation()? {
+            // Nothing is cleared away, gone on with, settled or started: see `held`.
+            let mut reports = vec![format!("{}: {}", held.message, held.hint)];
+            reports.extend(self.pool()?.reports);
+            return Ok(Recovered {
+                reports,
+                ..Recovered::default()
+            });
+        }
         let mut out = Recovered {
             reports: self.deps().storage.clear_staging()?,
             ..Recovered::default()
         };
-        let mut operations = self.operations()?;
+        let listed = self
+            .deps()
+            .store
+            .list_docs::<OperationDoc>(keys::OPERATIONS)?;
+        self.inner
+            .unknown_work
+            .store(!listed.bad.is_empty(), Ordering::SeqCst);
+        out.reports.extend(listed.bad.iter().map(BadDoc::told));
+        let mut operations: Vec<_> = listed.docs.into_iter().map(|found| found.doc).collect();
         operations.retain(|op| !op.state.is_over());
         // Ids of one millisecond are in no order, and the clock may have been set back: what was begun of a lane goes on
         // before what has no plan yet, or its plan would be one for a VPS of the past.
@@ -129,12 +148,18 @@ impl Engine {
     }
 
     pub(crate) fn prune_operations(&self) -> Result<(), Refusal> {
-        let mut over = self.operations()?;
-        over.retain(|op| matches!(op.state, OperationState::Done | OperationState::Failed));
+        let mut over = self
+            .deps()
+            .store
+            .list_docs::<OperationDoc>(keys::OPERATIONS)?
+            .docs;
+        over.retain(|op| op.doc.state.is_over());
+        // By the store's own order: ids begin with the time of a clock that may have been set back.
+        over.sort_by_key(|op| op.create_revision);
         let surplus = over.len().saturating_sub(KEEP_OPERATIONS);
         for op in over.iter().take(surplus) {
-            let writes = vec![Write::Delete(keys::operation(&op.id))];
-            self.deps().store.txn(Txn {
+            let writes = vec![Write::Delete(op.key.clone())];
+            self.commit(Txn {
                 conditions: Vec::new(),
                 writes,
             })?;

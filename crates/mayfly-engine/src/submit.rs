@@ -27,6 +27,7 @@ impl Engine {
         intent: Intent,
         by: &str,
     ) -> Result<OperationDoc, Refusal> {
+        self.refuse_if_held()?;
         let _accepting = self
             .inner
             .accepting
@@ -77,7 +78,7 @@ impl Engine {
             ) => plan_template_import(source, name, *replace, &ctx.templates),
             (Request::TemplateRemove { name }, _) => {
                 let pool = self.deps().storage.observe()?;
-                plan_template_remove(name, &ctx.templates, &self.vpses()?, &pool, ctx)
+                plan_template_remove(name, &ctx.templates, &self.every_vps()?, &pool, ctx)
             }
             // Settling the end of a run needs no look at the pool, and may not fail for want of one.
             (
@@ -102,6 +103,11 @@ impl Engine {
         run: RunId,
         end: RunEnd,
     ) -> Result<OperationDoc, Refusal> {
+        let _accepting = self
+            .inner
+            .accepting
+            .lock()
+            .expect("no thread panics with it");
         let next = RunId::from_random(self.random());
         let boot_ms = self.deps().clock.boot_ms();
         self.accept(
@@ -149,7 +155,7 @@ impl Engine {
             let new = resolve_new_vps(
                 &input,
                 &template,
-                &self.vpses()?,
+                &self.every_vps()?,
                 &self.deps().reserved,
                 &node,
                 incarnation,
@@ -307,7 +313,7 @@ impl Engine {
             // A template that is removed at this moment is removed before, and this fails, or sees this VPS.
             txn.conditions.push(self.still_there(&new.doc)?);
         }
-        match self.deps().store.txn(txn)? {
+        match self.commit(txn)? {
             TxnOutcome::Committed(_) => {}
             TxnOutcome::Conflict { key } => {
                 return Err(Refusal::new(

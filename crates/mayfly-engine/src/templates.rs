@@ -6,7 +6,7 @@
 
 use std::sync::{PoisonError, RwLockReadGuard};
 
-use mayfly_core::documents::{SCHEMA, TemplateDoc, Track, VpsDoc};
+use mayfly_core::documents::{OperationDoc, SCHEMA, TemplateDoc, Track, VpsDoc};
 use mayfly_core::error::{Code, Refusal};
 use mayfly_core::ids::OperationId;
 use mayfly_core::names::{PoolPath, TemplateName};
@@ -93,11 +93,12 @@ impl Engine {
         op: &OperationId,
     ) -> Result<Vec<String>, Refusal> {
         let pool = self.deps().storage.observe()?;
-        let mut needs = needs_of(dataset, &self.vpses()?, &pool);
-        let named = self.templates()?;
+        let mut needs = needs_of(dataset, &self.every_vps()?, &pool);
+        // A document that cannot be read may name it.
+        let named: Vec<TemplateDoc> = self.all_or_none(keys::TEMPLATES)?;
         let named = named.iter().filter(|t| base_path(&t.digest) == *dataset);
         needs.extend(named.map(|t| format!("it is the template {}", t.name)));
-        for other in self.operations()? {
+        for other in self.all_or_none::<OperationDoc>(keys::OPERATIONS)? {
             let under_way = !other.state.is_over() && other.id != *op;
             if under_way && other.plan.is_some_and(|plan| clones_from(&plan, dataset)) {
                 let what = other.request.verb();
@@ -122,7 +123,7 @@ impl Engine {
             created_unix_ms: self.deps().clock.unix_ms(),
             manifest: built.manifest,
         };
-        for vps in self.vpses()? {
+        for vps in self.every_vps()? {
             let follows = vps.base.track == Track::Latest && vps.template == *name;
             if follows && vps.clones_its_base() {
                 check_fits(&vps, &doc).map_err(|mut refusal| {
@@ -134,6 +135,9 @@ impl Engine {
                 })?;
             }
         }
-        self.record(&keys::template(name), Some(&doc))
+        let key = keys::template(name);
+        let outcome = self.record(&key, Some(&doc))?;
+        self.mirror_now(&key);
+        Ok(outcome)
     }
 }

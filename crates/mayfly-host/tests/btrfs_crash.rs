@@ -18,6 +18,7 @@ use mayfly_core::bytes::Bytes;
 use mayfly_core::conformance::given::{
     burial_of_data, burial_of_root, condemned, operation, persistent, root,
 };
+use mayfly_core::mirror::MirrorKey;
 use mayfly_core::names::{PoolPath, TemplatePart};
 use mayfly_core::observed::MarkSeen;
 use mayfly_core::ports::{Origin, Storage};
@@ -31,6 +32,10 @@ use scratch::{
 
 const ACTION: &str = "MAYFLY_TEST_ACTION";
 const POOL: &str = "MAYFLY_TEST_POOL";
+
+fn mirror_key() -> MirrorKey {
+    MirrorKey::new("/vps/200").unwrap()
+}
 
 /// What the killed process of [`a_kill_anywhere_leaves_what_the_next_call_mends`] does.
 fn act(action: &str, path: &Path) {
@@ -60,6 +65,12 @@ fn act(action: &str, path: &Path) {
         "reap" => {
             let pool = open();
             pool.reap(&condemned(&pool, &node(), &grave)).unwrap();
+        }
+        "mirror" => {
+            open().put_mirror(&mirror_key(), "the new one\n").unwrap();
+        }
+        "generation" => {
+            open().raise_generation(70).unwrap();
         }
         "template" => {
             build_template(&open()).unwrap();
@@ -203,6 +214,30 @@ fn a_kill_anywhere_leaves_what_the_next_call_mends() {
                     act("reap", pool.path());
                     empty();
                 }
+                "mirror" => {
+                    let key = mirror_key();
+                    pool.put_mirror(&key, "the old one\n").unwrap();
+                    kill_at(point, action, pool.path());
+                    let all = pool.mirrors().unwrap();
+                    assert_eq!(all.len(), 1, "{point}: {all:?}");
+                    let there = all[&key].clone().unwrap();
+                    assert!(["the old one\n", "the new one\n"].contains(&there.as_str()));
+                    act(action, pool.path());
+                    assert_eq!(
+                        pool.mirrors().unwrap()[&key].as_deref(),
+                        Ok("the new one\n")
+                    );
+                    pool.remove_mirror(&key).unwrap();
+                    empty();
+                }
+                "generation" => {
+                    pool.raise_generation(7).unwrap();
+                    kill_at(point, action, pool.path());
+                    act(action, pool.path());
+                    assert_eq!(pool.generation(), Ok(Some(70)));
+                }
+                // Of the program, which no driver is part of: tests/e2e/test_recover.py.
+                "recover" => {}
                 "format" => {
                     let place = dir.join(point);
                     fs::create_dir(&place).unwrap();

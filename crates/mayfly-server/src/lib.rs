@@ -19,6 +19,7 @@ mod events;
 mod exec;
 mod extract;
 mod features;
+mod fsck;
 mod log;
 mod mounts;
 mod node;
@@ -31,6 +32,7 @@ mod templates;
 mod vpses;
 
 pub use self::describe::description;
+pub use self::fsck::view as fsck_view;
 pub use self::router::router;
 pub use self::serve::{Peer, serve};
 pub use self::state::{AppState, AttachCommand, Consoles};

@@ -12,8 +12,8 @@ use utoipa_axum::router::OpenApiRouter;
 
 use crate::error::ApiError;
 use crate::{
-    AppState, console, datasets, describe, events, exec, features, log, mounts, node, operations,
-    templates, vpses,
+    AppState, console, datasets, describe, events, exec, features, fsck, log, mounts, node,
+    operations, templates, vpses,
 };
 
 /// No request is larger.
@@ -62,6 +62,7 @@ const fn group(name: &'static str, about: &'static str, routes: fn() -> Routes) 
 pub(crate) const GROUPS: &[Group] = &[
     group("api", "This description", describe::routes),
     group("node", "The node and its pool", node::routes),
+    group("fsck", "What is wrong with the node", fsck::routes),
     group("template", "What VPSes are made from", templates::routes),
     group("vps", "VPSes and their life", vpses::routes),
     group("exec", "Programs inside a VPS", exec::routes),

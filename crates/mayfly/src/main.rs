@@ -1,11 +1,14 @@
 //! The program: the daemon (`serve`), the supervisor of one run (`supervise`, internal), and the command line.
 //!
-//! The command line talks to the daemon and to nothing else; only `init`, `serve` and `supervise` touch the host.
+//! The command line talks to the daemon and to nothing else; only `init`, `serve`,
+//! `supervise`, `recover`, and `fsck` where no daemon runs, touch the host.
 
 mod cli;
 mod consoles;
+mod fsck;
 mod init;
 mod node;
+mod recover;
 mod serve;
 
 use std::process::ExitCode;
@@ -26,6 +29,8 @@ fn main() -> ExitCode {
         Verb::Serve(args) => serve::run(args).map_err(Failure::from),
         Verb::Completions(args) => cli::completions(&args),
         Verb::Manual(args) => cli::manual(&args),
+        Verb::Recover(args) => recover::run(args, json, socket),
+        Verb::Fsck(args) => fsck::run(args, json, socket),
         verb => cli::run(verb, json, socket),
     };
     done.unwrap_or_else(|failure| failure.print(json))

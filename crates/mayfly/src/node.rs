@@ -3,6 +3,7 @@
 //! ```text
 //! node.json        what this node is; written last by `init`
 //! state.db         documents and the journal
+//! lock             held by the process that has the node open
 //! pool/            where the pool is mounted (of ZFS the platform's own part), in the daemon's mount namespace only
 //! runs/<vps>.<run> one directory a run
 //! consoles/<vps>   console rings
@@ -11,24 +12,26 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use mayfly_core::documents::{NodeDoc, PoolSpec, SCHEMA};
 use mayfly_core::error::{Code, Refusal};
 use mayfly_core::ids::NodeId;
-use mayfly_core::ports::Clock as _;
-use mayfly_engine::store::SqliteStore;
+use mayfly_core::ports::{Clock as _, Storage};
+use mayfly_engine::store::{MemoryStore, Monotonic, SqliteStore, Store, StoreError};
 use mayfly_engine::{Deps, Engine};
 use mayfly_host::clock::HostClock;
 use mayfly_host::run::client::Node;
 use mayfly_host::run::runtime::{LxcRuntime, RuntimePlaces};
-use mayfly_host::storage::{format_pool, open_pool};
+use mayfly_host::storage::{OpenPool, format_pool, open_pool};
 use mayfly_host::template::TemplateWorks;
 use mayfly_host::{crash, namespace, subids};
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 
 /// The name of the guest helper, beside the program.
 const GUEST_HELPER: &str = "mayfly-guest";
@@ -60,6 +63,47 @@ impl StateDir {
         self.0.join("runs")
     }
 
+    pub(crate) fn database(&self) -> PathBuf {
+        self.0.join("state.db")
+    }
+
+    /// Makes this process the one that has the node's pool and state open; none where another is. The kernel lets go of it
+    /// when the process ends.
+    pub(crate) fn try_lock(&self) -> anyhow::Result<Option<Lock>> {
+        let file = self.0.join("lock");
+        let lock = fs::File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .open(&file)
+            .with_context(|| format!("cannot open {}", file.display()))?;
+        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Some(Lock(lock))),
+            Err(Errno::WOULDBLOCK) => Ok(None),
+            Err(errno) => Err(errno).with_context(|| format!("cannot lock {}", file.display())),
+        }
+    }
+
+    /// The same for whoever cannot do without; waits a moment for one that ends.
+    pub(crate) fn lock(&self) -> anyhow::Result<Lock> {
+        let end = Instant::now() + LOCK_WAIT;
+        loop {
+            if let Some(lock) = self.try_lock()? {
+                return Ok(lock);
+            }
+            if Instant::now() >= end {
+                return Err(Refusal::new(
+                    Code::NodeBusy,
+                    format!("another process has the node in {}", self.0.display()),
+                    "stop the daemon: systemctl stop mayfly; VPSes go on",
+                )
+                .into());
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
     /// The socket of the API.
     pub(crate) fn socket(&self) -> PathBuf {
         self.0.join("api.sock")
@@ -78,6 +122,37 @@ impl StateDir {
         let node: NodeDoc = serde_json::from_str(&text)
             .with_context(|| format!("{} is damaged", file.display()))?;
         Ok(Some(node))
+    }
+
+    /// The node's document, or a refusal where `init` was not done here.
+    pub(crate) fn node(&self) -> anyhow::Result<NodeDoc> {
+        let missing = || {
+            Refusal::new(
+                Code::NodeNotInitialised,
+                format!("{} is not the state directory of a node", self.0.display()),
+                "make one: mayfly init --pool zfs:tank/ct, or loop:FILE,size=20G",
+            )
+        };
+        Ok(self.read_node()?.ok_or_else(missing)?)
+    }
+
+    /// Refuses to begin with an empty state over a pool that has had one.
+    fn check_database(&self, pool: &dyn Storage) -> Result<(), Refusal> {
+        let there = fs::symlink_metadata(self.database()).is_ok();
+        match pool.generation()? {
+            Some(generation) if !there && generation > 0 => Err(Refusal::new(
+                Code::StateFailed,
+                format!(
+                    "the state database {} is gone; the pool has seen its revision {generation}",
+                    self.database().display()
+                ),
+                format!(
+                    "rebuild it from the pool: mayfly recover --state-dir {} --dry-run",
+                    self.0.display()
+                ),
+            )),
+            _ => Ok(()),
+        }
     }
 
     /// Makes the directories. Guests' roots pass through `runs`, so others may pass, not read.
@@ -156,30 +231,81 @@ fn write_durably(file: &Path, text: &[u8]) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Held by the one process that has the node's pool and state open.
+#[derive(Debug)]
+pub(crate) struct Lock(#[expect(dead_code, reason = "open, it holds the lock")] fs::File);
+
+/// How long to wait for another process to let go of the node.
+const LOCK_WAIT: Duration = Duration::from_secs(2);
+
 /// A daemon's parts.
 pub(crate) struct Daemon {
     /// The engine, at rest.
     pub(crate) engine: Engine,
     /// The runs.
     pub(crate) runtime: Arc<LxcRuntime>,
+    pub(crate) lock: Lock,
+}
+
+impl Daemon {
+    /// Closes state and pool; the node stays this process's.
+    pub(crate) fn close(self) -> Lock {
+        self.lock
+    }
 }
 
 /// Puts a daemon together. The calling thread, and those that it starts from now on, have a mount namespace of their
 /// own, with the pool in it: call this before any other thread exists.
 pub(crate) fn open(state: &StateDir) -> anyhow::Result<Daemon> {
-    let node = state.read_node()?.ok_or_else(|| {
-        Refusal::new(
-            Code::NodeNotInitialised,
-            format!("{} is not the state directory of a node", state.0.display()),
-            "make one: mayfly init --pool zfs:tank/ct, or loop:FILE,size=20G",
-        )
-    })?;
-    state.ensure_directories()?;
+    let node = state.node()?;
+    let lock = state.lock()?;
+    let pool = open_pool_of(state, &node)?;
+    state.check_database(&*pool.storage)?;
+    let store = open_store(state).map_err(Refusal::from)?;
+    assemble(state, node, pool, Arc::new(store), lock)
+}
+
+/// The same to look at what is there, also where the state cannot be used: why that is so comes with it, and the engine
+/// has an empty state then. Nothing is made.
+pub(crate) fn open_to_look(
+    state: &StateDir,
+    lock: Lock,
+) -> anyhow::Result<(Daemon, Option<Refusal>)> {
+    let node = state.node()?;
+    let pool = open_pool_of(state, &node)?;
+    let opened = state
+        .check_database(&*pool.storage)
+        .and_then(|()| open_store(state).map_err(Refusal::from));
+    let (store, trouble): (Arc<dyn Store>, _) = match opened {
+        Ok(store) => (Arc::new(store), None),
+        Err(refusal) => (Arc::new(MemoryStore::new(monotonic())), Some(refusal)),
+    };
+    Ok((assemble(state, node, pool, store, lock)?, trouble))
+}
+
+fn monotonic() -> Monotonic {
     let began = Instant::now();
-    let monotonic = Arc::new(move || began.elapsed());
-    let store = SqliteStore::open(&state.0.join("state.db"), monotonic).map_err(Refusal::from)?;
+    Arc::new(move || began.elapsed())
+}
+
+fn open_store(state: &StateDir) -> Result<SqliteStore, StoreError> {
+    SqliteStore::open(&state.database(), monotonic())
+}
+
+/// Opens the pool in a mount namespace of this thread's own.
+fn open_pool_of(state: &StateDir, node: &NodeDoc) -> anyhow::Result<OpenPool> {
+    state.ensure_directories()?;
     namespace::enter_private()?;
-    let pool = open_pool(&node.pool, &node.id, &state.pool_mount()).map_err(Refusal::from)?;
+    Ok(open_pool(&node.pool, &node.id, &state.pool_mount()).map_err(Refusal::from)?)
+}
+
+fn assemble(
+    state: &StateDir,
+    node: NodeDoc,
+    pool: OpenPool,
+    store: Arc<dyn Store>,
+    lock: Lock,
+) -> anyhow::Result<Daemon> {
     let program = std::env::current_exe().context("cannot find the program itself")?;
     let runtime = Arc::new(LxcRuntime::new(RuntimePlaces {
         node: Node {
@@ -193,7 +319,7 @@ pub(crate) fn open(state: &StateDir) -> anyhow::Result<Daemon> {
     }));
     let deps = Deps {
         node,
-        store: Arc::new(store),
+        store,
         storage: pool.storage,
         runtime: runtime.clone(),
         templates: Arc::new(TemplateWorks::new(pool.templates)),
@@ -204,6 +330,7 @@ pub(crate) fn open(state: &StateDir) -> anyhow::Result<Daemon> {
     Ok(Daemon {
         engine: Engine::new(deps),
         runtime,
+        lock,
     })
 }
 

@@ -34,7 +34,11 @@ pub(crate) struct ServeArgs {
 pub(crate) fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     start_log();
     let state = StateDir::new(&args.state_dir)?;
-    let Daemon { engine, runtime } = node::open(&state)?;
+    let Daemon {
+        engine,
+        runtime,
+        lock: _lock,
+    } = node::open(&state)?;
     raise_budgets(engine.vpses()?.len() as u64);
     let found = engine.recover()?;
     tracing::info!(

@@ -21,12 +21,15 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 pub use self::change::Change;
 pub use self::lines::Lines;
 use crate::{
-    DatasetView, ErrorBody, ErrorInfo, FeatureView, MountView, NodeView, OperationView, PlanBody,
-    PoolView, TemplateView, VpsView, paths,
+    DatasetView, ErrorBody, ErrorInfo, FeatureView, FsckView, MountView, NodeView, OperationView,
+    PlanBody, PoolView, TemplateView, VpsView, paths,
 };
 
 /// How long an answer may take where nothing waits on purpose.
 const DEADLINE: Duration = Duration::from_secs(120);
+
+/// A look over a large node reads the whole state database and every mount table, several times.
+const FSCK_DEADLINE: Duration = Duration::from_secs(900);
 
 /// A websocket to the node.
 pub type Socket = WebSocketStream<UnixStream>;
@@ -114,6 +117,12 @@ impl Client {
     /// The pool.
     pub async fn pool(&self) -> Result<PoolView, ClientError> {
         self.get(paths::POOL).await
+    }
+
+    /// What is wrong with the node; with `repair` it mends what it can.
+    pub async fn fsck(&self, repair: bool) -> Result<FsckView, ClientError> {
+        let method = if repair { Method::POST } else { Method::GET };
+        self.call(method, paths::FSCK, None, FSCK_DEADLINE).await
     }
 
     /// All templates, by name.

@@ -78,10 +78,12 @@ pub(super) fn what_no_record_speaks_of_is_told_and_left(scene: &Scene<'_>) -> Ca
     let storage = scene.storage();
     scene.rig.litter("by-hand");
     for _ in 0..2 {
+        assert_eq!(storage.staging(), Ok(vec!["by-hand".to_owned()]));
         let told = storage.clear_staging().unwrap();
         assert!(told.len() == 1 && told[0].contains("by-hand"), "{told:?}");
     }
     assert!(storage.observe().unwrap().datasets.is_empty());
     scene.rig.clean("by-hand");
+    assert_eq!(storage.staging(), Ok(Vec::new()));
     Ok(())
 }

@@ -17,6 +17,7 @@ mod create;
 pub mod given;
 mod looks;
 mod marks;
+mod mirrors;
 mod quotas;
 mod reaping;
 mod rig;
@@ -87,6 +88,10 @@ const CASES: &[(&str, Case)] = cases! {
         what_is_absent_is_certainly_absent
         what_is_cut_off_stays_in_the_staging_area
         what_no_record_speaks_of_is_told_and_left;
+    mirrors:
+        a_mirror_comes_back_as_it_was_put
+        a_mirror_may_be_large_and_the_pool_full_of_them
+        the_generation_only_rises;
     trees:
         trees_are_prepared_once
         what_a_guest_planted_is_never_followed

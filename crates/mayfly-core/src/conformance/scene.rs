@@ -1,5 +1,6 @@
 //! One case on one pool.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -8,6 +9,7 @@ use super::rig::{Can, Cannot, PutError, Rig, Thing};
 use crate::bytes::Bytes;
 use crate::error::LookFailed;
 use crate::ids::{Digest, NodeId};
+use crate::mirror::MirrorKey;
 use crate::names::{GuestPath, PoolPath, TemplatePart};
 use crate::observed::{DatasetSeen, InitSeen, MarkSeen, PoolSeen, Role};
 use crate::ports::{
@@ -305,6 +307,30 @@ impl Storage for Calls {
             assert_eq!(self.inner.clear_staging(), told);
         }
         told
+    }
+
+    fn staging(&self) -> Result<Vec<String>, LookFailed> {
+        self.inner.staging()
+    }
+
+    fn put_mirror(&self, key: &MirrorKey, text: &str) -> HostResult<Outcome> {
+        self.again("put a mirror", || self.inner.put_mirror(key, text))
+    }
+
+    fn remove_mirror(&self, key: &MirrorKey) -> HostResult<Outcome> {
+        self.again("remove a mirror", || self.inner.remove_mirror(key))
+    }
+
+    fn mirrors(&self) -> Result<BTreeMap<MirrorKey, Result<String, String>>, LookFailed> {
+        self.inner.mirrors()
+    }
+
+    fn generation(&self) -> Result<Option<u64>, LookFailed> {
+        self.inner.generation()
+    }
+
+    fn raise_generation(&self, to: u64) -> HostResult<Outcome> {
+        self.again("raise the generation", || self.inner.raise_generation(to))
     }
 
     fn prepare_tree(&self, name: &PoolPath, tree: &TreePlan) -> HostResult<Outcome> {

@@ -30,6 +30,7 @@ mod asserts;
 mod clock;
 mod guest;
 mod limits;
+mod mirrors;
 mod runtime;
 mod snapshots;
 mod storage;

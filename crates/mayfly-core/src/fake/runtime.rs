@@ -307,6 +307,13 @@ impl Runtime for FakeHost {
         })
     }
 
+    fn records(&self) -> Result<Vec<(VpsId, RunId)>, LookFailed> {
+        self.look_at("the records of runs".into(), |world| {
+            let there = world.runs.iter().filter(|(_, r)| r.record || r.cgroup);
+            there.map(|(key, _)| key.clone()).collect()
+        })
+    }
+
     fn state(&self, vps: VpsId, run: &RunId) -> Result<Option<RunState>, LookFailed> {
         self.look_at(format!("state of run {run} of {vps}"), |world| {
             let run = world.runs.get(&(vps, run.clone())).filter(|r| r.record)?;

@@ -1,10 +1,13 @@
 //! The datasets of a fake host.
 
+use std::collections::BTreeMap;
+
 use super::tree::{Node, Tree, View};
 use super::world::{Dataset, POOL, World};
 use super::{Backend, FakeHost, Reach};
 use crate::bytes::Bytes;
 use crate::error::{Code, LookFailed, Refusal};
+use crate::mirror::MirrorKey;
 use crate::names::{GuestPath, PoolPath};
 use crate::observed::{DatasetSeen, InitSeen, Mark, MarkSeen, PoolSeen, Role};
 use crate::ports::{
@@ -504,6 +507,32 @@ impl Storage for FakeHost {
                 .map(|name| format!("staging/{name}: no record speaks of it; left alone"))
                 .collect())
         })
+    }
+
+    fn staging(&self) -> Result<Vec<String>, LookFailed> {
+        self.look_at("the staging area".into(), |world| {
+            world.staging.keys().cloned().collect()
+        })
+    }
+
+    fn put_mirror(&self, key: &MirrorKey, text: &str) -> HostResult<Outcome> {
+        self.write_mirror(key, Some(text))
+    }
+
+    fn remove_mirror(&self, key: &MirrorKey) -> HostResult<Outcome> {
+        self.write_mirror(key, None)
+    }
+
+    fn mirrors(&self) -> Result<BTreeMap<MirrorKey, Result<String, String>>, LookFailed> {
+        self.look_at("the mirrors".into(), |world| world.mirrors.clone())
+    }
+
+    fn generation(&self) -> Result<Option<u64>, LookFailed> {
+        self.look_at("the generation".into(), |world| world.generation)
+    }
+
+    fn raise_generation(&self, to: u64) -> HostResult<Outcome> {
+        self.write_generation(to)
     }
 
     fn prepare_tree(&self, name: &PoolPath, tree: &TreePlan) -> HostResult<Outcome> {

@@ -8,6 +8,7 @@ use super::{Backend, Cut, FakeRecipe, StartFault};
 use crate::bytes::Bytes;
 use crate::error::LookFailed;
 use crate::ids::{NodeId, RunId, VpsId};
+use crate::mirror::MirrorKey;
 use crate::names::PoolPath;
 use crate::observed::{Evidence, MarkSeen, Role};
 use crate::run::{RunEnd, RunPhase, RunSpec};
@@ -97,6 +98,9 @@ pub(super) struct World {
     pub(super) datasets: BTreeMap<PoolPath, Dataset>,
     /// Names in the staging area, and whether our records speak of them.
     pub(super) staging: BTreeMap<String, bool>,
+    /// Mirrors by key.
+    pub(super) mirrors: BTreeMap<MirrorKey, Result<String, String>>,
+    pub(super) generation: Option<u64>,
     /// What has been received of streams that are not finished, by what they are to become.
     pub(super) receiving: BTreeMap<PoolPath, Received>,
     /// Bytes that were given up, and the boot time at which they are back.
@@ -144,6 +148,8 @@ impl World {
             capacity,
             datasets: BTreeMap::new(),
             staging: BTreeMap::new(),
+            mirrors: BTreeMap::new(),
+            generation: None,
             receiving: BTreeMap::new(),
             late: Vec::new(),
             full: false,

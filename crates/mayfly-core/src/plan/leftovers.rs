@@ -27,19 +27,35 @@ pub struct Busy {
     pub vpses: BTreeSet<VpsId>,
     /// Whether a template is being built or removed.
     pub templates: bool,
+    /// Whether it is not known whose work is going on, so that it may be anybody's.
+    pub all: bool,
 }
 
-/// Sorts the pool's datasets. What `busy` lanes may have made is passed over.
+impl Busy {
+    /// Whether work of this VPS may be going on.
+    pub fn has(&self, vps: VpsId) -> bool {
+        self.all || self.vpses.contains(&vps)
+    }
+}
+
+/// Sorts the pool's datasets. What `busy` lanes may have made is passed over; what is `spared` is told of and left.
 pub fn sort_leftovers(
     pool: &PoolSeen,
     vpses: &[VpsDoc],
     templates: &[TemplateDoc],
     busy: &Busy,
+    spared: &BTreeSet<PoolPath>,
     node: &NodeId,
     operation: &OperationId,
 ) -> Leftovers {
     let mut out = Leftovers::default();
     for (name, dataset) in &pool.datasets {
+        if spared.contains(name) {
+            out.reports.push(format!(
+                "{name}: no document of the rebuilt state speaks of it; left alone until `mayfly fsck --repair`"
+            ));
+            continue;
+        }
         if name.is_grave() {
             grave(name, &dataset.mark, node, &mut out);
             continue;
@@ -101,7 +117,7 @@ fn ours(
         return;
     }
     match (&mark.role, &mark.owner) {
-        (Role::Template, _) if busy.templates => {}
+        (Role::Template, _) if busy.templates || busy.all => {}
         (Role::Template, _) => {
             let known = templates
                 .iter()
@@ -123,10 +139,11 @@ fn ours(
         }
         (Role::Temporary, Some((id, life))) => {
             match vpses.iter().find(|v| v.id == *id && v.incarnation == *life) {
+                None if busy.has(*id) => {}
                 None => out.reports.push(format!(
                     "{name}: VPS {id} of incarnation {life} is not known here; left alone"
                 )),
-                Some(_) if busy.vpses.contains(id) => {}
+                Some(_) if busy.has(*id) => {}
                 Some(doc) => {
                     let current = doc.run.as_ref().is_some_and(|r| r.root == *name);
                     if !current && doc.last_root.as_ref() != Some(name) {
@@ -148,9 +165,7 @@ fn ours(
                 *owner == Some((v.id, v.incarnation.clone()))
                     && v.datasets.iter().any(|d| v.pool_path(&d.name) == *name)
             });
-            let working = owner
-                .as_ref()
-                .is_some_and(|(id, _)| busy.vpses.contains(id));
+            let working = owner.as_ref().is_some_and(|(id, _)| busy.has(*id));
             if !known && !working {
                 out.reports.push(format!(
                     "{name}: persistent data that no VPS of this node has; left alone"

@@ -123,7 +123,7 @@ impl StoreError {
                 "this is a mistake in Mayfly; the daemon's log has the details".to_owned()
             }
             Self::BadDocument { .. } => {
-                "nothing was changed; upgrade Mayfly where a newer one wrote it, else put back a saved state".to_owned()
+                "what it speaks of stays as it is; upgrade Mayfly where a newer one wrote it, else: mayfly fsck --repair".to_owned()
             }
             Self::Compacted { .. } | Self::NotReached { .. } => {
                 "list again and watch from that list's revision".to_owned()
@@ -140,7 +140,7 @@ impl StoreError {
             }
             Self::Full { place, .. } => format!("make room, then try again: df -h {place}"),
             Self::Corrupt { place, .. } => {
-                format!("stop the daemon, keep a copy of {place}*, and put back a saved state")
+                format!("rebuild it from the pool: mayfly recover --dry-run; {place} is kept beside the new one")
             }
             Self::Io { place, .. } => {
                 format!("look for disk errors (dmesg), then try again: ls -l {place}")

@@ -199,6 +199,10 @@ impl Store for MemoryStore {
         Ok(TxnOutcome::Committed(Revision(inner.revision)))
     }
 
+    fn check(&self) -> Result<Vec<String>, StoreError> {
+        Ok(Vec::new())
+    }
+
     fn watch(
         &self,
         prefix: &str,

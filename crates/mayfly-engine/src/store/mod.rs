@@ -24,7 +24,7 @@ use std::time::Duration;
 pub use self::error::StoreError;
 pub use self::memory::MemoryStore;
 pub use self::sqlite::SqliteStore;
-pub use self::typed::{Doc, Docs, TypedStore};
+pub use self::typed::{BadDoc, Doc, Docs, TypedStore};
 
 /// How many revisions a store remembers for [`Store::watch`], unless it was told otherwise.
 pub const HISTORY: u64 = 10_000;
@@ -197,6 +197,9 @@ pub trait Store: Send + Sync {
     /// Carries a transaction out. [`TxnOutcome::Committed`] means durable. After [`StoreError::Io`] it is not known
     /// whether the transaction stands: read again. After any other error it does not.
     fn txn(&self, txn: Txn) -> Result<TxnOutcome, StoreError>;
+
+    /// Looks the whole store over; answers with what is wrong with it, in words.
+    fn check(&self) -> Result<Vec<String>, StoreError>;
 
     /// Waits up to `timeout` for changes below a prefix that were made after a revision; none when there were none.
     /// [`StoreError::Compacted`] means that changes may have been missed: list again and watch from that snapshot.

@@ -83,6 +83,48 @@ impl SqliteStore {
         })
     }
 
+    /// Makes a store in a new file, with these documents at a revision of this or above, and closes it. When this returns
+    /// the file is whole, alone, and on the disk. One that is there is refused.
+    pub fn make(path: &Path, revision: Revision, writes: Vec<Write>) -> Result<(), StoreError> {
+        let place = path.display().to_string();
+        let exists = std::fs::symlink_metadata(path).is_ok();
+        if exists {
+            return Err(StoreError::Foreign {
+                place,
+                why: "there is a file already",
+            });
+        }
+        let store = Self::open(path, std::sync::Arc::new(|| Duration::ZERO))?;
+        {
+            let inner = store.lock();
+            let begin = "UPDATE store SET revision = ?1, compacted = ?1";
+            inner
+                .conn
+                .execute(begin, [revision.0])
+                .map_err(store.at())?;
+        }
+        for part in writes.chunks(64) {
+            store.txn(Txn {
+                conditions: Vec::new(),
+                writes: part.to_vec(),
+            })?;
+        }
+        {
+            // Without a log beside it, so that it can be moved.
+            let inner = store.lock();
+            inner
+                .conn
+                .pragma_update(None, "journal_mode", "DELETE")
+                .map_err(store.at())?;
+        }
+        drop(store);
+        let synced = std::fs::File::open(path).and_then(|file| file.sync_all());
+        synced.map_err(|cause| StoreError::Io {
+            place,
+            cause: Box::new(cause),
+        })
+    }
+
     /// A panic elsewhere leaves no half a change: the transaction was rolled back when it was dropped.
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
@@ -144,6 +186,22 @@ impl Store for SqliteStore {
         let outcome = commit(&mut inner.conn, &txn, self.history).map_err(self.at())?;
         self.changed.notify_all();
         Ok(outcome)
+    }
+
+    fn check(&self) -> Result<Vec<String>, StoreError> {
+        let inner = self.lock();
+        let mut query = inner
+            .conn
+            .prepare("PRAGMA integrity_check(20)")
+            .map_err(self.at())?;
+        let rows = query
+            .query_map([], |row| row.get::<_, String>(0))
+            .map_err(self.at())?;
+        let mut told = rows
+            .collect::<rusqlite::Result<Vec<_>>>()
+            .map_err(self.at())?;
+        told.retain(|line| line != "ok");
+        Ok(told)
     }
 
     fn watch(

@@ -1,6 +1,7 @@
 //! Documents as the types that they are: parsing, and the refusal of what a newer program wrote.
 
 use mayfly_core::documents::SCHEMA;
+use mayfly_core::error::Refusal;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -19,6 +20,33 @@ pub struct Doc<T> {
     pub mod_revision: Revision,
 }
 
+/// A document that cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BadDoc {
+    /// Its key.
+    pub key: String,
+    /// What is wrong with it.
+    pub why: String,
+    /// When it was last put.
+    pub mod_revision: Revision,
+}
+
+impl BadDoc {
+    /// The refusal of whatever needs it.
+    pub fn refusal(&self) -> Refusal {
+        StoreError::BadDocument {
+            key: self.key.clone(),
+            why: self.why.clone(),
+        }
+        .into()
+    }
+
+    /// That it is there, in words.
+    pub fn told(&self) -> String {
+        self.refusal().message
+    }
+}
+
 /// All documents below a prefix at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Docs<T> {
@@ -26,6 +54,8 @@ pub struct Docs<T> {
     pub revision: Revision,
     /// The documents, sorted by key.
     pub docs: Vec<Doc<T>>,
+    /// Those that cannot be used, sorted by key. They are not absent.
+    pub bad: Vec<BadDoc>,
 }
 
 /// Every document has this field; the rest may be unreadable to an older program.
@@ -62,18 +92,27 @@ pub trait TypedStore: Store {
         self.get(key)?.map(parse).transpose()
     }
 
-    /// All documents below a prefix. One that cannot be used fails the whole list: what is missing from it must not be
-    /// taken for absent.
+    /// All documents below a prefix, and apart from them those that cannot be used: who takes what is missing for absent
+    /// has to look at those as well.
     fn list_docs<T: DeserializeOwned>(&self, prefix: &str) -> Result<Docs<T>, StoreError> {
         let snapshot = self.range(prefix)?;
-        let docs = snapshot
-            .entries
-            .into_iter()
-            .map(parse)
-            .collect::<Result<_, _>>()?;
+        let (mut docs, mut bad) = (Vec::new(), Vec::new());
+        for entry in snapshot.entries {
+            let mod_revision = entry.mod_revision;
+            match parse(entry) {
+                Ok(doc) => docs.push(doc),
+                Err(StoreError::BadDocument { key, why }) => bad.push(BadDoc {
+                    key,
+                    why,
+                    mod_revision,
+                }),
+                Err(other) => return Err(other),
+            }
+        }
         Ok(Docs {
             revision: snapshot.revision,
             docs,
+            bad,
         })
     }
 }
@@ -163,10 +202,18 @@ mod tests {
     }
 
     #[test]
-    fn one_bad_document_fails_the_list() {
+    fn one_bad_document_is_listed_apart_and_spoils_no_other() {
         let good = r#"{"schema": 1, "colour": "red"}"#;
-        let store = store_with(&[("/lamps/1", good), ("/lamps/2", "{}")]);
-        let failed = store.list_docs::<Lamp>("/lamps/").unwrap_err();
-        assert!(matches!(failed, StoreError::BadDocument { key, .. } if key == "/lamps/2"));
+        let store = store_with(&[("/lamps/1", good), ("/lamps/2", "{}"), ("/lamps/3", good)]);
+        let listed = store.list_docs::<Lamp>("/lamps/").unwrap();
+        let keys: Vec<_> = listed.docs.iter().map(|doc| doc.key.as_str()).collect();
+        assert_eq!(keys, ["/lamps/1", "/lamps/3"]);
+        assert_eq!(listed.bad.len(), 1);
+        assert_eq!(listed.bad[0].key, "/lamps/2");
+        assert!(
+            listed.bad[0]
+                .told()
+                .contains("/lamps/2 cannot be used: missing field")
+        );
     }
 }

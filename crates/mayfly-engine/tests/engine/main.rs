@@ -5,6 +5,8 @@
 mod autostart;
 mod bases;
 mod crash;
+mod fsck;
+mod held;
 mod journal;
 mod lasting;
 mod leaked;

@@ -35,6 +35,10 @@ impl Store for Full {
         self.store.txn(txn)
     }
 
+    fn check(&self) -> Result<Vec<String>, StoreError> {
+        self.store.check()
+    }
+
     fn watch(&self, prefix: &str, after: Revision, wait: Duration) -> Result<Watched, StoreError> {
         self.store.watch(prefix, after, wait)
     }

@@ -235,6 +235,7 @@ pub(crate) fn settle(engine: &Engine) {
         }
     }
     let _ = engine.reap_once();
+    engine.mirror_once();
 }
 
 /// Asks for something; a refusal at once is fine, the scenario may have been cut off before.

@@ -211,6 +211,16 @@ impl Runtime for LxcRuntime {
         Ok(ids)
     }
 
+    fn records(&self) -> Result<Vec<(VpsId, RunId)>, LookFailed> {
+        Ok(self
+            .places
+            .node
+            .observe_runs()
+            .map_err(look)?
+            .into_iter()
+            .collect())
+    }
+
     fn state(&self, vps: VpsId, run: &RunId) -> Result<Option<RunState>, LookFailed> {
         match client::read_state(&self.run_dir(vps, run)) {
             Ok(state) => Ok(Some(state)),

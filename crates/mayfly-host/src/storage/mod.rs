@@ -6,6 +6,7 @@ pub mod zfs;
 mod claims;
 mod contained;
 mod identity;
+mod mirrors;
 mod names;
 mod open;
 mod probe;

@@ -7,7 +7,7 @@ use mayfly_core::error::LookFailed;
 use mayfly_core::ids::NodeId;
 use mayfly_core::names::PoolPath;
 use mayfly_core::ports::{HostError, HostResult};
-use rustix::fs::{AtFlags, readlinkat, renameat, symlinkat, unlinkat};
+use rustix::fs::{AtFlags, readlinkat, renameat, statat, symlinkat, unlinkat};
 use rustix::io::Errno;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -100,12 +100,28 @@ impl Records {
 
     /// The names of all records; a replacement that a kill cut off goes by the name of its record.
     pub(super) fn names(&self) -> HostResult<BTreeSet<String>> {
+        Ok(self.all_names()?)
+    }
+
+    pub(super) fn all_names(&self) -> Result<BTreeSet<String>, LookFailed> {
         let names =
             names_in(&self.dir).map_err(|e| LookFailed::new(format!("the {}s", self.what), e))?;
         Ok(names
             .iter()
             .map(|name| name.strip_suffix(REPLACEMENT).unwrap_or(name).to_owned())
             .collect())
+    }
+
+    /// Whether there is a record of this name, whatever it says, or a replacement of it.
+    pub(super) fn has(&self, name: &str) -> rustix::io::Result<bool> {
+        for name in [name, &format!("{name}{REPLACEMENT}")] {
+            match statat(&self.dir, name, AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(_) => return Ok(true),
+                Err(Errno::NOENT) => {}
+                Err(errno) => return Err(errno),
+            }
+        }
+        Ok(false)
     }
 
     pub(super) fn intent(&self, staged: &str) -> Result<Option<Intent>, LookFailed> {

@@ -23,13 +23,15 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
-use mayfly_api::{Client, paths};
+use mayfly_api::{Client, FsckView, paths};
 
 pub(crate) use self::failure::{Failure, exit_with_usage};
 pub(crate) use self::manual::{completions, manual};
-use self::screen::Screen;
+pub(crate) use self::screen::{Screen, escape};
 use crate::DEFAULT_STATE_DIR;
+use crate::fsck::FsckArgs;
 use crate::init::InitArgs;
+use crate::recover::RecoverArgs;
 use crate::serve::ServeArgs;
 
 /// VPSes whose root filesystem lives for one boot
@@ -61,6 +63,10 @@ pub(crate) enum Verb {
     /// The life of one run
     #[command(hide = true)]
     Supervise(SuperviseArgs),
+    /// What is wrong with the node: its pool, what is alive on its host, its state
+    Fsck(FsckArgs),
+    /// Rebuild a lost, damaged or outdated state from the pool; no daemon may run
+    Recover(RecoverArgs),
     /// The node at a glance
     Status,
     /// Where the node keeps datasets
@@ -146,7 +152,16 @@ pub(crate) fn run(verb: Verb, json: bool, socket: Option<PathBuf>) -> Result<Exi
     done
 }
 
-fn socket_path(given: Option<PathBuf>) -> PathBuf {
+/// Has the daemon look its node over.
+pub(crate) fn fsck(socket: Option<PathBuf>, repair: bool) -> Result<FsckView, Failure> {
+    let client = Client::new(socket_path(socket));
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    Ok(runtime.block_on(client.fsck(repair))?)
+}
+
+pub(crate) fn socket_path(given: Option<PathBuf>) -> PathBuf {
     let named = std::env::var_os("MAYFLY_SOCKET")
         .filter(|name| !name.is_empty())
         .map(PathBuf::from);
@@ -160,6 +175,8 @@ async fn dispatch(verb: Verb, context: &Context) -> Result<ExitCode, Failure> {
         Verb::Init(_)
         | Verb::Serve(_)
         | Verb::Supervise(_)
+        | Verb::Fsck(_)
+        | Verb::Recover(_)
         | Verb::Completions(_)
         | Verb::Manual(_) => Err(Failure::mistake("a verb without a daemon got here")),
         Verb::Status => node::status(context).await,

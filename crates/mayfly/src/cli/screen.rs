@@ -7,13 +7,13 @@ use serde::Serialize;
 use super::Failure;
 
 /// Where answers go.
-pub(super) struct Screen {
-    pub(super) json: bool,
+pub(crate) struct Screen {
+    pub(crate) json: bool,
 }
 
 impl Screen {
     /// Prints a value as JSON where that was asked for, else the text made of it.
-    pub(super) fn show<T: Serialize>(
+    pub(crate) fn show<T: Serialize>(
         &self,
         value: &T,
         text: impl FnOnce(&T) -> String,
@@ -58,7 +58,7 @@ fn turns(c: char) -> bool {
 }
 
 /// Text on one line in which nothing acts on a terminal or turns the direction of writing.
-pub(super) fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for c in text.chars() {
         if c.is_control() || turns(c) {

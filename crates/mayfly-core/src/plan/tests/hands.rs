@@ -311,6 +311,7 @@ impl Hands {
             &self.docs(),
             &self.template_docs(),
             &Busy::default(),
+            &Default::default(),
             &context.node,
             &context.operation,
         );

@@ -13,7 +13,7 @@ use crate::plan::{Busy, Leftovers, Step, sort_leftovers};
 fn sort(hands: &Hands, pool: &PoolSeen, busy: &[u32]) -> Leftovers {
     let busy = Busy {
         vpses: busy.iter().map(|n| id(*n)).collect(),
-        templates: false,
+        ..Busy::default()
     };
     let context = hands.context();
     sort_leftovers(
@@ -21,6 +21,7 @@ fn sort(hands: &Hands, pool: &PoolSeen, busy: &[u32]) -> Leftovers {
         &hands.docs(),
         &hands.template_docs(),
         &busy,
+        &Default::default(),
         &context.node,
         &context.operation,
     )

@@ -1,6 +1,6 @@
 //! An open pool.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -9,6 +9,7 @@ use std::sync::{Mutex, MutexGuard};
 use mayfly_core::bytes::Bytes;
 use mayfly_core::error::{Code, LookFailed, Refusal};
 use mayfly_core::ids::NodeId;
+use mayfly_core::mirror::MirrorKey;
 use mayfly_core::names::{GuestPath, PoolPath};
 use mayfly_core::observed::{DatasetSeen, InitSeen, MarkSeen, PoolSeen, Role};
 use mayfly_core::ports::{Assembly, HostError, HostResult, NewDataset, Outcome, Storage, TreePlan};
@@ -23,6 +24,7 @@ use super::quota::{self, Groups, QuotaMode};
 use crate::storage::claims::{Claim, Claims, lock};
 use crate::storage::contained::{DIRECTORY, open_below};
 use crate::storage::identity::KernelIdentity;
+use crate::storage::mirrors::Mirrors;
 use crate::storage::probe::resolve_init;
 use crate::storage::records::Records;
 use crate::storage::refusals::{failed, not_ours, pool_full};
@@ -114,6 +116,7 @@ pub struct BtrfsPool {
     pub(super) staging: OwnedFd,
     pub(super) marks: Records,
     pub(super) intents: Records,
+    pub(super) mirrors: Mirrors,
     /// Held over each rename and over each listing, so that a listing never misses what is being moved.
     shape: Mutex<()>,
     /// Names in the staging area that a call of this process is working on.
@@ -162,6 +165,7 @@ impl BtrfsPool {
             staging: directory(STAGING)?,
             marks: Records::new(directory(MARKS)?, "mark"),
             intents: Records::new(directory(INTENTS)?, "intent"),
+            mirrors: Mirrors::open(directory(OWN)?)?,
             shape: Mutex::default(),
             claims: Claims::default(),
             dropped: Mutex::default(),
@@ -403,6 +407,30 @@ impl Storage for BtrfsPool {
 
     fn clear_staging(&self) -> HostResult<Vec<String>> {
         self.clear_cut_off()
+    }
+
+    fn staging(&self) -> Result<Vec<String>, LookFailed> {
+        self.unclaimed_staged()
+    }
+
+    fn put_mirror(&self, key: &MirrorKey, text: &str) -> HostResult<Outcome> {
+        self.mirrors.put(key, text)
+    }
+
+    fn remove_mirror(&self, key: &MirrorKey) -> HostResult<Outcome> {
+        self.mirrors.remove(key)
+    }
+
+    fn mirrors(&self) -> Result<BTreeMap<MirrorKey, Result<String, String>>, LookFailed> {
+        self.mirrors.all()
+    }
+
+    fn generation(&self) -> Result<Option<u64>, LookFailed> {
+        self.mirrors.generation()
+    }
+
+    fn raise_generation(&self, to: u64) -> HostResult<Outcome> {
+        self.mirrors.raise_generation(to)
     }
 
     fn prepare_tree(&self, name: &PoolPath, tree: &TreePlan) -> HostResult<Outcome> {

@@ -28,6 +28,27 @@ impl BtrfsPool {
         }
     }
 
+    /// What lies there or is announced, and is in no call's hands.
+    pub(super) fn unclaimed_staged(&self) -> Result<Vec<String>, LookFailed> {
+        let look = |e| LookFailed::new(STAGING, e);
+        let mut all: BTreeSet<String> =
+            names_in(&self.staging).map_err(look)?.into_iter().collect();
+        all.extend(self.intents.all_names()?);
+        all.retain(|staged| self.claim(staged).is_ok());
+        // A call that was at it ended before it was claimed here.
+        let there = |staged: &String| {
+            let announced = self.intents.has(staged).map_err(look)?;
+            Ok(announced || statat(&self.staging, staged, AtFlags::SYMLINK_NOFOLLOW).is_ok())
+        };
+        let mut left = Vec::new();
+        for staged in all {
+            if there(&staged)? {
+                left.push(staged);
+            }
+        }
+        Ok(left)
+    }
+
     pub(super) fn clear_cut_off(&self) -> HostResult<Vec<String>> {
         let mut told = Vec::new();
         // Marks are listed before subvolumes: a mark is written after its subvolume was made, so one whose subvolume

@@ -20,6 +20,7 @@ use crate::runner::Runner;
 use crate::storage::claims::Claims;
 use crate::storage::contained::{DIRECTORY, names_in, open_below};
 use crate::storage::identity::KernelIdentity;
+use crate::storage::mirrors::Mirrors;
 use crate::storage::records::Records;
 
 /// What every dataset of a pool has from its top: nothing is ever mounted by ZFS itself.
@@ -76,6 +77,7 @@ impl ZfsPool {
                 pool: dataset.to_owned(),
             },
             intents: Records::new(intents, "intent"),
+            mirrors: Mirrors::open(own)?,
             claims: Claims::default(),
             shape: std::sync::RwLock::default(),
         })

@@ -8,6 +8,7 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use mayfly_core::bytes::Bytes;
 use mayfly_core::error::{Code, LookFailed, Refusal};
 use mayfly_core::ids::NodeId;
+use mayfly_core::mirror::MirrorKey;
 use mayfly_core::names::{GuestPath, PoolPath};
 use mayfly_core::observed::{DatasetSeen, InitSeen, Mark, MarkSeen, PoolSeen, Role};
 use mayfly_core::ports::{Assembly, HostError, HostResult, NewDataset, Outcome, Storage, TreePlan};
@@ -21,6 +22,7 @@ use super::mount::{mount_detached, open_private};
 use super::preflight::zpool_of;
 use crate::storage::claims::Claims;
 use crate::storage::identity::KernelIdentity;
+use crate::storage::mirrors::Mirrors;
 use crate::storage::probe::resolve_init;
 use crate::storage::records::Records;
 use crate::storage::refusals::{not_ours, pool_full};
@@ -58,6 +60,7 @@ pub struct ZfsPool {
     pub(super) at: PathBuf,
     pub(super) identity: KernelIdentity,
     pub(super) intents: Records,
+    pub(super) mirrors: Mirrors,
     pub(super) claims: Claims,
     /// Read over each listing, written over each rename, so that a listing never misses what is being moved.
     pub(super) shape: RwLock<()>,
@@ -324,6 +327,30 @@ impl Storage for ZfsPool {
 
     fn clear_staging(&self) -> HostResult<Vec<String>> {
         self.clear_cut_off()
+    }
+
+    fn staging(&self) -> Result<Vec<String>, LookFailed> {
+        self.unclaimed_staged()
+    }
+
+    fn put_mirror(&self, key: &MirrorKey, text: &str) -> HostResult<Outcome> {
+        self.mirrors.put(key, text)
+    }
+
+    fn remove_mirror(&self, key: &MirrorKey) -> HostResult<Outcome> {
+        self.mirrors.remove(key)
+    }
+
+    fn mirrors(&self) -> Result<BTreeMap<MirrorKey, Result<String, String>>, LookFailed> {
+        self.mirrors.all()
+    }
+
+    fn generation(&self) -> Result<Option<u64>, LookFailed> {
+        self.mirrors.generation()
+    }
+
+    fn raise_generation(&self, to: u64) -> HostResult<Outcome> {
+        self.mirrors.raise_generation(to)
     }
 
     fn prepare_tree(&self, name: &PoolPath, tree: &TreePlan) -> HostResult<Outcome> {

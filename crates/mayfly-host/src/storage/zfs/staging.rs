@@ -1,5 +1,7 @@
 //! The staging area: what is not finished.
 
+use std::collections::BTreeSet;
+
 use mayfly_core::error::LookFailed;
 use mayfly_core::ports::HostResult;
 
@@ -25,6 +27,25 @@ impl ZfsPool {
             }
             (Some(_), false) => self.intents.remove(staged),
         }
+    }
+
+    /// What lies there or is announced, and is in no call's hands.
+    pub(super) fn unclaimed_staged(&self) -> Result<Vec<String>, LookFailed> {
+        let mut all: BTreeSet<String> = self.all_staged()?.into_iter().collect();
+        all.extend(self.intents.all_names()?);
+        all.retain(|staged| self.claims.claim(staged).is_ok());
+        let mut left = Vec::new();
+        for staged in all {
+            // A call that was at it ended before it was claimed here.
+            let announced = self
+                .intents
+                .has(&staged)
+                .map_err(|e| LookFailed::new(STAGING, e))?;
+            if announced || self.row(&self.staged(&staged))?.is_some() {
+                left.push(staged);
+            }
+        }
+        Ok(left)
     }
 
     pub(super) fn clear_cut_off(&self) -> HostResult<Vec<String>> {

@@ -12,9 +12,11 @@ const LINE: usize = 64 << 10;
 /// So many bytes of names of links are remembered.
 const LINKS: usize = 256 << 20;
 
-/// What tar is told so that it prints what is read here.
-pub(super) const ARGS: [&str; 4] = [
+/// What tar is told so that it prints what is read here: names and targets as the archive has them, not as they would be
+/// made harmless.
+pub(super) const ARGS: [&str; 5] = [
     "--list",
+    "--absolute-names",
     "--verbose",
     "--numeric-owner",
     "--quoting-style=c",
