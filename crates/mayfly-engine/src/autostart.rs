@@ -87,7 +87,7 @@ impl Engine {
             doc.desired = mayfly_core::documents::Desired::Running;
             writes.push(Write::put_doc(keys::vps(doc.id), doc)?);
         }
-        self.deps().store.txn(Txn {
+        self.commit(Txn {
             conditions: Vec::new(),
             writes,
         })?;
