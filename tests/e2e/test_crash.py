@@ -5,6 +5,7 @@ import pathlib
 import re
 import signal
 
+import images
 from backends import only
 from harness import MAYFLY, Node, sh, wait_for
 from test_alive import edit_document
@@ -457,6 +458,27 @@ def test_template_build_killed_anywhere_leaves_nothing(node):
             assert node.json("template", "list") == [], f"killed at {point}"
             assert_no_orphans(node)
             node.run(*verb)
+
+
+def test_template_import_killed_anywhere_leaves_nothing(node):
+    """R9, T1: also where it replaces what a template was."""
+    with own_node(Node, "crash-import") as node:
+        first, second = (images.tar(images.tree(node.dir / f"tree{n}", release=str(n)), node.dir / f"{n}.tar") for n in (1, 2))
+        tiny = node.json("template", "list")[0]["digest"][:16]
+        node.run("template", "import", "made", first)
+        made = next(t["digest"] for t in node.json("template", "list") if t["name"] == "made")
+        verb = ["template", "import", "made", second, "--replace"]
+        points = [*step_points(node, *verb), "template.after_base", "import.after_unpack", "template.after_marks",
+                  "template.after_rename"]
+        for point in points:
+            cut(node, point, *verb)
+            now = {t["name"]: t["digest"] for t in node.json("template", "list")}
+            assert set(now) == {"made", "tiny"} and now["made"] != made, f"killed at {point}: {now}"
+            there = {tiny, now["made"][:16]}
+            wait_for(f"what was replaced is gone: {point}", lambda: set(os.listdir(pool_path(node) / "templates")) == there)
+            assert_no_orphans(node)
+            node.run("template", "import", "made", first, "--replace")
+        print(f"  {len(points)} points")
 
 
 @only("btrfs", "a pool in a file")

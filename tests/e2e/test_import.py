@@ -136,22 +136,6 @@ def test_bad_archives_are_refused_whole(node):
 test_bad_archives_are_refused_whole.skipped = no_squashfs
 
 
-def test_a_daemon_that_is_killed_during_an_import_leaves_nothing(node):
-    with scratch(node) as top:
-        archive = images.tar(images.tree(top / "tree"), top / "a.tar")
-        before = in_pool(node)
-        for point in ("template.after_base", "template.after_unpack", "template.after_marks"):
-            node.end_daemon()
-            node.serve(crash_at=point)
-            node.run("template", "import", "cut", archive, "--no-wait")
-            node.wait_daemon_died()
-            # The next daemon goes on with the operation: what the first one left is removed, and it is done.
-            node.serve()
-            wait_for("it is imported", lambda: any(t["name"] == "cut" for t in node.json("template", "list")))
-            remove(node, "cut")
-            wait_for("nothing of it is left", lambda: in_pool(node) == before and not node.graves())
-
-
 def test_two_vpses_of_a_template_share_no_secret(node):
     for template in ("debian-12", "debian-12-impermanence"):
         with node.vps(template) as one, node.vps(template) as two:

@@ -236,8 +236,8 @@ fn a_kill_anywhere_leaves_what_the_next_call_mends() {
                     act(action, pool.path());
                     assert_eq!(pool.generation(), Ok(Some(70)));
                 }
-                // Of the program, which no driver is part of: tests/e2e/test_recover.py.
-                "recover" => {}
+                // Where no driver is at work: tests/e2e/test_import.py and test_recover.py.
+                "import" | "recover" => {}
                 "format" => {
                     let place = dir.join(point);
                     fs::create_dir(&place).unwrap();

@@ -4,6 +4,7 @@
 
 mod autostart;
 mod bases;
+mod clock;
 mod crash;
 mod fsck;
 mod held;

@@ -68,7 +68,7 @@ impl Templates for TemplateWorks {
         let base = staging.part(&TemplatePart::Base)?;
         progress("unpacking");
         checked.unpack(&runner, &base)?;
-        crash_point("template.after_unpack");
+        crash_point("import.after_unpack");
         let manifest = checked.manifest(&base)?;
         let failed = |error: &dyn Error| import_failed(&source.archive, error);
         scrub_tree(&base, manifest.layout.storage.as_ref()).map_err(|e| failed(&e))?;
