@@ -107,7 +107,6 @@ def test_after_an_old_copy_was_put_back_nothing_is_reaped(node):
             assert "mayfly recover" in refused.hint
         trouble = "\n".join(node.json("status")["trouble"])
         assert "an older copy of it was put back" in trouble and str(later) in trouble, trouble
-        node.exec(known, "sh", "-c", "true")
         assert fsck(node, "--repair")[0] == {"state.behind": ["state.db"]}
         node.end_daemon()
         done = recover(node)
