@@ -250,7 +250,7 @@ def test_a_state_database_from_before_reaps_nothing(node):
         assert inits(node, vps) == [(pid, f"{root}/private")], "the guest was ended"
         assert_reported(node, [str(vps), root])
         before = snapshot(node)
-        node.refused("storage.not_ours", "create", "--template", "tiny", "--disk", "64M", "--id", vps)
+        node.refused("state.behind", "create", "--template", "tiny", "--disk", "64M", "--id", vps)
         assert not differences(before, snapshot(node))
     finally:
         node.end_daemon()
