@@ -86,7 +86,7 @@ def test_a_daemon_on_a_read_only_state_directory_says_so(node):
         done = sh("unshare", "--mount", "--propagation", "private", "sh", "-c",
                   'mount --bind "$1" "$1" && mount -o remount,ro,bind "$1" && exec "$0" serve --state-dir "$1"',
                   MAYFLY, str(node.state), check=False, timeout=60)
-        assert done.returncode == 1 and "read" in done.stderr and "next: " in done.stderr, done
+        assert done.returncode == 1 and "Read-only" in done.stderr and "next: " in done.stderr, done
         assert inits(node) == before
         node.serve()
         assert inits(node) == before and node.show(vps)["state"] == "running"
