@@ -134,6 +134,12 @@ class Node:
                                  f"-- daemon --\n{self.log_end()}")
         return done
 
+    def start_command(self, *words):
+        """A command that nobody waits for here."""
+        self.backend.release()
+        return subprocess.Popen([MAYFLY, "--socket", str(self.state / "api.sock"), *map(str, words)],
+                                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
     def json(self, *words, timeout=300):
         """The answer of a command; `Refused` where it was refused."""
         done = self.run(*words, "--json", check=False, timeout=timeout)

@@ -26,7 +26,7 @@ pub use self::exec::{
 };
 pub use self::fsck::{FindingView, FsckView, NotMendedView};
 pub use self::node::{NodeView, PoolDatasetView, PoolView, ShareView};
-pub use self::operation::{OperationView, PlanBody, PlanView};
+pub use self::operation::{IfBusy, OperationFilter, OperationView, PlanBody, PlanView};
 pub use self::template::{BuildTemplate, ImportTemplate, TemplateView};
 pub use self::vps::{
     AddMount, BaseView, CreateDataset, CreateVps, DatasetView, FeatureState, FeatureView,

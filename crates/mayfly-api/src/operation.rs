@@ -8,6 +8,28 @@ use utoipa::ToSchema;
 
 use crate::ErrorInfo;
 
+/// What happens to a change where another one of the same VPS, or of templates, is under way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum IfBusy {
+    /// It waits for its turn.
+    #[default]
+    Wait,
+    /// It is refused with `vps.busy`, naming the one that is first.
+    Refuse,
+}
+
+/// Which operations are asked for; what is not given does not matter.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct OperationFilter {
+    /// Those of this VPS, by number or host name.
+    pub vps: Option<String>,
+    /// Those that are this far.
+    pub state: Option<OperationState>,
+    /// So many at most, the newest of them.
+    pub limit: Option<usize>,
+}
+
 /// One requested change and how far it is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct OperationView {
@@ -29,6 +51,12 @@ pub struct OperationView {
     pub lines: Vec<String>,
     /// Steps of the plan that are done.
     pub steps_done: usize,
+    /// How long each of those took, in milliseconds.
+    #[serde(default)]
+    pub steps_ms: Vec<u64>,
+    /// Who asked for it to be given up.
+    #[serde(default)]
+    pub cancelled_by: Option<String>,
     /// What it is at, in words.
     pub progress: String,
     /// Why it failed.
@@ -51,6 +79,8 @@ impl From<OperationDoc> for OperationView {
             ended_unix_ms: doc.ended_unix_ms,
             lines: doc.plan.map(|plan| plan.lines()).unwrap_or_default(),
             steps_done: doc.steps_done,
+            steps_ms: doc.steps_ms,
+            cancelled_by: doc.cancelled_by,
             progress: doc.progress,
             error,
         }

@@ -82,6 +82,11 @@ pub fn operation(id: &str) -> String {
     format!("{OPERATIONS}/{}", escape(id))
 }
 
+/// Where the giving up of an operation is asked for.
+pub fn cancel(id: &str) -> String {
+    format!("{}/cancel", operation(id))
+}
+
 /// An address with one more parameter.
 pub fn with(path: &str, name: &str, value: &str) -> String {
     let mark = if path.contains('?') { '&' } else { '?' };

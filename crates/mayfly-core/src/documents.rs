@@ -505,12 +505,14 @@ pub enum OperationState {
     Done,
     /// Refused or failed; what it had done was put back.
     Failed,
+    /// Given up because somebody asked for that; what it had done was put back.
+    Cancelled,
 }
 
 impl OperationState {
     /// Whether nothing more will happen.
     pub fn is_over(self) -> bool {
-        matches!(self, Self::Done | Self::Failed)
+        matches!(self, Self::Done | Self::Failed | Self::Cancelled)
     }
 }
 
@@ -540,8 +542,14 @@ pub struct OperationDoc {
     /// Steps that no undo reaches any more.
     #[serde(default)]
     pub undo_down_to: usize,
+    /// How long each of those took, in milliseconds; what was done again after a crash counts from there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub steps_ms: Vec<u64>,
+    /// Who asked for it to be given up. It is, before its next step.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cancelled_by: Option<String>,
     /// What it is at, in words.
     pub progress: String,
-    /// Why it failed.
+    /// Why it failed, or was given up.
     pub error: Option<Refusal>,
 }

@@ -109,6 +109,12 @@ codes! {
     FeatureUnavailable = "feature.unavailable", 409;
     /// No such operation.
     OperationNotFound = "operation.not_found", 404;
+    /// It was given up because somebody asked for that.
+    OperationCancelled = "operation.cancelled", 409;
+    /// It is over, or has done what cannot be put back.
+    OperationTooLate = "operation.too_late", 409;
+    /// A step of an operation has not come to its end in its time: the host hangs.
+    OperationOverdue = "operation.overdue", 503;
     /// Ownership is not proven.
     NotOurs = "storage.not_ours", 409;
     /// A look at the host failed; nothing was changed.

@@ -207,6 +207,8 @@ pub enum InitSeen {
 pub struct Observed {
     /// The pool.
     pub pool: PoolSeen,
+    /// Quotas that plans of others, which are under way, are about to promise.
+    pub pending: Bytes,
     /// Signs of life of this VPS.
     pub evidence: Vec<Evidence>,
     /// The init of the root that is about to be started, where the plan needs to know.

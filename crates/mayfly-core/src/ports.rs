@@ -6,6 +6,8 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -327,14 +329,32 @@ pub struct ImportSource {
     pub digest: Option<Digest>,
 }
 
+/// Tells long work that it is not wanted any more. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct Cancel(Arc<AtomicBool>);
+
+impl Cancel {
+    /// It is not wanted any more.
+    pub fn set(&self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether it is not wanted any more.
+    pub fn is_set(&self) -> bool {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
 /// Templates on their way into the pool.
 pub trait Templates: Send + Sync {
     /// Builds `recipe` (the name of a built-in one, or the absolute path of a file) and puts its parts into the pool
-    /// as marked datasets, cut off nowhere half-way: either all parts are there or none.
+    /// as marked datasets, cut off nowhere half-way: either all parts are there or none. Work that is not wanted any more
+    /// ends before long, as failed.
     fn build(
         &self,
         recipe: &str,
         mirror: Option<&str>,
+        cancel: &Cancel,
         progress: &mut dyn FnMut(&str),
     ) -> HostResult<BuiltTemplate>;
 
@@ -343,6 +363,7 @@ pub trait Templates: Send + Sync {
     fn import(
         &self,
         source: &ImportSource,
+        cancel: &Cancel,
         progress: &mut dyn FnMut(&str),
     ) -> HostResult<BuiltTemplate>;
 }

@@ -15,6 +15,7 @@ use mayfly_core::ids::{OperationId, VpsId};
 use mayfly_core::plan::should_start;
 use serde::{Deserialize, Serialize};
 
+use crate::BY_ITSELF;
 use crate::engine::Engine;
 use crate::intent::Intent;
 use crate::keys;
@@ -143,7 +144,7 @@ impl Engine {
             if doc.run.is_none() && !should_start(&doc) {
                 continue;
             }
-            match self.submit(Some(vps), Intent::Start, "mayfly") {
+            match self.submit(Some(vps), Intent::Start, BY_ITSELF) {
                 Ok(op) => drop(queue.under_way.insert(vps, (op.id, order))),
                 Err(why) => tracing::error!(%vps, %why, "it could not be started"),
             }

@@ -52,6 +52,7 @@ impl Engine {
             if !self.settle_ends(PAUSE) {
                 self.settle_missed();
             }
+            self.tell_overdue();
         }
     }
 

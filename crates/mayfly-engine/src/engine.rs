@@ -16,6 +16,7 @@ use mayfly_core::run::RunState;
 
 use crate::autostart::BootQueue;
 use crate::deps::Deps;
+use crate::doing::AllDoing;
 use crate::keys;
 use crate::lanes::Lanes;
 use crate::mirrors::Mirrored;
@@ -31,6 +32,7 @@ pub struct Engine {
 pub(crate) struct Inner {
     pub(crate) deps: Deps,
     pub(crate) lanes: Lanes,
+    pub(crate) doing: AllDoing,
     /// Counts changes of operations; waiters look again when it moves.
     pub(crate) moved: (Mutex<u64>, Condvar),
     /// Held while a new VPS is given its number, name and host ids.
@@ -38,6 +40,8 @@ pub(crate) struct Inner {
     /// Read while a plan is made and journalled, written while a template is buried: what a plan counts on is there, or
     /// the burial sees the plan.
     pub(crate) bases: RwLock<()>,
+    /// Held while a plan that makes the pool promise more is made and journalled.
+    pub(crate) promises: Mutex<()>,
     /// Why nothing is changed, where the state cannot be trusted over the pool.
     pub(crate) held: Mutex<Option<Refusal>>,
     /// What of the documents is mirrored in the pool.
@@ -80,9 +84,11 @@ impl Engine {
             inner: Arc::new(Inner {
                 deps,
                 lanes: Lanes::default(),
+                doing: AllDoing::default(),
                 moved: Default::default(),
                 accepting: Mutex::new(()),
                 bases: RwLock::new(()),
+                promises: Mutex::new(()),
                 held: Mutex::default(),
                 mirrored: Mirrored::default(),
                 mirror: Default::default(),
@@ -325,6 +331,7 @@ impl Engine {
             Some((assembly, init)) => Some(self.deps().storage.probe_init(&assembly, &init)?),
         };
         Ok(Observed {
+            pending: self.pending_promises(request, &pool)?,
             pool,
             evidence,
             init,

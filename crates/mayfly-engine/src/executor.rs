@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!  queued ──plan──> running ──last step──> done
-//!    │ refused          │ a step failed
-//!    └──> failed <──────┴─> undoing ──first step──> failed
+//!    │ refused          │ a step failed, or somebody cancels it
+//!    └──> failed <──────┴─> undoing ──first step──> failed, or cancelled
 //! ```
 //!
 //! The journal is the operation's document: it is written when the plan is made, and after every step that is not done
@@ -14,12 +14,15 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use mayfly_core::documents::{Lifecycle, OperationDoc, OperationState, Request, VpsDoc};
-use mayfly_core::error::Refusal;
+use mayfly_core::documents::{Desired, Lifecycle, OperationDoc, OperationState, Request, VpsDoc};
+use mayfly_core::error::{Code, Refusal};
 use mayfly_core::ids::OperationId;
+use mayfly_core::observed::Evidence;
 use mayfly_core::plan::{Plan, Step, Undo, should_start};
 use mayfly_core::run::RunEnd;
 
+use crate::BY_ITSELF;
+use crate::doing::{Doing, Next, cancelled};
 use crate::engine::Engine;
 use crate::intent::Intent;
 use crate::keys;
@@ -79,9 +82,23 @@ impl Engine {
     }
 
     fn try_carry_out(&self, id: &OperationId) -> Result<Option<OperationDoc>, Stuck> {
-        let mut op = self.operation_by_id(id)?;
+        let (doing, op) = self.take_up(id)?;
+        let done = self.carry_on(op, &doing);
+        self.put_down(id);
+        done
+    }
+
+    fn carry_on(&self, mut op: OperationDoc, doing: &Doing) -> Result<Option<OperationDoc>, Stuck> {
+        if op.state.is_over() {
+            // It was cancelled while it waited.
+            return Ok(None);
+        }
+        if op.state == OperationState::Queued && op.cancelled_by.is_some() {
+            return Ok(Some(self.cancelled_in_the_queue(op)?));
+        }
         if op.state == OperationState::Queued {
             let _bases_stay = self.bases_stay();
+            let _promises_stay = self.promises_stay(&op.request);
             match self.decide(&op) {
                 Ok(plan)
                     if plan.steps.is_empty() && matches!(op.request, Request::RunEnded { .. }) =>
@@ -96,17 +113,59 @@ impl Engine {
                 }
                 Err(refusal) => return Ok(Some(self.refused(op, refusal)?)),
             }
-            self.journal(&op)?;
+            self.journal(&mut op)?;
         }
         let plan = op.plan.clone().unwrap_or_default();
         if op.state == OperationState::Running {
             op.undo_down_to = op.undo_down_to.max(out_of_reach(&op, &plan));
-            self.forward(&mut op, &plan)?;
+            if let Some(by) = op.cancelled_by.clone() {
+                // Taken up again after a crash: more than the journal tells of may be done.
+                op.steps_done = plan.may_have_reached(op.steps_done);
+                self.turn_back(&mut op, &by)?;
+            } else {
+                self.forward(&mut op, &plan, doing)?;
+            }
         }
         if op.state == OperationState::Undoing {
-            self.backward(&mut op, &plan)?;
+            self.backward(&mut op, &plan, doing)?;
         }
         Ok(Some(op))
+    }
+
+    /// Gives an operation up that somebody cancelled: what it has done is put back.
+    fn turn_back(&self, op: &mut OperationDoc, by: &str) -> Result<(), Stuck> {
+        op.error = Some(cancelled(op, by));
+        op.state = OperationState::Undoing;
+        tracing::info!(operation = %op.id, by, "cancelled; undoing");
+        self.journal(op)
+    }
+
+    /// One that was cancelled before it had its turn.
+    fn cancelled_in_the_queue(&self, mut op: OperationDoc) -> Result<OperationDoc, Stuck> {
+        self.release_reservation(&op)?;
+        self.settle_goal(&op)?;
+        self.end_cancelled(&mut op);
+        self.journal(&mut op)?;
+        Ok(op)
+    }
+
+    /// Who cancels a start does not want another one by itself.
+    fn settle_goal(&self, op: &OperationDoc) -> Result<(), Stuck> {
+        let Some(id) = op.vps.filter(|_| op.request.is_a_start()) else {
+            return Ok(());
+        };
+        let is_alive = |sign: &Evidence| sign.is_alive();
+        if !self
+            .deps()
+            .runtime
+            .evidence(id)
+            .map_err(Refusal::from)?
+            .iter()
+            .any(is_alive)
+        {
+            self.change_vps(id, |doc| doc.desired = Desired::Stopped)?;
+        }
+        Ok(())
     }
 
     fn decide(&self, op: &OperationDoc) -> Result<Plan, Refusal> {
@@ -126,22 +185,35 @@ impl Engine {
 
     /// A request that is refused before its first step. A create takes its reservation back with it.
     fn refused(&self, mut op: OperationDoc, refusal: Refusal) -> Result<OperationDoc, Stuck> {
-        if let Request::Create { new, .. } = &op.request {
-            // Only its own reservation: the number may have been given out again.
-            let there = self.vps_by_id(new.doc.id)?;
-            if there.is_some_and(|doc| doc == new.doc) {
-                let key = keys::vps(new.doc.id);
-                self.put(Write::Delete(key.clone()))?;
-                self.mirror_now(&key);
-            }
-        }
+        self.release_reservation(&op)?;
         op.error = Some(refusal);
         self.end(&mut op, OperationState::Failed, "refused")?;
         Ok(op)
     }
 
-    fn forward(&self, op: &mut OperationDoc, plan: &Plan) -> Result<(), Stuck> {
-        while let Some(planned) = plan.steps.get(op.steps_done) {
+    fn release_reservation(&self, op: &OperationDoc) -> Result<(), Refusal> {
+        let Request::Create { new, .. } = &op.request else {
+            return Ok(());
+        };
+        // Only its own reservation: the number may have been given out again.
+        let there = self.vps_by_id(new.doc.id)?;
+        if there.is_some_and(|doc| doc == new.doc) {
+            let key = keys::vps(new.doc.id);
+            self.put(Write::Delete(key.clone()))?;
+            self.mirror_now(&key);
+        }
+        Ok(())
+    }
+
+    fn forward(&self, op: &mut OperationDoc, plan: &Plan, doing: &Doing) -> Result<(), Stuck> {
+        loop {
+            let now = self.deps().clock.boot_ms();
+            if let Next::GiveUp(by) = doing.next(plan, op.steps_done, now) {
+                return self.turn_back(op, &by);
+            }
+            let Some(planned) = plan.steps.get(op.steps_done) else {
+                break;
+            };
             let point = planned.step.kind().crash_point();
             (self.deps().crash)(point);
             tracing::info!(operation = %op.id, step = %planned.step, "doing");
@@ -149,14 +221,15 @@ impl Engine {
             let later = planned.step.is_journalled_later() || op.steps_done + 1 >= plan.steps.len();
             let done = match &planned.step {
                 Step::Record { vps, doc, .. } if !later => {
-                    self.record_and_journal(*vps, doc.as_deref(), &with_done(op, &planned.step))
+                    let done = with_done(op, &planned.step, self.took(doing));
+                    self.record_and_journal(*vps, doc.as_deref(), done)
                 }
-                step => self.perform(step, &op.id).map(drop),
+                step => self.perform_until(step, &op.id, &doing.cancel).map(drop),
             };
             match done {
                 Ok(()) => {
                     (self.deps().crash)(&format!("{point}.done"));
-                    *op = with_done(op, &planned.step);
+                    *op = with_done(op, &planned.step, self.took(doing));
                     if !later && !matches!(planned.step, Step::Record { .. }) {
                         self.journal(op)?;
                     }
@@ -164,7 +237,7 @@ impl Engine {
                 Err(refusal) if planned.undo == Undo::Housekeeping => {
                     (self.deps().crash)(&format!("{point}.failed"));
                     tracing::warn!(operation = %op.id, step = %planned.step, why = %refusal, "left for later");
-                    op.steps_done += 1;
+                    *op = with_done(op, &planned.step, self.took(doing));
                     if !later {
                         self.journal(op)?;
                     }
@@ -172,10 +245,15 @@ impl Engine {
                 Err(refusal) => {
                     (self.deps().crash)(&format!("{point}.failed"));
                     tracing::warn!(operation = %op.id, step = %planned.step, why = %refusal, "failed; undoing");
-                    op.error = Some(refusal);
-                    op.state = OperationState::Undoing;
                     // The step that failed may be half done, so its undo is due as well.
+                    op.steps_ms.push(self.took(doing));
                     op.steps_done += 1;
+                    op.state = OperationState::Undoing;
+                    op.error = Some(match doing.close() {
+                        // It was cut short.
+                        Some(by) => cancelled(op, &by),
+                        None => refusal,
+                    });
                     self.journal(op)?;
                     return Ok(());
                 }
@@ -184,10 +262,16 @@ impl Engine {
         self.end(op, OperationState::Done, "done")
     }
 
-    fn backward(&self, op: &mut OperationDoc, plan: &Plan) -> Result<(), Stuck> {
+    fn took(&self, doing: &Doing) -> u64 {
+        doing.elapsed_ms(self.deps().clock.boot_ms())
+    }
+
+    fn backward(&self, op: &mut OperationDoc, plan: &Plan, doing: &Doing) -> Result<(), Stuck> {
+        doing.close();
         while op.steps_done > op.undo_down_to {
             let planned = &plan.steps[op.steps_done - 1];
             if let Undo::Step(step) = &planned.undo {
+                doing.begin(op.steps_done - 1, step, self.deps().clock.boot_ms());
                 (self.deps().crash)(&format!("{}.undo", planned.step.kind().crash_point()));
                 tracing::info!(operation = %op.id, step = %step, "undoing");
                 if let Err(refusal) = self.undo_with_tries(step, op) {
@@ -203,6 +287,12 @@ impl Engine {
             if self.vps_by_id(id)?.is_some_and(|doc| needs(&doc)) {
                 self.change_vps(id, |doc| doc.lifecycle = Lifecycle::Ready)?;
             }
+        }
+        let is_cancelled = |error: &Refusal| error.code == Code::OperationCancelled;
+        if op.error.as_ref().is_some_and(is_cancelled) {
+            self.settle_goal(op)?;
+            let told = "cancelled; what was done was put back";
+            return self.end(op, OperationState::Cancelled, told);
         }
         self.end(
             op,
@@ -284,15 +374,17 @@ impl Engine {
             .map_err(Stuck::from)
             .and_then(|mut op| {
                 op.progress = progress.to_owned();
-                self.journal(&op)
+                self.journal(&mut op)
             });
         if let Err(Stuck::Unjournalled(why) | Stuck::NeedsOperator(why)) = told {
             tracing::warn!(operation = %id, %why, "progress could not be written");
         }
     }
 
-    fn journal(&self, op: &OperationDoc) -> Result<(), Stuck> {
-        self.put(Write::put_doc(keys::operation(&op.id), op).map_err(Refusal::from)?)?;
+    fn journal(&self, op: &mut OperationDoc) -> Result<(), Stuck> {
+        self.with_wishes(op, |op| {
+            self.put(Write::put_doc(keys::operation(&op.id), op).map_err(Refusal::from)?)
+        })?;
         self.tell_waiters();
         Ok(())
     }
@@ -303,8 +395,8 @@ impl Engine {
         Ok(())
     }
 
-    /// One write that depends on nothing: only this lane writes the document.
-    fn put(&self, write: Write) -> Result<(), Refusal> {
+    /// One write that depends on nothing: only this lane writes the document, or who holds what it is doing.
+    pub(crate) fn put(&self, write: Write) -> Result<(), Refusal> {
         self.commit(Txn {
             conditions: Vec::new(),
             writes: vec![write],
@@ -330,7 +422,10 @@ impl Engine {
             }
             return Ok(());
         }
-        let by_us = op.by == "mayfly";
+        if op.state == OperationState::Cancelled {
+            return self.after_cancelled(op, &doc);
+        }
+        let by_us = op.by == BY_ITSELF;
         if let (true, OperationState::Failed, Request::Start { run }) =
             (by_us, op.state, &op.request)
         {
@@ -357,16 +452,37 @@ impl Engine {
             return Ok(());
         }
         if should_start(&doc) && !self.is_in_boot_queue(id) {
-            self.submit(Some(id), Intent::Start, "mayfly")?;
+            self.submit(Some(id), Intent::Start, BY_ITSELF)?;
+        }
+        Ok(())
+    }
+
+    /// A restart, or a stop, that was given up may have ended the run that it was about to replace.
+    fn after_cancelled(&self, op: &OperationDoc, doc: &VpsDoc) -> Result<(), Refusal> {
+        let signs = self.deps().runtime.evidence(doc.id)?;
+        match &doc.run {
+            Some(run) if !signs.iter().any(Evidence::is_alive) => {
+                self.submit_run_ended(doc.id, run.run.clone(), RunEnd::Killed)?;
+            }
+            None if !op.request.is_a_start()
+                && should_start(doc)
+                && !self.is_in_boot_queue(doc.id) =>
+            {
+                self.submit(Some(doc.id), Intent::Start, BY_ITSELF)?;
+            }
+            _ => {}
         }
         Ok(())
     }
 }
 
-/// An operation as it is when its next step is done.
-fn with_done(op: &OperationDoc, step: &Step) -> OperationDoc {
+/// An operation as it is when its next step is done, which took so long.
+fn with_done(op: &OperationDoc, step: &Step, took_ms: u64) -> OperationDoc {
+    let mut steps_ms = op.steps_ms.clone();
+    steps_ms.push(took_ms);
     OperationDoc {
         steps_done: op.steps_done + 1,
+        steps_ms,
         progress: step.to_string(),
         ..op.clone()
     }

@@ -8,6 +8,16 @@ use mayfly_core::plan::CreateInput;
 use mayfly_core::ports::ImportSource;
 use mayfly_core::template::RootKind;
 
+/// What happens to a change where another one is under way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum IfBusy {
+    /// It waits for its turn.
+    #[default]
+    Wait,
+    /// It is refused, naming the one that is first.
+    Refuse,
+}
+
 /// A change that a caller asks for. Names are checked already; whether the change is possible is for the planner.
 #[derive(Clone, Debug)]
 pub enum Intent {

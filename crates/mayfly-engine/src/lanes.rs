@@ -50,13 +50,19 @@ impl Lanes {
         }
     }
 
-    fn front(&self, lane: Lane) -> Option<OperationId> {
+    pub(crate) fn front(&self, lane: Lane) -> Option<OperationId> {
         self.queues
             .lock()
             .expect("no thread panics with it")
             .get(&lane)?
             .front()
             .cloned()
+    }
+
+    /// What waits in a lane, in its order, what is being carried out included.
+    pub(crate) fn waiting(&self, lane: Lane) -> Vec<OperationId> {
+        let queues = self.queues.lock().expect("no thread panics with it");
+        queues.get(&lane).into_iter().flatten().cloned().collect()
     }
 
     /// Takes the front off; the lane goes with its last operation. True when there is another.

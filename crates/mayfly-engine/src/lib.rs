@@ -12,6 +12,7 @@
 mod autostart;
 mod background;
 mod deps;
+mod doing;
 mod engine;
 mod executor;
 mod fsck;
@@ -21,6 +22,7 @@ mod keys;
 mod lanes;
 mod mirrors;
 mod perform;
+mod promises;
 mod reaper;
 mod rebuild;
 mod recover;
@@ -32,6 +34,9 @@ pub use self::deps::{CrashHook, Deps, no_crash};
 pub use self::engine::{Engine, PoolReport};
 pub use self::fsck::FsckReport;
 pub use self::held::refuse_older;
-pub use self::intent::Intent;
+pub use self::intent::{IfBusy, Intent};
 pub use self::rebuild::write_rebuilt;
 pub use self::recover::Recovered;
+
+/// Who asks where nobody did: the goal of a VPS, or the end of a run.
+const BY_ITSELF: &str = "mayfly";

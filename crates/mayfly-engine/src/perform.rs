@@ -9,7 +9,7 @@ use mayfly_core::ids::{Incarnation, OperationId, VpsId};
 use mayfly_core::names::{PoolPath, TemplateName};
 use mayfly_core::observed::MarkSeen;
 use mayfly_core::plan::Step;
-use mayfly_core::ports::Outcome;
+use mayfly_core::ports::{Cancel, Outcome};
 use mayfly_core::proof::{Burial, ConfirmedDestroy, EphemeralRoot};
 
 use crate::engine::Engine;
@@ -19,6 +19,16 @@ use crate::store::{Condition, Txn, TxnOutcome, TypedStore, Write};
 impl Engine {
     /// Does one step for an operation. Doing it again changes nothing.
     pub(crate) fn perform(&self, step: &Step, op: &OperationId) -> Result<Outcome, Refusal> {
+        self.perform_until(step, op, &Cancel::default())
+    }
+
+    /// The same; long work ends early, as failed, when it is not wanted any more.
+    pub(crate) fn perform_until(
+        &self,
+        step: &Step,
+        op: &OperationId,
+        cancel: &Cancel,
+    ) -> Result<Outcome, Refusal> {
         let deps = self.deps();
         let done = match step {
             Step::EndRun { vps, run, halt_ms } => {
@@ -86,10 +96,10 @@ impl Engine {
                 recipe,
                 name,
                 mirror,
-            } => self.build(recipe, name, mirror.as_deref(), op)?,
+            } => self.build(recipe, name, mirror.as_deref(), (op, cancel))?,
             Step::ImportTemplate { source, name } => {
                 let mut progress = |text: &str| self.tell_progress(op, text);
-                let built = deps.templates.import(source, &mut progress)?;
+                let built = deps.templates.import(source, cancel, &mut progress)?;
                 self.record_template(name, built)?
             }
             Step::RecordTemplate { name, doc } => {
@@ -146,10 +156,11 @@ impl Engine {
         recipe: &str,
         name: &TemplateName,
         mirror: Option<&str>,
-        op: &OperationId,
+        (op, cancel): (&OperationId, &Cancel),
     ) -> Result<Outcome, Refusal> {
         let mut progress = |text: &str| self.tell_progress(op, text);
-        let built = self.deps().templates.build(recipe, mirror, &mut progress)?;
+        let works = &self.deps().templates;
+        let built = works.build(recipe, mirror, cancel, &mut progress)?;
         self.record_template(name, built)
     }
 
@@ -158,25 +169,30 @@ impl Engine {
         &self,
         vps: VpsId,
         doc: Option<&VpsDoc>,
-        done: &OperationDoc,
+        done: OperationDoc,
     ) -> Result<(), Refusal> {
-        let journal = Write::put_doc(keys::operation(&done.id), done)?;
-        self.record_vps(vps, doc, Some(journal))?;
+        self.record_vps(vps, doc, Some(done))?;
         self.tell_waiters();
         Ok(())
     }
 
-    /// Records a VPS, and `more` with it. What the pool could not tell, were the state lost, is mirrored before the operation
-    /// goes on; what changes with every start and stop is mirrored in the background.
+    /// Records a VPS, and how far its operation is with it. What the pool could not tell, were the state lost, is mirrored
+    /// before the operation goes on; what changes with every start and stop is mirrored in the background.
     fn record_vps(
         &self,
         vps: VpsId,
         doc: Option<&VpsDoc>,
-        more: Option<Write>,
+        done: Option<OperationDoc>,
     ) -> Result<Outcome, Refusal> {
         let key = keys::vps(vps);
         let before = self.vps_by_id(vps)?;
-        let outcome = self.record_with(&key, doc, more)?;
+        let outcome = match done {
+            None => self.record(&key, doc)?,
+            Some(mut done) => self.with_wishes(&mut done, |done| {
+                let journal = Write::put_doc(keys::operation(&done.id), done)?;
+                self.record_with(&key, doc, Some(journal))
+            })?,
+        };
         if before.map(|before| before.lasting()) != doc.map(VpsDoc::lasting) || doc.is_none() {
             self.mirror_now(&key);
         }

@@ -12,8 +12,9 @@ use mayfly_core::plan::{
 };
 use mayfly_core::run::RunEnd;
 
+use crate::BY_ITSELF;
 use crate::engine::Engine;
-use crate::intent::Intent;
+use crate::intent::{IfBusy, Intent};
 use crate::keys;
 use crate::lanes::Lane;
 use crate::store::{Condition, Txn, TxnOutcome, TypedStore, Write};
@@ -27,14 +28,59 @@ impl Engine {
         intent: Intent,
         by: &str,
     ) -> Result<OperationDoc, Refusal> {
+        self.submit_when(vps, intent, by, IfBusy::Wait)
+    }
+
+    /// The same, and what happens where the VPS, or the templates, are busy with another change. A stop by force makes
+    /// starts, stops and restarts before it make way.
+    pub fn submit_when(
+        &self,
+        vps: Option<VpsId>,
+        intent: Intent,
+        by: &str,
+        if_busy: IfBusy,
+    ) -> Result<OperationDoc, Refusal> {
         self.refuse_if_held()?;
-        let _accepting = self
-            .inner
-            .accepting
-            .lock()
-            .expect("no thread panics with it");
-        let (vps, request) = self.draw(vps, intent)?;
-        self.accept(vps, request, by)
+        let is_forced_stop = matches!(intent, Intent::Stop { force: true, .. });
+        let op = {
+            let _accepting = self
+                .inner
+                .accepting
+                .lock()
+                .expect("no thread panics with it");
+            let (vps, request) = self.draw(vps, intent)?;
+            let lane = Lane::of(vps);
+            self.refuse_behind_overdue(lane)?;
+            if if_busy == IfBusy::Refuse {
+                self.refuse_busy(lane)?;
+            }
+            self.accept(vps, request, by)?
+        };
+        if is_forced_stop {
+            self.preempt(Lane::of(op.vps), &op.id);
+        }
+        Ok(op)
+    }
+
+    fn refuse_busy(&self, lane: Lane) -> Result<(), Refusal> {
+        let Some(first) = self.inner.lanes.front(lane) else {
+            return Ok(());
+        };
+        let (verb, by) = match self.operation_by_id(&first) {
+            Ok(op) => (op.request.verb(), op.by),
+            Err(_) => ("?", "?".to_owned()),
+        };
+        let what = match lane {
+            Lane::Vps(id) => format!("VPS {id} is"),
+            Lane::Templates => "templates are".to_owned(),
+        };
+        Err(Refusal::new(
+            Code::VpsBusy,
+            format!("{what} busy with operation {first} ({verb}, asked for by {by})"),
+            format!(
+                "wait for it: mayfly operation watch {first}; or: mayfly operation cancel {first}"
+            ),
+        ))
     }
 
     /// Decides what a change would do, and does nothing.
@@ -118,7 +164,7 @@ impl Engine {
                 next,
                 boot_ms,
             },
-            "mayfly",
+            BY_ITSELF,
         )
     }
 
@@ -204,6 +250,7 @@ impl Engine {
         if let Intent::TemplateRemove { name } = intent {
             return Ok((None, Request::TemplateRemove { name }));
         }
+        check_timeout(&intent)?;
         let Some(id) = vps else {
             return Err(Refusal::new(
                 Code::Invalid,
@@ -297,6 +344,8 @@ impl Engine {
             plan: None,
             steps_done: 0,
             undo_down_to: 0,
+            steps_ms: Vec::new(),
+            cancelled_by: None,
             progress: "waiting for its turn".into(),
             error: None,
         };
@@ -330,4 +379,21 @@ impl Engine {
         self.enqueue(Lane::of(op.vps), op.id.clone());
         Ok(op)
     }
+}
+
+/// Whoever waits longer than that waits for nothing.
+const LONGEST_HALT_MS: u64 = 24 * 3600 * 1000;
+
+fn check_timeout(intent: &Intent) -> Result<(), Refusal> {
+    let (Intent::Stop { timeout_ms, .. } | Intent::Restart { timeout_ms, .. }) = intent else {
+        return Ok(());
+    };
+    if *timeout_ms <= LONGEST_HALT_MS {
+        return Ok(());
+    }
+    Err(Refusal::new(
+        Code::Invalid,
+        "a guest is given a day at most to halt",
+        "say --timeout 60s, or --force to kill it at once",
+    ))
 }

@@ -63,8 +63,10 @@ fn it_keeps_the_contract_in_a_directory_of_another_btrfs() {
             fs::create_dir_all(&plain).unwrap();
             for (inner, at) in [(plain, "a"), (outer.path().join("sub"), "b")] {
                 let new = NewPool::Directory { dir: inner.clone() };
-                let pool = BtrfsPool::format(&Runner, &new, &node(), &dir.join(at)).unwrap();
-                let again = BtrfsPool::format(&Runner, &new, &node(), &dir.join("c")).unwrap();
+                let pool =
+                    BtrfsPool::format(&Runner::default(), &new, &node(), &dir.join(at)).unwrap();
+                let again =
+                    BtrfsPool::format(&Runner::default(), &new, &node(), &dir.join("c")).unwrap();
                 again.unmount().unwrap();
                 let rig = BtrfsRig::new(pool, &dir.join("held").join(at));
                 check(&rig).assert_skipped(&rig::skipped());
@@ -86,7 +88,7 @@ fn it_keeps_the_contract_in_a_directory_of_another_btrfs() {
             let full = outer.path().join("full");
             fs::create_dir_all(full.join("x")).unwrap();
             let refused = BtrfsPool::format(
-                &Runner,
+                &Runner::default(),
                 &NewPool::Directory { dir: full },
                 &node(),
                 &dir.join("d"),
@@ -97,7 +99,7 @@ fn it_keeps_the_contract_in_a_directory_of_another_btrfs() {
             };
             assert_eq!(
                 code(BtrfsPool::format(
-                    &Runner,
+                    &Runner::default(),
                     &elsewhere,
                     &node(),
                     &dir.join("d")
@@ -163,7 +165,12 @@ fn a_pool_of_another_node_is_refused() {
             Code::PoolForeign
         );
         assert_eq!(
-            code(BtrfsPool::format(&Runner, &new_pool(dir), &other, &path)),
+            code(BtrfsPool::format(
+                &Runner::default(),
+                &new_pool(dir),
+                &other,
+                &path
+            )),
             Code::PoolForeign
         );
         gone(|| loops_of(dir).is_empty(), "the loop device");
@@ -196,7 +203,7 @@ fn a_pool_without_simple_quotas_is_refused() {
         let inner = NewPool::Directory {
             dir: outer.path().join("inner"),
         };
-        let refused = BtrfsPool::format(&Runner, &inner, &node(), &dir.join("inner"));
+        let refused = BtrfsPool::format(&Runner::default(), &inner, &node(), &dir.join("inner"));
         let Err(HostError::Refused(refusal)) = refused else {
             panic!("{refused:?}")
         };
@@ -391,8 +398,12 @@ fn a_sparse_pool_is_not_larger_than_its_own_file_system() {
                 size: Bytes::gib(1),
                 allocation,
             };
-            let refused =
-                BtrfsPool::format(&Runner, &new(Allocation::Full), &node(), &dir.join("pool"));
+            let refused = BtrfsPool::format(
+                &Runner::default(),
+                &new(Allocation::Full),
+                &node(),
+                &dir.join("pool"),
+            );
             assert_eq!(code(refused), Code::HostUnsuitable);
             assert_eq!(
                 fs::read_dir(&small).unwrap().count(),
@@ -400,7 +411,7 @@ fn a_sparse_pool_is_not_larger_than_its_own_file_system() {
                 "an unfinished file is left"
             );
             let pool = BtrfsPool::format(
-                &Runner,
+                &Runner::default(),
                 &new(Allocation::Sparse),
                 &node(),
                 &dir.join("pool"),

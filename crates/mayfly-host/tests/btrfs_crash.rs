@@ -76,7 +76,13 @@ fn act(action: &str, path: &Path) {
             build_template(&open()).unwrap();
         }
         "format" => {
-            BtrfsPool::format(&Runner, &new_pool(path), &node(), &path.join("pool")).unwrap();
+            BtrfsPool::format(
+                &Runner::default(),
+                &new_pool(path),
+                &node(),
+                &path.join("pool"),
+            )
+            .unwrap();
         }
         other => panic!("{other}"),
     }
@@ -247,9 +253,13 @@ fn a_kill_anywhere_leaves_what_the_next_call_mends() {
                         "{point}: it has its name and is not finished"
                     );
                     gone(|| loops_of(&place).is_empty(), "the loop device");
-                    let new =
-                        BtrfsPool::format(&Runner, &new_pool(&place), &node(), &place.join("pool"))
-                            .unwrap();
+                    let new = BtrfsPool::format(
+                        &Runner::default(),
+                        &new_pool(&place),
+                        &node(),
+                        &place.join("pool"),
+                    )
+                    .unwrap();
                     new.unmount().unwrap();
                     assert_eq!(fs::read_dir(&place).unwrap().count(), 2);
                 }

@@ -72,10 +72,10 @@ fn build(pool: &ZfsPool) {
 /// What the killed process does.
 fn act(action: &str, dataset: &str, at: &Path) {
     if action == "format" {
-        ZfsPool::format(&Runner, dataset, &node(), at).unwrap();
+        ZfsPool::format(&Runner::default(), dataset, &node(), at).unwrap();
         return;
     }
-    let pool = ZfsPool::attach(&Runner, dataset, &node(), at).unwrap();
+    let pool = ZfsPool::attach(&Runner::default(), dataset, &node(), at).unwrap();
     match action {
         "create" => {
             pool.create_dataset(&data("")).unwrap();
@@ -167,7 +167,7 @@ fn a_kill_anywhere_leaves_what_the_next_call_mends() {
             for point in points("format") {
                 kill_at(point, dataset, &place);
             }
-            let pool = ZfsPool::format(&Runner, dataset, &node(), &at).unwrap();
+            let pool = ZfsPool::format(&Runner::default(), dataset, &node(), &at).unwrap();
             for point in points("create") {
                 for clear in [true, false] {
                     kill_at(point, dataset, &place);

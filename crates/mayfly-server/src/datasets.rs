@@ -3,7 +3,7 @@
 use axum::Json;
 use axum::extract::State;
 use axum::response::Response;
-use mayfly_api::{CreateDataset, DatasetView, SetDataset, VpsView, paths};
+use mayfly_api::{CreateDataset, DatasetView, IfBusy, SetDataset, VpsView, paths};
 use mayfly_core::names::DatasetName;
 use mayfly_engine::Intent;
 use serde::Deserialize;
@@ -12,7 +12,7 @@ use utoipa_axum::routes;
 
 use crate::AppState;
 use crate::error::ApiError;
-use crate::extract::{Body, Caller, Dry, Params, Path};
+use crate::extract::{Body, Caller, How, Params, Path};
 use crate::router::{Answer, Changed, Routes};
 
 /// The addresses of this file.
@@ -50,7 +50,7 @@ pub(crate) async fn list(
 #[utoipa::path(
     post,
     path = "/v1/vps/{vps}/datasets",
-    params(Dry),
+    params(How),
     request_body = CreateDataset,
     responses(Changed),
 )]
@@ -58,7 +58,7 @@ pub(crate) async fn create(
     State(state): State<AppState>,
     caller: Caller,
     Path(vps): Path<String>,
-    Params(dry): Params<Dry>,
+    Params(how): Params<How>,
     Body(CreateDataset {
         name,
         quota_bytes,
@@ -68,7 +68,7 @@ pub(crate) async fn create(
     state
         .change(
             caller,
-            &dry,
+            &how,
             Some(vps),
             Intent::DatasetCreate {
                 name,
@@ -83,7 +83,7 @@ pub(crate) async fn create(
 #[utoipa::path(
     patch,
     path = "/v1/vps/{vps}/datasets/{*name}",
-    params(("name" = String, Path, description = "A dataset's name with its slashes; `-` is the root dataset."), Dry),
+    params(("name" = String, Path, description = "A dataset's name with its slashes; `-` is the root dataset."), How),
     request_body = SetDataset,
     responses(Changed),
 )]
@@ -91,14 +91,14 @@ pub(crate) async fn set(
     State(state): State<AppState>,
     caller: Caller,
     Path((vps, name)): Path<(String, String)>,
-    Params(dry): Params<Dry>,
+    Params(how): Params<How>,
     Body(SetDataset { quota_bytes }): Body<SetDataset>,
 ) -> Result<Response, ApiError> {
     let name = parse_name(&name)?;
     state
         .change(
             caller,
-            &dry,
+            &how,
             Some(vps),
             Intent::DatasetSet {
                 name,
@@ -118,6 +118,9 @@ pub(crate) struct DestroyParams {
     /// Whether to tell the plan and do nothing.
     #[serde(default)]
     dry_run: bool,
+    /// What happens where another change of the VPS is under way.
+    #[serde(default)]
+    if_busy: IfBusy,
 }
 
 /// Destroys a dataset with its data.
@@ -131,13 +134,17 @@ pub(crate) async fn destroy(
     State(state): State<AppState>,
     caller: Caller,
     Path((vps, name)): Path<(String, String)>,
-    Params(DestroyParams { force, dry_run }): Params<DestroyParams>,
+    Params(DestroyParams {
+        force,
+        dry_run,
+        if_busy,
+    }): Params<DestroyParams>,
 ) -> Result<Response, ApiError> {
     let name = parse_name(&name)?;
     state
         .change(
             caller,
-            &Dry { dry_run },
+            &How { dry_run, if_busy },
             Some(vps),
             Intent::DatasetDestroy { name, force },
         )

@@ -6,7 +6,7 @@
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse as _, Response};
 use mayfly_api::{
-    ConsoleRequest, ConsoleSays, ErrorBody, ExecRequest, ExecSays, ExecStart, OPENAPI,
+    ConsoleRequest, ConsoleSays, ErrorBody, ExecRequest, ExecSays, ExecStart, IfBusy, OPENAPI,
     OperationView, PlanBody,
 };
 use utoipa::OpenApi;
@@ -46,6 +46,7 @@ pub(crate) async fn show() -> Response {
 #[derive(OpenApi)]
 #[openapi(components(schemas(
     ErrorBody,
+    IfBusy,
     OperationView,
     PlanBody,
     ExecStart,

@@ -3,6 +3,7 @@
 use axum::body::Bytes;
 use axum::extract::{FromRequest, FromRequestParts, Query, Request};
 use axum::http::request::Parts;
+use mayfly_api::IfBusy;
 use mayfly_core::error::{Code, Refusal};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -98,10 +99,13 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Params<T> {
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Dry {
+pub(crate) struct How {
     /// Whether to tell the plan and do nothing.
     #[serde(default)]
     pub(crate) dry_run: bool,
+    /// What happens where another change of the VPS, or of templates, is under way.
+    #[serde(default)]
+    pub(crate) if_busy: IfBusy,
 }
 
 /// Who asks: someone who may.

@@ -10,7 +10,7 @@ use utoipa_axum::routes;
 
 use crate::AppState;
 use crate::error::ApiError;
-use crate::extract::{Body, Caller, Dry, Params, Path};
+use crate::extract::{Body, Caller, How, Params, Path};
 use crate::router::{Answer, Changed, Routes};
 
 /// The addresses of this file.
@@ -40,7 +40,7 @@ pub(crate) async fn list(
 #[utoipa::path(
     patch,
     path = "/v1/vps/{vps}/features",
-    params(Dry),
+    params(How),
     request_body = SetFeatures,
     responses(Changed),
 )]
@@ -48,11 +48,11 @@ pub(crate) async fn set(
     State(state): State<AppState>,
     caller: Caller,
     Path(vps): Path<String>,
-    Params(dry): Params<Dry>,
+    Params(how): Params<How>,
     Body(wish): Body<SetFeatures>,
 ) -> Result<Response, ApiError> {
     let intent = intent(&wish)?;
-    state.change(caller, &dry, Some(vps), intent).await
+    state.change(caller, &how, Some(vps), intent).await
 }
 
 fn intent(wish: &SetFeatures) -> Result<Intent, ApiError> {

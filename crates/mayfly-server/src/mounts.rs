@@ -3,7 +3,7 @@
 use axum::Json;
 use axum::extract::State;
 use axum::response::Response;
-use mayfly_api::{AddMount, MountView, VpsView};
+use mayfly_api::{AddMount, IfBusy, MountView, VpsView};
 use mayfly_core::documents::Mount;
 use mayfly_core::names::GuestPath;
 use mayfly_engine::Intent;
@@ -13,7 +13,7 @@ use utoipa_axum::routes;
 
 use crate::AppState;
 use crate::error::ApiError;
-use crate::extract::{Body, Caller, Dry, Params, Path};
+use crate::extract::{Body, Caller, How, Params, Path};
 use crate::router::{Answer, Changed, Routes};
 
 /// The addresses of this file.
@@ -41,7 +41,7 @@ pub(crate) async fn list(
 #[utoipa::path(
     post,
     path = "/v1/vps/{vps}/mounts",
-    params(Dry),
+    params(How),
     request_body = AddMount,
     responses(Changed),
 )]
@@ -49,7 +49,7 @@ pub(crate) async fn add(
     State(state): State<AppState>,
     caller: Caller,
     Path(vps): Path<String>,
-    Params(dry): Params<Dry>,
+    Params(how): Params<How>,
     Body(AddMount {
         dataset,
         path,
@@ -62,7 +62,7 @@ pub(crate) async fn add(
         read_only,
     };
     state
-        .change(caller, &dry, Some(vps), Intent::MountAdd { mount })
+        .change(caller, &how, Some(vps), Intent::MountAdd { mount })
         .await
 }
 
@@ -75,6 +75,9 @@ pub(crate) struct RemoveParams {
     /// Whether to tell the plan and do nothing.
     #[serde(default)]
     dry_run: bool,
+    /// What happens where another change of the VPS is under way.
+    #[serde(default)]
+    if_busy: IfBusy,
 }
 
 /// Shows a dataset no more; its data stays.
@@ -88,12 +91,16 @@ pub(crate) async fn remove(
     State(state): State<AppState>,
     caller: Caller,
     Path(vps): Path<String>,
-    Params(RemoveParams { path, dry_run }): Params<RemoveParams>,
+    Params(RemoveParams {
+        path,
+        dry_run,
+        if_busy,
+    }): Params<RemoveParams>,
 ) -> Result<Response, ApiError> {
     state
         .change(
             caller,
-            &Dry { dry_run },
+            &How { dry_run, if_busy },
             Some(vps),
             Intent::MountRemove { path },
         )

@@ -9,14 +9,14 @@ use std::time::Duration;
 use axum::Json;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
-use mayfly_api::{OperationView, PlanBody, VpsState, VpsView};
+use mayfly_api::{IfBusy, OperationView, PlanBody, VpsState, VpsView};
 use mayfly_core::documents::VpsDoc;
 use mayfly_core::error::Refusal;
 use mayfly_engine::{Engine, Intent};
 use tokio::sync::watch;
 
 use crate::error::ApiError;
-use crate::extract::{Caller, Dry};
+use crate::extract::{Caller, How};
 
 /// How long one call may wait for something to happen.
 pub(crate) const SLICE: Duration = Duration::from_secs(1);
@@ -108,11 +108,11 @@ impl AppState {
     pub(crate) async fn change(
         &self,
         caller: Caller,
-        dry: &Dry,
+        how: &How,
         vps: Option<String>,
         intent: Intent,
     ) -> Result<Response, ApiError> {
-        let dry_run = dry.dry_run;
+        let (dry_run, if_busy) = (how.dry_run, how.if_busy);
         self.blocking(move |state| {
             let vps = match &vps {
                 None => None,
@@ -122,7 +122,13 @@ impl AppState {
                 let plan = state.engine.dry_run(vps, intent)?;
                 return Ok((StatusCode::OK, Json(PlanBody::from(&plan))).into_response());
             }
-            let operation = state.engine.submit(vps, intent, &caller.by())?;
+            let if_busy = match if_busy {
+                IfBusy::Wait => mayfly_engine::IfBusy::Wait,
+                IfBusy::Refuse => mayfly_engine::IfBusy::Refuse,
+            };
+            let operation = state
+                .engine
+                .submit_when(vps, intent, &caller.by(), if_busy)?;
             Ok((StatusCode::ACCEPTED, Json(OperationView::from(operation))).into_response())
         })
         .await

@@ -12,7 +12,7 @@ use utoipa_axum::routes;
 
 use crate::AppState;
 use crate::error::ApiError;
-use crate::extract::{Body, Caller, Dry, Params, Path};
+use crate::extract::{Body, Caller, How, Params, Path};
 use crate::router::{Answer, Changed, Routes};
 
 /// The addresses of this file.
@@ -56,14 +56,14 @@ pub(crate) async fn show(
 #[utoipa::path(
     post,
     path = "/v1/templates",
-    params(Dry),
+    params(How),
     request_body = BuildTemplate,
     responses(Changed),
 )]
 pub(crate) async fn build(
     State(state): State<AppState>,
     caller: Caller,
-    Params(dry): Params<Dry>,
+    Params(how): Params<How>,
     Body(wish): Body<BuildTemplate>,
 ) -> Result<Response, ApiError> {
     let BuildTemplate {
@@ -87,7 +87,7 @@ pub(crate) async fn build(
     state
         .change(
             caller,
-            &dry,
+            &how,
             None,
             Intent::TemplateBuild {
                 recipe,
@@ -103,7 +103,7 @@ pub(crate) async fn build(
 #[utoipa::path(
     post,
     path = "/v1/templates/{name}",
-    params(("name" = String, Path, description = "The template's name."), Dry),
+    params(("name" = String, Path, description = "The template's name."), How),
     request_body = ImportTemplate,
     responses(Changed),
 )]
@@ -111,7 +111,7 @@ pub(crate) async fn import(
     State(state): State<AppState>,
     caller: Caller,
     Path(name): Path<String>,
-    Params(dry): Params<Dry>,
+    Params(how): Params<How>,
     Body(wish): Body<ImportTemplate>,
 ) -> Result<Response, ApiError> {
     let name: TemplateName = name.parse().map_err(|why| {
@@ -141,25 +141,25 @@ pub(crate) async fn import(
         name,
         replace,
     };
-    state.change(caller, &dry, None, intent).await
+    state.change(caller, &how, None, intent).await
 }
 
 /// Removes a template that nothing needs.
 #[utoipa::path(
     delete,
     path = "/v1/templates/{name}",
-    params(("name" = String, Path, description = "A template's name."), Dry),
+    params(("name" = String, Path, description = "A template's name."), How),
     responses(Changed),
 )]
 pub(crate) async fn remove(
     State(state): State<AppState>,
     caller: Caller,
     Path(name): Path<String>,
-    Params(dry): Params<Dry>,
+    Params(how): Params<How>,
 ) -> Result<Response, ApiError> {
     let name: TemplateName = name.parse().map_err(|_| not_found(&name))?;
     state
-        .change(caller, &dry, None, Intent::TemplateRemove { name })
+        .change(caller, &how, None, Intent::TemplateRemove { name })
         .await
 }
 

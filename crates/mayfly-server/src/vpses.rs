@@ -3,7 +3,7 @@
 use axum::Json;
 use axum::extract::State;
 use axum::response::Response;
-use mayfly_api::{CreateVps, RestartVps, SetVps, StopVps, VpsView};
+use mayfly_api::{CreateVps, IfBusy, RestartVps, SetVps, StopVps, VpsView};
 use mayfly_core::plan::CreateInput;
 use mayfly_engine::Intent;
 use serde::Deserialize;
@@ -12,7 +12,7 @@ use utoipa_axum::routes;
 
 use crate::AppState;
 use crate::error::ApiError;
-use crate::extract::{Body, Caller, Dry, Params, Path};
+use crate::extract::{Body, Caller, How, Params, Path};
 use crate::router::{Answer, Changed, Routes};
 
 /// The addresses of this file.
@@ -78,14 +78,14 @@ pub(crate) async fn show(
 #[utoipa::path(
     post,
     path = "/v1/vps",
-    params(Dry),
+    params(How),
     request_body = CreateVps,
     responses(Changed),
 )]
 pub(crate) async fn create(
     State(state): State<AppState>,
     caller: Caller,
-    Params(dry): Params<Dry>,
+    Params(how): Params<How>,
     Body(wish): Body<CreateVps>,
 ) -> Result<Response, ApiError> {
     let CreateVps {
@@ -109,7 +109,7 @@ pub(crate) async fn create(
     state
         .change(
             caller,
-            &dry,
+            &how,
             None,
             Intent::Create {
                 input,
@@ -121,21 +121,21 @@ pub(crate) async fn create(
 }
 
 /// Starts a VPS; with impermanence on, with a new root.
-#[utoipa::path(post, path = "/v1/vps/{vps}/start", params(Dry), responses(Changed))]
+#[utoipa::path(post, path = "/v1/vps/{vps}/start", params(How), responses(Changed))]
 pub(crate) async fn start(
     State(state): State<AppState>,
     caller: Caller,
     Path(vps): Path<String>,
-    Params(dry): Params<Dry>,
+    Params(how): Params<How>,
 ) -> Result<Response, ApiError> {
-    state.change(caller, &dry, Some(vps), Intent::Start).await
+    state.change(caller, &how, Some(vps), Intent::Start).await
 }
 
 /// Stops a VPS.
 #[utoipa::path(
     post,
     path = "/v1/vps/{vps}/stop",
-    params(Dry),
+    params(How),
     request_body = StopVps,
     responses(Changed),
 )]
@@ -143,7 +143,7 @@ pub(crate) async fn stop(
     State(state): State<AppState>,
     caller: Caller,
     Path(vps): Path<String>,
-    Params(dry): Params<Dry>,
+    Params(how): Params<How>,
     Body(StopVps {
         timeout_ms,
         force,
@@ -153,7 +153,7 @@ pub(crate) async fn stop(
     state
         .change(
             caller,
-            &dry,
+            &how,
             Some(vps),
             Intent::Stop {
                 timeout_ms,
@@ -168,7 +168,7 @@ pub(crate) async fn stop(
 #[utoipa::path(
     post,
     path = "/v1/vps/{vps}/restart",
-    params(Dry),
+    params(How),
     request_body = RestartVps,
     responses(Changed),
 )]
@@ -176,13 +176,13 @@ pub(crate) async fn restart(
     State(state): State<AppState>,
     caller: Caller,
     Path(vps): Path<String>,
-    Params(dry): Params<Dry>,
+    Params(how): Params<How>,
     Body(RestartVps { timeout_ms, force }): Body<RestartVps>,
 ) -> Result<Response, ApiError> {
     state
         .change(
             caller,
-            &dry,
+            &how,
             Some(vps),
             Intent::Restart { timeout_ms, force },
         )
@@ -195,7 +195,7 @@ pub(crate) async fn restart(
 #[utoipa::path(
     patch,
     path = "/v1/vps/{vps}",
-    params(Dry),
+    params(How),
     request_body = SetVps,
     responses(Changed),
 )]
@@ -203,11 +203,11 @@ pub(crate) async fn set(
     State(state): State<AppState>,
     caller: Caller,
     Path(vps): Path<String>,
-    Params(dry): Params<Dry>,
+    Params(how): Params<How>,
     Body(change): Body<SetVps>,
 ) -> Result<Response, ApiError> {
     state
-        .change(caller, &dry, Some(vps), Intent::Set { change })
+        .change(caller, &how, Some(vps), Intent::Set { change })
         .await
 }
 
@@ -221,6 +221,9 @@ pub(crate) struct DestroyParams {
     /// Whether to tell the plan and do nothing.
     #[serde(default)]
     dry_run: bool,
+    /// What happens where another change of the VPS is under way.
+    #[serde(default)]
+    if_busy: IfBusy,
 }
 
 /// Destroys a VPS with all its data.
@@ -234,9 +237,18 @@ pub(crate) async fn destroy(
     State(state): State<AppState>,
     caller: Caller,
     Path(vps): Path<String>,
-    Params(DestroyParams { now, dry_run }): Params<DestroyParams>,
+    Params(DestroyParams {
+        now,
+        dry_run,
+        if_busy,
+    }): Params<DestroyParams>,
 ) -> Result<Response, ApiError> {
     state
-        .change(caller, &Dry { dry_run }, Some(vps), Intent::Destroy { now })
+        .change(
+            caller,
+            &How { dry_run, if_busy },
+            Some(vps),
+            Intent::Destroy { now },
+        )
         .await
 }

@@ -10,6 +10,7 @@ use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use mayfly_host::budgets::ensure_budgets;
@@ -21,6 +22,9 @@ use crate::node::{self, Daemon, StateDir};
 
 /// Threads that answer requests; the work itself is done by the engine's own.
 const SERVER_THREADS: usize = 2;
+
+/// How long the daemon may take to end. Service managers wait longer.
+const LAST: Duration = Duration::from_secs(20);
 
 /// What `mayfly serve` is told.
 #[derive(Debug, clap::Args)]
@@ -71,6 +75,7 @@ pub(crate) fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
                 _ = term.recv() => {}
                 _ = interrupt.recv() => {}
             }
+            end_at_last();
         };
         let state = AppState::new(engine.clone(), consoles);
         let router = mayfly_server::router(state.clone());
@@ -86,6 +91,19 @@ pub(crate) fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     }
     tracing::info!("ended; VPSes go on");
     Ok(ExitCode::SUCCESS)
+}
+
+/// Ends the process where something that the host does not answer keeps it from ending by itself: what was begun is in the
+/// journal, and goes on at the next start.
+fn end_at_last() {
+    let ended = std::thread::Builder::new().name("end".into()).spawn(|| {
+        std::thread::sleep(LAST);
+        tracing::error!("something does not end; the next start goes on with it");
+        std::process::exit(0);
+    });
+    if let Err(error) = ended {
+        tracing::warn!(%error, "nothing ends the daemon where the host hangs");
+    }
 }
 
 /// The log goes to standard error; `MAYFLY_LOG` chooses what is in it.

@@ -21,8 +21,8 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 pub use self::change::Change;
 pub use self::lines::Lines;
 use crate::{
-    DatasetView, ErrorBody, ErrorInfo, FeatureView, FsckView, MountView, NodeView, OperationView,
-    PlanBody, PoolView, TemplateView, VpsView, paths,
+    DatasetView, ErrorBody, ErrorInfo, FeatureView, FsckView, IfBusy, MountView, NodeView,
+    OperationFilter, OperationView, PlanBody, PoolView, TemplateView, VpsView, paths,
 };
 
 /// How long an answer may take where nothing waits on purpose.
@@ -176,9 +176,32 @@ impl Client {
             .await
     }
 
-    /// All operations that are remembered, the oldest first.
-    pub async fn operations(&self) -> Result<Vec<OperationView>, ClientError> {
-        self.get(paths::OPERATIONS).await
+    /// The operations that are remembered, the oldest first.
+    pub async fn operations(
+        &self,
+        which: &OperationFilter,
+    ) -> Result<Vec<OperationView>, ClientError> {
+        let OperationFilter { vps, state, limit } = which;
+        let state = state.and_then(|state| serde_json::to_value(state).ok());
+        let state = state.and_then(|state| state.as_str().map(str::to_owned));
+        let given = [
+            ("vps", vps.clone()),
+            ("state", state),
+            ("limit", limit.map(|limit| limit.to_string())),
+        ];
+        let path = given
+            .into_iter()
+            .filter_map(|(name, value)| Some((name, value?)))
+            .fold(paths::OPERATIONS.to_owned(), |path, (name, value)| {
+                paths::with(&path, name, &value)
+            });
+        self.get(&path).await
+    }
+
+    /// Asks for an operation to be given up. It may take a moment until it is.
+    pub async fn cancel(&self, id: &str) -> Result<OperationView, ClientError> {
+        self.call(Method::POST, &paths::cancel(id), None, DEADLINE)
+            .await
     }
 
     /// One operation, by its id or the beginning of it, once it is over or `wait` has passed.
@@ -203,7 +226,20 @@ impl Client {
 
     /// Asks for a change. It is accepted, not done.
     pub async fn submit(&self, change: &Change) -> Result<OperationView, ClientError> {
-        self.call(change.method(), change.path(), change.body(), DEADLINE)
+        self.submit_when(change, IfBusy::Wait).await
+    }
+
+    /// The same, and what happens where another change is under way.
+    pub async fn submit_when(
+        &self,
+        change: &Change,
+        if_busy: IfBusy,
+    ) -> Result<OperationView, ClientError> {
+        let path = match if_busy {
+            IfBusy::Wait => change.path().to_owned(),
+            IfBusy::Refuse => paths::with(change.path(), "if_busy", "refuse"),
+        };
+        self.call(change.method(), &path, change.body(), DEADLINE)
             .await
     }
 

@@ -11,7 +11,7 @@ use crate::error::{Code, Refusal};
 use crate::ids::Digest;
 use crate::names::{PoolPath, TemplateName, TemplatePart};
 use crate::observed::{Mark, MarkSeen, Role};
-use crate::ports::{BuiltTemplate, HostResult, ImportSource, Templates};
+use crate::ports::{BuiltTemplate, Cancel, HostError, HostResult, ImportSource, Templates};
 use crate::template::{Layout, LayoutDataset, LayoutMount, Manifest, Quota, RootKind};
 
 /// A recipe, and what a build of it puts into the pool.
@@ -219,10 +219,12 @@ impl Templates for FakeHost {
         &self,
         recipe: &str,
         _mirror: Option<&str>,
+        cancel: &Cancel,
         progress: &mut dyn FnMut(&str),
     ) -> HostResult<BuiltTemplate> {
         // Not under the lock: the listener may look at the host.
         progress("fetching packages");
+        refuse_unwanted(cancel)?;
         let built = self.put(format!("build {recipe}"), recipe)?;
         progress("in the pool");
         Ok(built)
@@ -232,9 +234,11 @@ impl Templates for FakeHost {
     fn import(
         &self,
         source: &ImportSource,
+        cancel: &Cancel,
         progress: &mut dyn FnMut(&str),
     ) -> HostResult<BuiltTemplate> {
         progress("reading the archive");
+        refuse_unwanted(cancel)?;
         let known = self.world().recipes.get(&source.archive).cloned();
         let digest = known.map(|known| known.built.digest);
         if source.digest.is_some() && digest.is_some() && digest != source.digest {
@@ -247,6 +251,16 @@ impl Templates for FakeHost {
         }
         self.put(format!("import {}", source.archive), &source.archive)
     }
+}
+
+fn refuse_unwanted(cancel: &Cancel) -> HostResult<()> {
+    if cancel.is_set() {
+        return Err(HostError::failed(
+            "fetching packages",
+            "it is not wanted any more",
+        ));
+    }
+    Ok(())
 }
 
 impl FakeHost {

@@ -7,7 +7,9 @@ use crate::error::Code;
 use crate::ids::{Incarnation, OperationId, RunId};
 use crate::names::DatasetName;
 use crate::observed::{Evidence, Mark, MarkSeen, Role};
-use crate::ports::{Clock, NewDataset, Origin, Outcome, Runtime, Storage, Templates, TreePlan};
+use crate::ports::{
+    Cancel, Clock, NewDataset, Origin, Outcome, Runtime, Storage, Templates, TreePlan,
+};
 use crate::proof::{Burial, Condemned, ConfirmedDestroy, EphemeralRoot};
 use crate::run::{IdRange, Limits, PROTOCOL, RunEnd, RunPhase, RunSpec};
 
@@ -424,16 +426,25 @@ fn looks_fail_where_the_test_says_so() {
 #[test]
 fn templates_are_built_whole_or_not_at_all() {
     let host = FakeHost::new().crash_half_way(1);
-    assert!(host.build("nixos-shaped", None, &mut |_| {}).is_err());
+    assert!(
+        host.build("nixos-shaped", None, &Cancel::default(), &mut |_| {})
+            .is_err()
+    );
     let host = host.restart_daemon();
     assert!(host.datasets().is_empty());
-    let built = host.build("nixos-shaped", None, &mut |_| {}).unwrap();
+    let built = host
+        .build("nixos-shaped", None, &Cancel::default(), &mut |_| {})
+        .unwrap();
     assert_eq!(host.datasets().len(), 3);
     assert_eq!(
-        host.build("nixos-shaped", None, &mut |_| {}).unwrap(),
+        host.build("nixos-shaped", None, &Cancel::default(), &mut |_| {})
+            .unwrap(),
         built
     );
-    assert!(host.build("unknown", None, &mut |_| {}).is_err());
+    assert!(
+        host.build("unknown", None, &Cancel::default(), &mut |_| {})
+            .is_err()
+    );
 }
 
 #[test]

@@ -1,8 +1,9 @@
 //! Create: from what was typed and a manifest to a document, and from that to steps.
 
 use super::mounts::mount_order;
-use super::parts::{check_quota, create_dataset, promised, record};
+use super::parts::{check_quota, create_dataset, record};
 use super::platform::platform_files;
+use super::promises::promised_with_plans;
 use super::start::{check_boots, start_steps};
 use super::{Plan, PlanContext, Step};
 use crate::bytes::Bytes;
@@ -237,7 +238,11 @@ pub fn plan_create(
     ctx: &PlanContext,
 ) -> Result<Plan, Refusal> {
     let doc = &new.doc;
-    space::check_pool(seen.pool.capacity, promised(&seen.pool), doc.disk_bytes)?;
+    space::check_pool(
+        seen.pool.capacity,
+        promised_with_plans(seen),
+        doc.disk_bytes,
+    )?;
     if let Some(name) = seen.pool.datasets.keys().find(|name| {
         let root = doc.pool_path(&DatasetName::root());
         **name == root || name.is_below(&root)

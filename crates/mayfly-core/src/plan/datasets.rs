@@ -2,8 +2,9 @@
 
 use super::mounts::{check_mount, mount_order};
 use super::parts::{
-    bury_data, check_quota, create_dataset, no_such_dataset, promised, record, refuse_running,
+    bury_data, check_quota, create_dataset, no_such_dataset, record, refuse_running,
 };
+use super::promises::promised_with_plans;
 use super::{Plan, PlanContext, Step};
 use crate::bytes::Bytes;
 use crate::documents::{Dataset, Mount, VpsDoc};
@@ -41,7 +42,7 @@ pub fn plan_dataset_create(
     }
     check_quota(quota)?;
     space::check_fits(doc, name, quota)?;
-    space::check_pool(seen.pool.capacity, promised(&seen.pool), quota)?;
+    space::check_pool(seen.pool.capacity, promised_with_plans(seen), quota)?;
     if seen.pool.datasets.contains_key(&doc.pool_path(name)) {
         return Err(Refusal::new(
             Code::NotOurs,
@@ -93,7 +94,7 @@ pub fn plan_dataset_set(
     space::check_fits(doc, name, quota)?;
     let more = quota.saturating_sub(had.quota_bytes);
     if more > Bytes(0) {
-        space::check_pool(seen.pool.capacity, promised(&seen.pool), more)?;
+        space::check_pool(seen.pool.capacity, promised_with_plans(seen), more)?;
     }
     let dataset = doc.pool_path(name);
     let used = seen

@@ -5,7 +5,7 @@ use crate::bytes::Bytes;
 use crate::documents::{Dataset, VpsDoc};
 use crate::error::{Code, Refusal};
 use crate::names::{DatasetName, PoolPath};
-use crate::observed::{DatasetSeen, Mark, MarkSeen, Observed, PoolSeen, Role};
+use crate::observed::{Mark, Observed, Role};
 use crate::ports::{NewDataset, Origin};
 use crate::space::shown;
 
@@ -156,18 +156,6 @@ pub(super) fn old_roots(
         })
         .map(|(name, _)| bury_root(doc, name, ctx))
         .collect()
-}
-
-/// The quotas of all persistent datasets that the pool has promised.
-pub fn promised(pool: &PoolSeen) -> Bytes {
-    let persistent =
-        |d: &DatasetSeen| matches!(&d.mark, MarkSeen::Local(m) if m.role == Role::Persistent);
-    pool.datasets
-        .iter()
-        .filter(|(name, d)| !name.is_grave() && persistent(d))
-        .fold(Bytes(0), |sum, (_, d)| {
-            sum.saturating_add(d.quota.unwrap_or_default())
-        })
 }
 
 pub(super) fn check_quota(quota: Bytes) -> Result<(), Refusal> {

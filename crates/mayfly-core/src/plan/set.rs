@@ -2,7 +2,8 @@
 //! does not; the rest is for later anyway.
 
 use super::bases::rebased;
-use super::parts::{promised, record, running};
+use super::parts::{record, running};
+use super::promises::promised_with_plans;
 use super::start::check_there;
 use super::{Plan, PlanContext, Step};
 use crate::bytes::Bytes;
@@ -40,7 +41,7 @@ pub fn plan_set(
         space::check_disk(doc, new.disk_bytes)?;
         let more = new.disk_bytes.saturating_sub(doc.disk_bytes);
         if more > Bytes(0) {
-            space::check_pool(seen.pool.capacity, promised(&seen.pool), more)?;
+            space::check_pool(seen.pool.capacity, promised_with_plans(seen), more)?;
         }
     }
     if new == *doc {

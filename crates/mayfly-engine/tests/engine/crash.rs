@@ -21,13 +21,13 @@ use mayfly_engine::{Engine, Intent};
 
 use crate::world::{Death, World, ask, create, doc, settle, vps};
 
-struct Scenario {
-    name: &'static str,
-    before: fn(&World, &Engine),
-    act: fn(&World, &Engine),
+pub(crate) struct Scenario {
+    pub(crate) name: &'static str,
+    pub(crate) before: fn(&World, &Engine),
+    pub(crate) act: fn(&World, &Engine),
 }
 
-fn stop(force: bool, discard: bool) -> Intent {
+pub(crate) fn stop(force: bool, discard: bool) -> Intent {
     Intent::Stop {
         timeout_ms: 60_000,
         force,
@@ -35,14 +35,14 @@ fn stop(force: bool, discard: bool) -> Intent {
     }
 }
 
-fn restart() -> Intent {
+pub(crate) fn restart() -> Intent {
     Intent::Restart {
         timeout_ms: 60_000,
         force: false,
     }
 }
 
-fn there(world: &World, engine: &Engine, template: &str, start: bool) {
+pub(crate) fn there(world: &World, engine: &Engine, template: &str, start: bool) {
     ask(engine, create(template, start));
     settle(engine);
     doc(engine);
@@ -120,7 +120,7 @@ fn base(template: Option<&str>, track: Option<Track>) -> Intent {
     }
 }
 
-const SCENARIOS: &[Scenario] = &[
+pub(crate) const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "create",
         before: |_, _| {},
@@ -259,6 +259,24 @@ const SCENARIOS: &[Scenario] = &[
             settle(e);
         },
         act: |_, e| ask(e, data()),
+    },
+    Scenario {
+        name: "dataset create while it runs",
+        before: |w, e| {
+            there(w, e, "debian-12-impermanence", true);
+            ask(e, shrink());
+            settle(e);
+        },
+        act: |_, e| {
+            ask(
+                e,
+                Intent::DatasetCreate {
+                    name: "more".parse().unwrap(),
+                    quota: Bytes::gib(2),
+                    mount: None,
+                },
+            )
+        },
     },
     Scenario {
         name: "dataset set",

@@ -4,6 +4,7 @@
 
 mod autostart;
 mod bases;
+mod cancel;
 mod clock;
 mod crash;
 mod fsck;
@@ -12,4 +13,5 @@ mod journal;
 mod lasting;
 mod leaked;
 mod missed;
+mod promises;
 mod world;

@@ -42,7 +42,7 @@ pub(crate) struct World {
 }
 
 /// What `resume_unwind` carries, so that nothing is printed.
-struct Died;
+pub(crate) struct Died;
 
 impl World {
     /// A node with the templates that scenarios use.

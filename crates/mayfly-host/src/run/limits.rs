@@ -164,7 +164,7 @@ impl Payload {
                 return match self.is_over(files) {
                     // It ended meanwhile, and all that was written is gone with it.
                     Ok(true) => Ok(Outcome::Unchanged),
-                    _ => Err(put_back(files, &done, error)),
+                    _ => Err(self.put_back(files, &done, error)),
                 };
             }
             done.push(change);
@@ -256,6 +256,33 @@ impl Payload {
         }
     }
 
+    /// Puts back what was written, the last first, and tells what could not be. Memory that a guest has taken meanwhile
+    /// keeps the new limit: nothing is killed for the sake of the old one.
+    fn put_back(
+        &self,
+        files: &mut impl Files,
+        done: &[&(File, String)],
+        error: HostError,
+    ) -> HostError {
+        let mut stuck = Vec::new();
+        for (file, had) in done.iter().rev() {
+            let back = File {
+                want: had.clone(),
+                ..file.clone()
+            };
+            if let Err(why) = self.write(files, &back, &file.want) {
+                stuck.push(format!(
+                    "{} is not back at {had}: {why}",
+                    file.path.display()
+                ));
+            }
+        }
+        if stuck.is_empty() {
+            return error;
+        }
+        HostError::failed(error.to_string(), stuck.join("; "))
+    }
+
     /// Asks back what the guest can give up: caches, and what may go into its swap.
     fn make_room(&self, files: &mut impl Files, file: &File) -> HostResult<()> {
         let want = file.want.parse().unwrap_or(u64::MAX);
@@ -345,20 +372,6 @@ fn order(changes: &mut [(File, String)]) {
 fn pages(value: &str) -> u64 {
     let most = i64::MAX.unsigned_abs();
     value.parse().unwrap_or(most).min(most) >> 12
-}
-
-/// Puts back what was written, the last first, and tells what could not be.
-fn put_back(files: &mut impl Files, done: &[&(File, String)], error: HostError) -> HostError {
-    let mut stuck = Vec::new();
-    for (file, had) in done.iter().rev() {
-        if let Err(e) = files.write(&file.path, had) {
-            stuck.push(format!("{} is not back at {had}: {e}", file.path.display()));
-        }
-    }
-    if stuck.is_empty() {
-        return error;
-    }
-    HostError::failed(error.to_string(), stuck.join("; "))
 }
 
 #[cfg(test)]

@@ -37,8 +37,8 @@ impl OpenPool {
 /// belongs to `node` is only opened. Cut off, it is completed by the next call.
 pub fn format_pool(spec: &PoolSpec, node: &NodeId, at: &Path) -> HostResult<()> {
     match Kind::of(spec) {
-        Kind::Btrfs(new) => BtrfsPool::format(&Runner, &new, node, at).map(drop),
-        Kind::Zfs(dataset) => ZfsPool::format(&Runner, dataset, node, at).map(drop),
+        Kind::Btrfs(new) => BtrfsPool::format(&Runner::default(), &new, node, at).map(drop),
+        Kind::Zfs(dataset) => ZfsPool::format(&Runner::default(), dataset, node, at).map(drop),
     }
 }
 
@@ -51,7 +51,7 @@ pub fn open_pool(spec: &PoolSpec, node: &NodeId, at: &Path) -> HostResult<OpenPo
             OpenPool::of(pool, identity)
         }
         Kind::Zfs(dataset) => {
-            let pool = ZfsPool::attach(&Runner, dataset, node, at)?;
+            let pool = ZfsPool::attach(&Runner::default(), dataset, node, at)?;
             let identity = pool.kernel_identity().clone();
             OpenPool::of(pool, identity)
         }

@@ -329,7 +329,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let alone = Alone::find().unwrap();
         let done = unpack(
-            &Runner,
+            &Runner::default(),
             &alone,
             archive,
             &dir.path().join("tree"),
@@ -355,7 +355,7 @@ mod tests {
             .arg("--file")
             .arg(&archive)
             .arg("etc");
-        Runner.run(&pack).unwrap();
+        Runner::default().run(&pack).unwrap();
 
         let (at, done) = unpacked(&archive);
         done.unwrap();
@@ -375,7 +375,10 @@ mod tests {
             "-c",
             "printf 'I: one\\n\\nt' >&2; sleep 0.1; printf 'wo\\033\\nunended' >&2",
         ]);
-        run_telling(&Runner, &command, &mut |line| told.push(line.to_owned())).unwrap();
+        run_telling(&Runner::default(), &command, &mut |line| {
+            told.push(line.to_owned())
+        })
+        .unwrap();
         assert_eq!(told, ["one", "two\\u{1b}"]);
     }
 
@@ -387,7 +390,7 @@ mod tests {
         };
         let held = hold(&script).unwrap();
         let path = format!("/proc/{}/fd/{}", std::process::id(), held.as_raw_fd());
-        let done = Runner
+        let done = Runner::default()
             .run(&Command::new(&Tool::find("sh").unwrap()).args([path.as_str(), "/t"]))
             .unwrap();
         assert_eq!(done.text(), "tree is /t\n");
@@ -398,7 +401,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let tree = dir.path().join("tree");
         let error = build_tree(
-            &Runner,
+            &Runner::default(),
             &builtin("debian-12").unwrap(),
             &tree,
             Some("--help"),

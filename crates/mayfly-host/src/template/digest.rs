@@ -88,34 +88,34 @@ mod tests {
             .args(["-h", "-d", "@1"])
             .arg(dir.path().join("link"))
             .arg(dir.path());
-        Runner.run(&touch).unwrap();
+        Runner::default().run(&touch).unwrap();
         dir
     }
 
     #[test]
     fn equal_trees_have_equal_digests() {
         let (one, two) = (tree(&["a", "b", "c"]), tree(&["c", "a", "b"]));
-        let first = digest_tree(&Runner, one.path()).unwrap();
-        assert_eq!(first, digest_tree(&Runner, two.path()).unwrap());
-        assert_eq!(first, digest_tree(&Runner, one.path()).unwrap());
+        let first = digest_tree(&Runner::default(), one.path()).unwrap();
+        assert_eq!(first, digest_tree(&Runner::default(), two.path()).unwrap());
+        assert_eq!(first, digest_tree(&Runner::default(), one.path()).unwrap());
     }
 
     #[test]
     fn any_change_changes_the_digest() {
         let dir = tree(&["a"]);
-        let first = digest_tree(&Runner, dir.path()).unwrap();
+        let first = digest_tree(&Runner::default(), dir.path()).unwrap();
         std::fs::set_permissions(
             dir.path().join("a"),
             std::fs::Permissions::from_mode(0o4755),
         )
         .unwrap();
-        assert_ne!(first, digest_tree(&Runner, dir.path()).unwrap());
+        assert_ne!(first, digest_tree(&Runner::default(), dir.path()).unwrap());
     }
 
     #[test]
     fn an_unreadable_tree_has_no_digest() {
         assert!(matches!(
-            digest_tree(&Runner, Path::new("/no/such/tree"))
+            digest_tree(&Runner::default(), Path::new("/no/such/tree"))
                 .unwrap_err()
                 .cause,
             DigestCause::Run(_)

@@ -269,7 +269,7 @@ mod tests {
         symlink("a", base.join("nix/store/b")).unwrap();
         fs::set_permissions(base.join("persistent"), fs::Permissions::from_mode(0o750)).unwrap();
         split_tree(
-            &Runner,
+            &Runner::default(),
             &base,
             &layout(&[
                 ("nix", "/nix"),
@@ -312,7 +312,13 @@ mod tests {
         put(&base, "nix/store/a");
         fs::hard_link(base.join("nix/store/a"), base.join("nix/b")).unwrap();
         fs::set_permissions(base.join("nix/b"), fs::Permissions::from_mode(0o4711)).unwrap();
-        split_tree(&Runner, &base, &layout(&[("nix", "/nix")]), &targets).unwrap();
+        split_tree(
+            &Runner::default(),
+            &base,
+            &layout(&[("nix", "/nix")]),
+            &targets,
+        )
+        .unwrap();
         let copied = other.path().join("store/a").metadata().unwrap();
         assert_eq!((copied.nlink(), copied.mode() & 0o7777), (2, 0o4711));
         assert_eq!(fs::read_dir(base.join("nix")).unwrap().count(), 0);
@@ -324,7 +330,7 @@ mod tests {
         let (_dir, base, mut targets) = scene(&["nix"]);
         put(&base, "nix/a");
         let cause = || {
-            split_tree(&Runner, &base, &mounts, &targets)
+            split_tree(&Runner::default(), &base, &mounts, &targets)
                 .unwrap_err()
                 .cause
         };
@@ -332,7 +338,7 @@ mod tests {
         let full = base.join("nix").to_owned();
         targets.insert(TemplatePart::Dataset(DatasetName::root()), full.clone());
         let cause = || {
-            split_tree(&Runner, &base, &mounts, &targets)
+            split_tree(&Runner::default(), &base, &mounts, &targets)
                 .unwrap_err()
                 .cause
         };
@@ -344,9 +350,14 @@ mod tests {
     fn a_link_in_the_way_is_refused() {
         let (_dir, base, targets) = scene(&["nix"]);
         symlink("/etc", base.join("nix")).unwrap();
-        let cause = split_tree(&Runner, &base, &layout(&[("nix", "/nix")]), &targets)
-            .unwrap_err()
-            .cause;
+        let cause = split_tree(
+            &Runner::default(),
+            &base,
+            &layout(&[("nix", "/nix")]),
+            &targets,
+        )
+        .unwrap_err()
+        .cause;
         assert!(
             matches!(cause, SplitCause::Directory(_, Errno::LOOP)),
             "{cause:?}"
@@ -356,7 +367,13 @@ mod tests {
     #[test]
     fn a_place_that_is_not_there_leaves_the_dataset_empty() {
         let (_dir, base, targets) = scene(&["nix"]);
-        split_tree(&Runner, &base, &layout(&[("nix", "/nix")]), &targets).unwrap();
+        split_tree(
+            &Runner::default(),
+            &base,
+            &layout(&[("nix", "/nix")]),
+            &targets,
+        )
+        .unwrap();
         assert_eq!(fs::read_dir(target(&targets, "nix")).unwrap().count(), 0);
     }
 }

@@ -9,7 +9,7 @@ use mayfly_core::bytes::Bytes;
 use mayfly_core::error::{Code, Refusal};
 use mayfly_core::ids::Digest;
 use mayfly_core::names::{PoolPath, TemplateName, TemplatePart};
-use mayfly_core::ports::{BuiltTemplate, HostError, HostResult, ImportSource, Templates};
+use mayfly_core::ports::{BuiltTemplate, Cancel, HostError, HostResult, ImportSource, Templates};
 use mayfly_core::template::{Layout, Manifest};
 
 use sha2::{Digest as _, Sha256};
@@ -39,10 +39,11 @@ impl Templates for TemplateWorks {
         &self,
         recipe: &str,
         mirror: Option<&str>,
+        cancel: &Cancel,
         progress: &mut dyn FnMut(&str),
     ) -> HostResult<BuiltTemplate> {
         let source = find(recipe)?;
-        let runner = Runner;
+        let runner = Runner::wanted_until(cancel);
         let layout = &source.recipe.manifest.layout;
         let mut staging = self.pool.begin_template(&staging_name())?;
         let base = staging.part(&TemplatePart::Base)?;
@@ -59,9 +60,10 @@ impl Templates for TemplateWorks {
     fn import(
         &self,
         source: &ImportSource,
+        cancel: &Cancel,
         progress: &mut dyn FnMut(&str),
     ) -> HostResult<BuiltTemplate> {
-        let runner = Runner;
+        let runner = Runner::wanted_until(cancel);
         let room = self.pool.observe()?.free;
         let mut checked = import::check(&runner, source, room, progress)?;
         let mut staging = self.pool.begin_template(&staging_name())?;
@@ -104,7 +106,8 @@ impl TemplateWorks {
             let part = TemplatePart::Dataset(dataset.clone());
             targets.insert(part.clone(), staging.part(&part)?);
         }
-        split_tree(&Runner, base, &manifest.layout, &targets).map_err(|error| failed(&error))?;
+        split_tree(&Runner::default(), base, &manifest.layout, &targets)
+            .map_err(|error| failed(&error))?;
         progress("putting it into the pool");
         staging.publish(&digest)?;
         let size_bytes = self.size(&digest, targets.keys())?;

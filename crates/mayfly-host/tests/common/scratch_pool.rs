@@ -60,7 +60,13 @@ pub(crate) fn new_pool(dir: &Path) -> NewPool {
 }
 
 pub(crate) fn pool(dir: &Path) -> BtrfsPool {
-    BtrfsPool::format(&Runner, &new_pool(dir), &node(), &dir.join("pool")).unwrap()
+    BtrfsPool::format(
+        &Runner::default(),
+        &new_pool(dir),
+        &node(),
+        &dir.join("pool"),
+    )
+    .unwrap()
 }
 
 pub(crate) fn private(pool: &BtrfsPool, name: &PoolPath) -> PathBuf {

@@ -150,7 +150,8 @@ fn written(mark: &Mark) -> Vec<String> {
 
 impl ZfsRig {
     pub(crate) fn new(dir: &Path, dataset: &str) -> Self {
-        let pool = ZfsPool::format(&Runner, dataset, &node(), &dir.join("pool")).unwrap();
+        let pool =
+            ZfsPool::format(&Runner::default(), dataset, &node(), &dir.join("pool")).unwrap();
         let mounts = dir.join("mounts");
         std::fs::create_dir(&mounts).unwrap();
         Self {

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
-use mayfly_api::{Change, OperationView, PlanBody};
+use mayfly_api::{Change, IfBusy, OperationView, PlanBody};
 use mayfly_core::documents::OperationState;
 use mayfly_core::error::Code;
 
@@ -26,6 +26,17 @@ pub(crate) struct ChangeArgs {
     /// Do not wait until it is done
     #[arg(long, conflicts_with = "dry_run")]
     no_wait: bool,
+    /// Where another change is under way: wait for its end, or refuse this one
+    #[arg(long, value_name = "WHAT", value_enum, default_value_t = Busy::Wait, hide_default_value = true)]
+    if_busy: Busy,
+}
+
+/// What happens where another change is under way.
+#[derive(Clone, Copy, Debug, Default, clap::ValueEnum)]
+enum Busy {
+    #[default]
+    Wait,
+    Refuse,
 }
 
 /// What a change that destroys data takes.
@@ -49,7 +60,11 @@ impl ChangeArgs {
             context.screen.show(&plan, render_plan)?;
             return Ok(ExitCode::SUCCESS);
         }
-        let operation = context.client.submit(change).await?;
+        let if_busy = match self.if_busy {
+            Busy::Wait => IfBusy::Wait,
+            Busy::Refuse => IfBusy::Refuse,
+        };
+        let operation = context.client.submit_when(change, if_busy).await?;
         if self.no_wait {
             context.screen.show(&operation, |op| {
                 format!(
@@ -110,21 +125,27 @@ pub(super) async fn watch(
     context: &Context,
     operation: OperationView,
 ) -> Result<OperationView, Failure> {
+    let operation = until_over(context, operation).await?;
+    match (operation.state, operation.error) {
+        (OperationState::Done, error) => Ok(OperationView { error, ..operation }),
+        (_, Some(info)) => Err(info.into()),
+        (_, None) => Err(Failure::mistake("the operation failed and did not say why")),
+    }
+}
+
+/// Waits until an operation is over, however it ends, and tells each step.
+pub(super) async fn until_over(
+    context: &Context,
+    operation: OperationView,
+) -> Result<OperationView, Failure> {
     let mut operation = operation;
     let mut progress = Progress::default();
     loop {
         for line in progress.news(&operation) {
             context.screen.tell(&line);
         }
-        match operation.state {
-            OperationState::Done => return Ok(operation),
-            OperationState::Failed => {
-                return Err(match operation.error {
-                    Some(info) => info.into(),
-                    None => Failure::mistake("the operation failed and did not say why"),
-                });
-            }
-            OperationState::Queued | OperationState::Running | OperationState::Undoing => {}
+        if operation.state.is_over() {
+            return Ok(operation);
         }
         let wait = if context.screen.is_watched() {
             LOOK
@@ -251,7 +272,7 @@ mod tests {
         assert!(
             ChangeArgs {
                 dry_run: true,
-                no_wait: false
+                ..ChangeArgs::default()
             }
             .confirm(ConfirmArgs::default(), "VPS 100", "web1")
             .is_ok()

@@ -15,7 +15,7 @@ use crate::plan::{
     Busy, CreateInput, Plan, PlanContext, Step, Undo, needed_probe, plan_template_build,
     plan_template_import, plan_template_remove, plan_vps, resolve_new_vps, sort_leftovers,
 };
-use crate::ports::{BuiltTemplate, Clock as _, Runtime as _, Storage as _, Templates as _};
+use crate::ports::{BuiltTemplate, Cancel, Clock as _, Runtime as _, Storage as _, Templates as _};
 use crate::proof::{Burial, Condemned, ConfirmedDestroy, EphemeralRoot};
 
 /// A host with documents and somebody who carries plans out.
@@ -99,6 +99,7 @@ impl Hands {
         };
         Ok(Observed {
             pool: self.host.observe()?,
+            pending: Bytes(0),
             evidence: self.host.evidence(doc.id)?,
             init,
         })
@@ -265,11 +266,12 @@ impl Hands {
                 name,
                 mirror,
             } => {
-                let built = host.build(recipe, mirror.as_deref(), &mut |_| {})?;
+                let built =
+                    host.build(recipe, mirror.as_deref(), &Cancel::default(), &mut |_| {})?;
                 self.templates.insert(name.clone(), document(name, built));
             }
             Step::ImportTemplate { source, name } => {
-                let built = host.import(source, &mut |_| {})?;
+                let built = host.import(source, &Cancel::default(), &mut |_| {})?;
                 self.templates.insert(name.clone(), document(name, built));
             }
             Step::RecordTemplate {

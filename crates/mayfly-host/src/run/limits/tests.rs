@@ -13,6 +13,8 @@ struct Kernel {
     /// What of that nobody gives up.
     held: u64,
     killed: bool,
+    /// What the guest takes, and keeps, as soon as its limit allows that.
+    greed: u64,
 }
 
 impl Kernel {
@@ -98,6 +100,9 @@ impl Files for Kernel {
             _ => value.to_owned(),
         };
         self.files.insert(file.to_owned(), shown);
+        if name == "memory.max" && self.greed > self.used && size >= self.greed {
+            (self.used, self.held) = (self.greed, self.greed);
+        }
         Ok(())
     }
 
@@ -236,6 +241,24 @@ fn what_was_written_before_a_failure_is_put_back() {
             }
         }
     }
+}
+
+#[test]
+fn memory_that_was_taken_meanwhile_is_not_taken_back_by_killing() {
+    let payload = payload(false);
+    let mut kernel = v2();
+    set(&mut kernel, &payload, &limits(256, 0)).unwrap();
+    kernel.greed = 900 << 20;
+    // The write after that of the memory.
+    kernel.fails = kernel.written + 2;
+    let failed = set(&mut kernel, &payload, &limits(1024, 0)).unwrap_err();
+    assert!(!kernel.killed, "{failed}");
+    let told = failed.to_string();
+    assert!(
+        told.contains("memory.max is not back at") && told.contains("uses 900M"),
+        "{told}"
+    );
+    assert_eq!(kernel.value("memory.max"), Some(1024 << 20));
 }
 
 #[test]

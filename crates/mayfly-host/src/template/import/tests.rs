@@ -10,7 +10,7 @@ fn packed(dir: &Path, option: &str) -> String {
         .arg("--file")
         .arg(&archive)
         .arg("hello");
-    Runner.run(&command).unwrap();
+    Runner::default().run(&command).unwrap();
     archive.to_str().unwrap().to_owned()
 }
 
@@ -65,9 +65,9 @@ fn imported(
         metadata: metadata.map(str::to_owned),
         digest: None,
     };
-    let mut checked = check(&Runner, &source, Bytes::gib(1), &mut |_| {})?;
+    let mut checked = check(&Runner::default(), &source, Bytes::gib(1), &mut |_| {})?;
     let tree = tempfile::tempdir().unwrap();
-    checked.unpack(&Runner, tree.path())?;
+    checked.unpack(&Runner::default(), tree.path())?;
     let manifest = checked.manifest(tree.path())?;
     Ok((tree, manifest))
 }
@@ -98,7 +98,7 @@ fn a_tree_comes_out_of_every_kind_of_archive_as_it_went_in() {
             .arg("--file")
             .arg(&archive)
             .arg(".");
-        Runner.run(&command).unwrap();
+        Runner::default().run(&command).unwrap();
         archive.to_str().unwrap().to_owned()
     };
     let mut archives = vec![
@@ -116,7 +116,7 @@ fn a_tree_comes_out_of_every_kind_of_archive_as_it_went_in() {
         let command = Command::new(&mksquashfs)
             .args([&tree, &image])
             .args(["-quiet", "-no-progress"]);
-        Runner.run(&command).unwrap();
+        Runner::default().run(&command).unwrap();
         archives.push(image.to_str().unwrap().to_owned());
     }
     for archive in &archives {

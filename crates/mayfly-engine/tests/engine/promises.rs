@@ -1,0 +1,70 @@
+//! Three that ask for all of the pool at the same time: two are 200 %, and the third is refused.
+
+use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
+
+use mayfly_core::documents::OperationState;
+use mayfly_core::error::Code;
+use mayfly_core::plan::CreateInput;
+use mayfly_core::ports::Storage as _;
+use mayfly_engine::Intent;
+
+use crate::world::World;
+
+#[test]
+fn creates_at_the_same_time_cannot_promise_more_than_there_may_be() {
+    let world = World::new(&Arc::default());
+    let capacity = world.host.observe().unwrap().capacity;
+    let (go_on, wait) = channel::<()>();
+    let (wait, first) = (Mutex::new(wait), OnceLock::new());
+    let engine = world.engine_with(move |point| {
+        if point == "create_dataset" && first.set(()).is_ok() {
+            wait.lock()
+                .unwrap()
+                .recv_timeout(Duration::from_secs(60))
+                .ok();
+        }
+    });
+    engine.start_threads().unwrap();
+    let ask = |number: u32| {
+        let input = CreateInput {
+            id: Some(number.try_into().unwrap()),
+            hostname: None,
+            // Two are 200 %.
+            disk: Some(capacity),
+            memory: None,
+            cpu_percent: None,
+            impermanence: false,
+        };
+        let template = "debian-12".parse().unwrap();
+        let create = Intent::Create {
+            input,
+            template,
+            start: false,
+        };
+        engine.submit(None, create, "test").unwrap()
+    };
+    let all = [ask(100), ask(101), ask(102)];
+    // Two of them are decided while the first has not made anything yet.
+    let over = |op: &mayfly_core::documents::OperationDoc| {
+        engine.wait(&op.id, Duration::from_millis(500)).unwrap()
+    };
+    let early: Vec<_> = all.iter().map(over).collect();
+    let refused = early.iter().filter(|op| op.state == OperationState::Failed);
+    assert_eq!(refused.count(), 1, "{early:#?}");
+    go_on.send(()).unwrap();
+    let late: Vec<_> = all
+        .iter()
+        .map(|op| engine.wait(&op.id, Duration::from_secs(20)).unwrap())
+        .collect();
+    let failed: Vec<_> = late
+        .iter()
+        .filter(|op| op.state == OperationState::Failed)
+        .collect();
+    assert_eq!(failed.len(), 1);
+    assert_eq!(failed[0].error.as_ref().unwrap().code, Code::PoolFull);
+    engine.stop_threads();
+    world.recover();
+    world.assert_sound("two of three");
+}
