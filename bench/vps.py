@@ -39,9 +39,9 @@ class Mayfly:
     def change(self, method, path, body=None):
         """Until the operation is over."""
         op = self.api.ask(method, path, body)
-        while op["state"] not in ("done", "failed"):
+        while op["state"] not in ("done", "failed", "cancelled"):
             op = self.api.ask("GET", f"/v1/operations/{op['id']}?wait_ms=60000")
-        if op["state"] == "failed":
+        if op["state"] != "done":
             raise RuntimeError(f"{method} {path}: {op}")
 
     def idle(self):

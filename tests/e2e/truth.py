@@ -101,7 +101,7 @@ def operations_over(node, seconds=60):
     def over():
         if node.daemon.poll() is not None:
             raise AssertionError(f"the daemon ended: {node.log_end()}")
-        if any(op["state"] not in ("done", "failed") for op in node.json("operation", "list")):
+        if any(op["state"] not in ("done", "failed", "cancelled") for op in node.json("operation", "list")):
             return False
         return all(v["state"] in ("stopped", "running", "needs_operator") for v in node.json("list"))
     return wait_for("all operations are over", over, seconds)

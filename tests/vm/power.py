@@ -50,7 +50,7 @@ def wait_settled(vm, seconds=120):
     while True:
         states = {one["id"]: (one["state"], one["desired"]) for one in listed(vm)}
         operations = json.loads(vm.text("mayfly", "operation", "list", "--json"))
-        under_way = [op for op in operations if op["state"] not in ("done", "failed")]
+        under_way = [op for op in operations if op["state"] not in ("done", "failed", "cancelled")]
         graves = vm.text("zfs", "list", "-H", "-r", "-o", "name", "tank/ct/trash").splitlines()[1:]
         if not under_way and not graves and all(state == desired for state, desired in states.values()):
             return states
