@@ -11,7 +11,10 @@ import threading
 import time
 import traceback
 
-from harness import Node, Refused
+import images
+from harness import TOP, Node, Refused
+from test_fsck import fsck
+from test_import import scratch
 from test_set import agreed
 from truth import assert_no_orphans, differences, kill, operations_over, own_node, pool_path, snapshot
 
@@ -23,7 +26,8 @@ VPSES = 8
 PLACES = {"/persistent": "", "/data": "/data"}
 # What may be answered to somebody whose VPS was changed, destroyed, killed by somebody else meanwhile, or whose daemon died.
 MEANWHILE = {"node.unreachable", "vps.not_found", "vps.running", "vps.not_running", "vps.busy", "vps.start_failed",
-             "dataset.not_found", "dataset.exists", "dataset.in_use", "mount.not_found", "mount.exists"}
+             "dataset.not_found", "dataset.exists", "dataset.in_use", "mount.not_found", "mount.exists", "template.not_found",
+             "template.exists", "template.in_use", "operation.cancelled", "operation.too_late", "operation.not_found"}
 
 
 def content(token):
@@ -41,11 +45,20 @@ class Guest:
         self.sure, self.maybe = {}, set()
 
 
+def releases(top):
+    """Words that import two releases of what may be the base of a VPS of `tiny`."""
+    manifest = top / "tiny.toml"
+    manifest.write_text((TOP / "tests/fixtures/tiny/recipe.toml").read_text().split("[build]")[0])
+    trees = [images.tar(images.tree(top / f"tree{n}", release=str(n)), top / f"{n}.tar") for n in (1, 2)]
+    return [["template", "import", "moving", tree, manifest] for tree in trees]
+
+
 class Fire:
     """Clients, the killer, and what both know."""
 
-    def __init__(self, node):
+    def __init__(self, node, imports):
         self.node = node
+        self.imports = imports
         self.random = random.Random(SEED)
         self.over = threading.Event()
         self.troubles = []
@@ -136,6 +149,17 @@ class Fire:
         # Nobody else starts it before it has its datasets.
         self.guests[slot] = new
 
+    def cancel(self, pick):
+        """Gives up what somebody else has asked for."""
+        try:
+            going = [op["id"] for op in self.node.json("operation", "list", "--limit", "20")
+                     if op["state"] in ("queued", "running")]
+        except Refused as refused:
+            assert refused.code == "node.unreachable", refused
+            return
+        if going:
+            self.ask("operation", "cancel", pick.choice(going))
+
     def list(self):
         while True:
             try:
@@ -171,7 +195,12 @@ class Fire:
                 lambda: self.ask("mount", "remove", name, f"/mnt/m{some}", *wait),
                 lambda: self.ask("set", name, f"memory={100 + some}M", f"processes={300 + some}", *wait)],
             # Half of them live through all of it.
-            1: [lambda: self.replace(slot) if slot >= VPSES // 2 else None, lambda: self.ask("show", name)],
+            1: [lambda: self.replace(slot) if slot >= VPSES // 2 else None, lambda: self.ask("show", name),
+                lambda: self.cancel(pick),
+                lambda: self.ask("set", name, f"base={pick.choice(['tiny', 'moving'])}",
+                                 f"track={pick.choice(['pinned', 'latest'])}", *wait),
+                lambda: self.ask(*pick.choice(self.imports), *pick.choice([[], ["--replace"]]), *wait),
+                lambda: self.ask("template", "remove", "moving", *wait)],
         }
         weighed = [(weight, act) for weight, acts in choices.items() for act in acts]
         pick.choices([act for _, act in weighed], [weight for weight, _ in weighed])[0]()
@@ -252,7 +281,7 @@ class Fire:
                 if op["verb"] in ("start", "restart", "stop") and op["by"] != "mayfly":
                     if op["state"] == "done":
                         wanted, why = ("stopped" if op["verb"] == "stop" else "running"), op["verb"]
-                    elif op["error"]["code"] in ("vps.start_failed", "host.failed"):
+                    elif op["error"]["code"] in ("vps.start_failed", "host.failed", "operation.cancelled"):
                         wanted, why = None, op["error"]["message"]
                 elif op["verb"] in ("run ended", "start"):
                     wanted, why = None, op["verb"]
@@ -269,6 +298,8 @@ class Fire:
         for vps in node.json("list"):
             if vps["state"] == "running":
                 agreed(node, vps["id"])
+        found, answer = fsck(node)
+        assert not found, answer
         return self.assert_data()
 
 
@@ -280,8 +311,8 @@ def remembered(node):
 def test_random_kills_lose_nothing_and_leave_nothing(node):
     """R6, R9, H5, H8: recovery converges, nothing persistent differs, no orphan, a second recovery changes nothing."""
     print(f"  {KILLS} kills, MAYFLY_SEED={SEED}", flush=True)
-    with own_node(Node, "fire", size="8G") as node:
-        fire = Fire(node)
+    with own_node(Node, "fire", size="8G") as node, scratch(node) as top:
+        fire = Fire(node, releases(top))
         for guest in fire.guests:
             fire.make(guest)
         began = time.monotonic()
