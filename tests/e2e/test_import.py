@@ -109,6 +109,10 @@ def test_a_manifest_says_what_a_template_is(node):
         assert plain["digest"] == hashlib.sha256(archive.read_bytes()).hexdigest() != mine["digest"]
         with node.vps("mine", wait=False) as vps:
             assert node.exec(vps, "sh", "-c", "echo kept > /persistent/kept; cat /persistent/kept") == "kept"
+        there = in_pool(node)
+        (top / "m.toml").write_text((top / "m.toml").read_text().replace("amd64", "s390x"))
+        refused = node.refused("template.unfit", "template", "import", "other", str(archive), str(top / "m.toml"))
+        assert "for s390x" in refused.message and in_pool(node) == there, refused.message
         (top / "m.toml").write_text("[build]\nsuite = 'bookworm'\n")
         node.refused("input.invalid", "template", "import", "other", str(archive), str(top / "m.toml"))
         remove(node, "mine", "plain")

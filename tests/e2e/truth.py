@@ -144,9 +144,20 @@ def differences(before, after):
     return [f"{key}: {before[key]} before, {after[key]} after" for key in before if before[key] != after[key]]
 
 
+def template_contents(said):
+    """What lies below `templates` for templates that have a name, and for what was cloned from contents of others."""
+    named = {template["digest"][:16] for template in said["templates"]}
+    used = set()
+    for doc in said["vpses"].values():
+        bases = (doc["base"]["template"], doc["run"] and doc["run"]["base"], doc["last_root_base"])
+        used.update(base[:16] for base in bases if base)
+    return named, used
+
+
 def accounted_for(said, there):
     """The datasets in `there` that templates and the documents of VPSes explain."""
-    explained = {path for path in there if path.startswith("templates/")}
+    named, used = template_contents(said)
+    explained = {path for path in there if path.startswith("templates/") and path.split("/")[1] in named | used}
     for doc in said["vpses"].values():
         explained.update(d["dataset"] for d in doc["datasets"])
         explained.update(root for root in (doc["run"] and doc["run"]["root"], doc["last_root"]) if root)
@@ -174,7 +185,9 @@ def assert_no_orphans(node, spare=(), seconds=40):
     top = {name for name in os.listdir(pool) if name not in (".mayfly", "trash", "templates")} - {s for s in spare}
     assert top == {path for path in explained if "/" not in path}, f"in the pool: {sorted(top)}"
     assert not os.listdir(pool / ".mayfly/intents"), "an intent is left"
-    assert {name for name in os.listdir(pool / "templates")} == {t["digest"][:16] for t in said["templates"]}
+    named, used = template_contents(said)
+    contents = set(os.listdir(pool / "templates"))
+    assert named <= contents <= named | used, f"templates {contents}, with names {named}, in use {used}"
     node.backend.release()
     assert not node.backend.staged(), "something lies in the staging area"
     marked = set(marks(node)) - {uuid for path, uuid in subvolumes(node).items() if path in spare}

@@ -5,6 +5,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::bytes::Bytes;
+use crate::error::{Code, Refusal};
 use crate::names::{DatasetName, GuestPath};
 
 /// What the root of an impermanent VPS is made from.
@@ -140,4 +141,57 @@ fn sbin_init() -> GuestPath {
 
 fn systemd_halt() -> i32 {
     37
+}
+
+/// Debian's word for an architecture that a kernel, a compiler or somebody else's image names.
+pub fn debian_architecture(name: &str) -> &str {
+    match name {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        "x86" | "i486" | "i586" | "i686" => "i386",
+        "arm" | "armv7l" | "armv7" => "armhf",
+        "powerpc64" | "ppc64le" => "ppc64el",
+        other => other,
+    }
+}
+
+/// Refuses a system whose programs this host's processor does not run. Both are Debian's words.
+pub fn check_architecture(of: &str, host: &str) -> Result<(), Refusal> {
+    let runs = of == host
+        || matches!(
+            (host, of),
+            ("amd64", "i386") | ("arm64", "armhf" | "armel") | (_, "all")
+        );
+    if runs {
+        return Ok(());
+    }
+    Err(Refusal::new(
+        Code::TemplateUnfit,
+        format!("it is a system for {of}, and this host runs {host}"),
+        format!("take one that was made for {host}"),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_system_for_another_processor_is_refused_with_both_names() {
+        for (of, host) in [
+            ("amd64", "amd64"),
+            ("i386", "amd64"),
+            ("armhf", "arm64"),
+            ("all", "riscv64"),
+        ] {
+            assert_eq!(check_architecture(of, host), Ok(()), "{of} on {host}");
+        }
+        for (of, host) in [("arm64", "amd64"), ("amd64", "i386"), ("amd64", "arm64")] {
+            let refusal = check_architecture(of, host).unwrap_err();
+            assert_eq!(refusal.code, Code::TemplateUnfit);
+            assert!(refusal.message.contains(of) && refusal.message.contains(host));
+        }
+        assert_eq!(debian_architecture("x86_64"), "amd64");
+        assert_eq!(debian_architecture("riscv64"), "riscv64");
+    }
 }

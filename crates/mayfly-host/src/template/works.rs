@@ -10,7 +10,7 @@ use mayfly_core::error::{Code, Refusal};
 use mayfly_core::ids::Digest;
 use mayfly_core::names::{PoolPath, TemplateName, TemplatePart};
 use mayfly_core::ports::{BuiltTemplate, Cancel, HostError, HostResult, ImportSource, Templates};
-use mayfly_core::template::{Layout, Manifest};
+use mayfly_core::template::{Layout, Manifest, check_architecture, debian_architecture};
 
 use sha2::{Digest as _, Sha256};
 
@@ -43,6 +43,7 @@ impl Templates for TemplateWorks {
         progress: &mut dyn FnMut(&str),
     ) -> HostResult<BuiltTemplate> {
         let source = find(recipe)?;
+        check_architecture(&source.recipe.manifest.architecture, host_architecture())?;
         let runner = Runner::wanted_until(cancel);
         let layout = &source.recipe.manifest.layout;
         let mut staging = self.pool.begin_template(&staging_name())?;
@@ -72,6 +73,7 @@ impl Templates for TemplateWorks {
         checked.unpack(&runner, &base)?;
         crash_point("import.after_unpack");
         let manifest = checked.manifest(&base)?;
+        check_architecture(&manifest.architecture, host_architecture())?;
         let failed = |error: &dyn Error| import_failed(&source.archive, error);
         scrub_tree(&base, manifest.layout.storage.as_ref()).map_err(|e| failed(&e))?;
         let digest = if manifest.layout == Layout::default() {
@@ -131,6 +133,11 @@ impl TemplateWorks {
         }
         Ok(size)
     }
+}
+
+/// What programs this host runs, in Debian's words.
+fn host_architecture() -> &'static str {
+    debian_architecture(std::env::consts::ARCH)
 }
 
 /// One tree may be split in more than one way, and each way is a template of its own: the digest of a built template is

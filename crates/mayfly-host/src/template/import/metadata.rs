@@ -49,19 +49,6 @@ pub(super) fn os_release(text: &str) -> BTreeMap<&str, String> {
         .collect()
 }
 
-/// Debian's word for an architecture.
-pub(super) fn debian_word(architecture: &str) -> String {
-    match architecture {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        "i386" | "i486" | "i586" | "i686" => "i386",
-        "armv7l" | "armv7" => "armhf",
-        "ppc64le" => "ppc64el",
-        other => other,
-    }
-    .to_owned()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -4,12 +4,14 @@ use std::io::Read as _;
 use std::path::Path;
 
 use mayfly_core::names::DatasetName;
-use mayfly_core::template::{Layout, LayoutDataset, LayoutMount, Manifest, Quota, RootKind};
+use mayfly_core::template::{
+    Layout, LayoutDataset, LayoutMount, Manifest, Quota, RootKind, debian_architecture,
+};
 use rustix::fd::{AsRawFd as _, OwnedFd};
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, open, openat2, readlinkat};
 use rustix::io::Errno;
 
-use super::metadata::{Metadata, debian_word, os_release};
+use super::metadata::{Metadata, os_release};
 
 /// Where an init is looked for.
 const INITS: [&str; 4] = [
@@ -43,7 +45,10 @@ pub(super) fn derive(tree: &Path, metadata: &Metadata) -> Result<Manifest, Strin
         .flatten()
         .find_map(|program| program.architecture)
         .map(str::to_owned)
-        .or_else(|| metadata.architecture.as_deref().map(debian_word))
+        .or_else(|| {
+            let named = metadata.architecture.as_deref();
+            named.map(|name| debian_architecture(name).to_owned())
+        })
         .ok_or("its architecture can be told neither from its init nor from metadata")?;
     let distribution = match first(&["ID"]).or_else(|| metadata.os.clone()) {
         Some(id) => word(&id.to_lowercase()),
