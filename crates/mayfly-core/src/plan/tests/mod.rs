@@ -5,6 +5,7 @@
 mod bases;
 mod golden;
 mod hands;
+mod history;
 mod leftovers;
 mod properties;
 mod refusals;
