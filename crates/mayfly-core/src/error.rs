@@ -109,6 +109,10 @@ codes! {
     FeatureUnavailable = "feature.unavailable", 409;
     /// No such operation.
     OperationNotFound = "operation.not_found", 404;
+    /// Changes that far back are not kept any more.
+    EventsCompacted = "events.compacted", 410;
+    /// The reader took nothing for long; it can go on where it was.
+    EventsNotRead = "events.not_read", 408;
     /// Ownership is not proven.
     NotOurs = "storage.not_ours", 409;
     /// A look at the host failed; nothing was changed.

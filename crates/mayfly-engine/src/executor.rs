@@ -269,7 +269,7 @@ impl Engine {
         op.state = state;
         op.progress = progress.to_owned();
         op.ended_unix_ms = Some(self.deps().clock.unix_ms());
-        self.journal(op)?;
+        self.journal_end(op)?;
         // A guest that reboots in a loop makes operations without end.
         if self.inner.ended.fetch_add(1, Ordering::Relaxed) % PRUNE_EVERY == PRUNE_EVERY - 1 {
             self.prune_operations()?;
