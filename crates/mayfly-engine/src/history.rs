@@ -40,8 +40,8 @@ impl Engine {
 
     /// Journals that an operation is over, and remembers what it has made happen.
     pub(crate) fn journal_end(&self, op: &OperationDoc) -> Result<(), Refusal> {
-        let mut writes = vec![Write::put_doc(keys::operation(&op.id), op)?];
-        writes.extend(self.history_writes(op)?);
+        let mut writes = self.history_writes(op)?;
+        writes.push(Write::put_doc(keys::operation(&op.id), op)?);
         self.commit(Txn {
             conditions: Vec::new(),
             writes,

@@ -131,7 +131,8 @@ contract! {
     a_watch_waits
     a_watch_times_out_and_moves_on
     watchers_see_what_writers_wrote
-    a_watch_gives_so_much_at_once, an_old_watch_is_compacted
+    a_watch_gives_so_much_at_once
+    an_old_watch_is_compacted
     a_watch_from_the_future_is_refused
     a_waiting_watch_is_not_overtaken_by_the_history
     a_lease_ends_and_takes_its_keys
