@@ -1,9 +1,9 @@
 //! Changes as they happen: one JSON document per line, an empty line now and then.
 //!
-//! A feed holds one piece of what a store gives at once, the channel another, and the connection what hyper buffers: about
-//! a mebibyte, however far behind its reader is. While the reader takes nothing, the feed waits without a thread and
-//! without a lock. One that takes nothing for [`PATIENCE`], or for whom the store has forgotten what comes next, finds the
-//! reason as its last line.
+//! For a reader that is behind, however far, the channel holds one piece of what a store gives at once, and the connection
+//! what hyper buffers: half a mebibyte. The next piece is looked up when there is room for it; until then the feed holds
+//! nothing, no thread and no lock. A reader that takes nothing for [`PATIENCE`], or for whom the store has forgotten what
+//! comes next, finds the reason as its last line.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -91,6 +91,15 @@ const SLOTS: usize = 2;
 
 async fn feed(state: AppState, mut since: u64, mut only: Option<Only>, lines: mpsc::Sender<Bytes>) {
     loop {
+        let room = tokio::select! {
+            room = room_for_one(&lines, PATIENCE) => room,
+            () = state.ended() => return,
+        };
+        let room = match room {
+            Ok(room) => room,
+            Err(Waited::Gone) => return,
+            Err(Waited::InVain) => return last(&lines, not_read(since)),
+        };
         let of = only.clone();
         let seen = state.blocking(move |state| {
             let (next, changes) = state.engine().changes(since, SLICE)?;
@@ -100,55 +109,47 @@ async fn feed(state: AppState, mut since: u64, mut only: Option<Only>, lines: mp
             seen = seen => seen,
             () = state.ended() => return,
         };
-        let (next, told) = match seen {
-            Ok(seen) => seen,
-            Err(e) => return last(&lines, e),
-        };
         let mut text = Vec::new();
-        for event in told.events {
-            push_line(&mut text, &EventLine::Event(Box::new(event)));
-        }
-        if text.is_empty() {
+        let over = match seen {
+            Ok((next, told)) => {
+                for event in told.events {
+                    push_line(&mut text, &EventLine::Event(Box::new(event)));
+                }
+                (since, only) = (next, told.only);
+                told.over.map(ApiError::from)
+            }
+            Err(e) => Some(e),
+        };
+        if text.is_empty() && over.is_none() {
             // A listener that is gone is noticed by it.
             text.push(b'\n');
         }
-        let taken = tokio::select! {
-            taken = hand_over(&lines, text.into(), PATIENCE) => taken,
-            () = state.ended() => return,
-        };
-        match taken {
-            Taken::Yes => {}
-            Taken::Gone => return,
-            Taken::NotRead => return last(&lines, not_read(since)),
+        text.shrink_to_fit();
+        room.send(text.into());
+        if let Some(why) = over {
+            return last(&lines, why);
         }
-        if let Some(over) = told.over {
-            return last(&lines, over.into());
-        }
-        (since, only) = (next, told.only);
     }
 }
 
-/// What became of a piece.
+/// Why there is no room.
 #[derive(Debug, PartialEq, Eq)]
-enum Taken {
-    Yes,
+enum Waited {
     /// Nobody listens.
     Gone,
     /// Somebody does, and has taken nothing for long.
-    NotRead,
+    InVain,
 }
 
-/// Hands a piece over when all before it were taken: the slot for the last line stays free.
-async fn hand_over(lines: &mpsc::Sender<Bytes>, piece: Bytes, patience: Duration) -> Taken {
+/// Room for a piece when all before it were taken; the slot for the last line stays free.
+async fn room_for_one(
+    lines: &mpsc::Sender<Bytes>,
+    patience: Duration,
+) -> Result<mpsc::Permit<'_, Bytes>, Waited> {
     match tokio::time::timeout(patience, lines.reserve_many(SLOTS)).await {
-        Ok(Ok(mut free)) => {
-            if let Some(slot) = free.next() {
-                slot.send(piece);
-            }
-            Taken::Yes
-        }
-        Ok(Err(_)) => Taken::Gone,
-        Err(_) => Taken::NotRead,
+        Ok(Ok(mut free)) => Ok(free.next().expect("so many were reserved")),
+        Ok(Err(_)) => Err(Waited::Gone),
+        Err(_) => Err(Waited::InVain),
     }
 }
 
@@ -178,20 +179,17 @@ fn push_line(text: &mut Vec<u8>, line: &EventLine) {
 mod tests {
     use super::*;
 
-    async fn hand(lines: &mpsc::Sender<Bytes>, text: &'static str, ms: u64) -> Taken {
-        hand_over(
-            lines,
-            Bytes::from_static(text.as_bytes()),
-            Duration::from_millis(ms),
-        )
-        .await
+    async fn hand(lines: &mpsc::Sender<Bytes>, text: &'static str, ms: u64) -> Result<(), Waited> {
+        let room = room_for_one(lines, Duration::from_millis(ms)).await?;
+        room.send(Bytes::from_static(text.as_bytes()));
+        Ok(())
     }
 
     #[tokio::test]
     async fn who_takes_nothing_for_long_finds_the_reason_last() {
         let (lines, mut receiver) = mpsc::channel(SLOTS);
-        assert_eq!(hand(&lines, "one", 20).await, Taken::Yes);
-        assert_eq!(hand(&lines, "two", 20).await, Taken::NotRead);
+        assert_eq!(hand(&lines, "one", 20).await, Ok(()));
+        assert_eq!(hand(&lines, "two", 20).await, Err(Waited::InVain));
         last(&lines, not_read(7));
         drop(lines);
         assert_eq!(receiver.recv().await.unwrap(), "one");
@@ -207,14 +205,14 @@ mod tests {
     #[tokio::test]
     async fn who_reads_late_misses_nothing_and_who_is_gone_is_noticed() {
         let (lines, mut receiver) = mpsc::channel(SLOTS);
-        assert_eq!(hand(&lines, "one", 20).await, Taken::Yes);
+        assert_eq!(hand(&lines, "one", 20).await, Ok(()));
         let reader = tokio::spawn(async move {
             tokio::time::sleep(Duration::from_millis(50)).await;
             receiver.recv().await.zip(receiver.recv().await)
         });
-        assert_eq!(hand(&lines, "two", 20_000).await, Taken::Yes);
+        assert_eq!(hand(&lines, "two", 20_000).await, Ok(()));
         let (one, two) = reader.await.unwrap().unwrap();
         assert_eq!((&one[..], &two[..]), (&b"one"[..], &b"two"[..]));
-        assert_eq!(hand(&lines, "three", 20_000).await, Taken::Gone);
+        assert_eq!(hand(&lines, "three", 20_000).await, Err(Waited::Gone));
     }
 }

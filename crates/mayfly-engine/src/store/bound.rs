@@ -3,7 +3,7 @@
 use super::{Change, Revision};
 
 /// About so many bytes of keys and values.
-pub(super) const WATCH_BYTES: usize = 256 << 10;
+pub(super) const WATCH_BYTES: usize = 64 << 10;
 
 /// The first of `changes` (in order), whole transactions only. Where not all of them were taken, also the revision up to
 /// which they were.

@@ -204,7 +204,7 @@ pub trait Store: Send + Sync {
     fn check(&self) -> Result<Vec<String>, StoreError>;
 
     /// Waits up to `timeout` for changes below a prefix that were made after a revision; none when there were none. No
-    /// more are given at once than have about a quarter of a mebibyte of values, and one transaction at least.
+    /// more are given at once than have about 64 KiB of values, and one transaction at least.
     /// [`StoreError::Compacted`] means that changes may have been missed: list again and watch from that snapshot.
     fn watch(
         &self,
