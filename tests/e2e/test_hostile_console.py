@@ -16,8 +16,8 @@ EVIL = r"\033]0;owned\007\033[2J\033[10;10H\033[6n\033c\033(0\377\376\302\233" +
 ACTS = re.compile(rb"\x1b(?!\[[0-9;:]*m)|\x07|\x08|\x9b|\xe2\x80\xae")
 
 
-def on_a_terminal(node, *words):
-    """What a command prints to a terminal, all of it."""
+def on_a_terminal(node, *words, last=None):
+    """What a command prints to a terminal, all of it; of one that does not end, up to a line with `last`."""
     controller, terminal = pty.openpty()
     argv = [MAYFLY, "--socket", node.state / "api.sock", *map(str, words)]
     with subprocess.Popen(argv, stdin=terminal, stdout=terminal, stderr=terminal, start_new_session=True) as process:
@@ -33,6 +33,8 @@ def on_a_terminal(node, *words):
             if not piece:
                 break
             said += piece
+            if last and last in said[:said.rfind(b"\n") + 1]:
+                process.kill()
         os.close(controller)
         process.wait(30)
     return said

@@ -3,6 +3,8 @@ import pathlib
 
 from harness import wait_for
 from hostile import attack, besieged, mount_cgroup
+from test_empty_root import PROFILE
+from test_hostile_console import ACTS, on_a_terminal
 from truth import assert_no_orphans, kill, operations_over
 
 
@@ -51,6 +53,22 @@ def test_names_that_are_no_text_do_not_hide_whose_a_process_is(node):
         assert "mute-names 1" in node.exec(vps, "sh", "-c", fill)
         other.feels_nothing()
         node.run("stop", vps, "--force")
+
+
+def test_a_name_in_what_fails_does_not_act_on_a_terminal(node):
+    """H8: a guest says where its profile leads, and a start that is refused for it says so: in the refusal, in `events`, in
+    `logs`, each of them on lines of its own."""
+    with node.vps("nixos-shaped", wait=False) as vps:
+        since = node.refused("input.invalid", "events", "--since", 10**15).message.rsplit(" ", 1)[1]
+        name = "/nix/\x1b]0;owned\x07\x1b[2J\n9999  run 000000 forged\u202e"
+        node.exec(vps, "ln", "-sfn", name, f"{PROFILE}-1-link")
+        assert "forged" in node.refused("vps.would_not_boot", "restart", vps).message
+        for words in (["restart", vps], ["logs", vps, "--events"], ["logs", vps],
+                      ["operation", "list"], ["events", "--since", since, "--vps", vps]):
+            said = on_a_terminal(node, *words, last=b"forged")
+            assert b"run 000000 forged" in said, (words, said)
+            assert not ACTS.search(said), (words, ACTS.search(said))
+            assert not [line for line in said.splitlines() if line.startswith(b"9999")], (words, said)
 
 
 def command(pid):

@@ -9,6 +9,7 @@ mod error;
 mod event;
 mod exec;
 mod fsck;
+mod history;
 mod node;
 mod operation;
 pub mod paths;
@@ -20,11 +21,12 @@ pub const OPENAPI: &str = include_str!("../openapi.json");
 
 pub use self::client::{Change, Client, ClientError, Lines, Socket};
 pub use self::error::{ErrorBody, ErrorInfo};
-pub use self::event::EventView;
+pub use self::event::{EventLine, EventView};
 pub use self::exec::{
     ConsoleRequest, ConsoleSays, ExecRequest, ExecSays, ExecStart, STDERR, STDOUT,
 };
 pub use self::fsck::{FindingView, FsckView, NotMendedView};
+pub use self::history::{HistoryView, RunEventKind, RunEventView};
 pub use self::node::{NodeView, PoolDatasetView, PoolView, ShareView};
 pub use self::operation::{IfBusy, OperationFilter, OperationView, PlanBody, PlanView};
 pub use self::template::{BuildTemplate, ImportTemplate, TemplateView};

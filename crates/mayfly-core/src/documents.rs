@@ -516,6 +516,9 @@ impl OperationState {
     }
 }
 
+/// Who asks where nobody did: the goal of a VPS, or the end of a run.
+pub const BY_ITSELF: &str = "mayfly";
+
 /// One requested change and how far it is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OperationDoc {

@@ -115,6 +115,10 @@ codes! {
     OperationTooLate = "operation.too_late", 409;
     /// A step of an operation has not come to its end in its time: the host hangs.
     OperationOverdue = "operation.overdue", 503;
+    /// Changes that far back are not kept any more.
+    EventsCompacted = "events.compacted", 410;
+    /// The reader took nothing for long; it can go on where it was.
+    EventsNotRead = "events.not_read", 408;
     /// Ownership is not proven.
     NotOurs = "storage.not_ours", 409;
     /// A look at the host failed; nothing was changed.

@@ -15,6 +15,7 @@ pub mod error;
 #[cfg(feature = "fake")]
 pub mod fake;
 pub mod fsck;
+pub mod history;
 pub mod ids;
 pub mod mirror;
 pub mod names;

@@ -9,13 +9,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use mayfly_core::documents::{AutostartWhen, SCHEMA, VpsDoc};
+use mayfly_core::documents::{AutostartWhen, BY_ITSELF, SCHEMA, VpsDoc};
 use mayfly_core::error::Refusal;
 use mayfly_core::ids::{OperationId, VpsId};
 use mayfly_core::plan::should_start;
 use serde::{Deserialize, Serialize};
 
-use crate::BY_ITSELF;
 use crate::engine::Engine;
 use crate::intent::Intent;
 use crate::keys;

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use mayfly_core::documents::{OperationDoc, OperationState, Request};
+use mayfly_core::documents::{BY_ITSELF, OperationDoc, OperationState, Request};
 use mayfly_core::error::{Code, Refusal};
 use mayfly_core::ids::OperationId;
 use mayfly_core::plan::{Asks, Cut, Plan, Step};
@@ -235,8 +235,7 @@ impl Engine {
             return Err(too_late(&op, "it goes on with what cannot be put back"));
         }
         op.cancelled_by.get_or_insert_with(|| by.to_owned());
-        let leaves_nothing =
-            !matches!(op.request, Request::Create { .. }) && op.by != crate::BY_ITSELF;
+        let leaves_nothing = !matches!(op.request, Request::Create { .. }) && op.by != BY_ITSELF;
         if op.state == OperationState::Queued && leaves_nothing {
             self.end_cancelled(&mut op);
         }

@@ -306,8 +306,8 @@ impl Engine {
         }
     }
 
-    /// Changes of documents after revision `since`; waits for one at most `timeout`. Answers with the revision to go
-    /// on from.
+    /// Changes of documents after revision `since`, no more than a store gives at once; waits for one at most `timeout`.
+    /// Answers with the revision to go on from.
     pub fn changes(&self, since: u64, timeout: Duration) -> Result<(u64, Vec<Change>), Refusal> {
         let watched = self.deps().store.watch("/", Revision(since), timeout)?;
         Ok((watched.revision.0, watched.changes))

@@ -14,14 +14,15 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use mayfly_core::documents::{Desired, Lifecycle, OperationDoc, OperationState, Request, VpsDoc};
+use mayfly_core::documents::{
+    BY_ITSELF, Desired, Lifecycle, OperationDoc, OperationState, Request, VpsDoc,
+};
 use mayfly_core::error::{Code, Refusal};
 use mayfly_core::ids::OperationId;
 use mayfly_core::observed::Evidence;
 use mayfly_core::plan::{Plan, Step, Undo, should_start};
 use mayfly_core::run::RunEnd;
 
-use crate::BY_ITSELF;
 use crate::doing::{Doing, Next, cancelled};
 use crate::engine::Engine;
 use crate::intent::Intent;
@@ -359,7 +360,7 @@ impl Engine {
         op.state = state;
         op.progress = progress.to_owned();
         op.ended_unix_ms = Some(self.deps().clock.unix_ms());
-        self.journal(op)?;
+        self.with_wishes(op, |op| self.journal_end(op))?;
         // A guest that reboots in a loop makes operations without end.
         if self.inner.ended.fetch_add(1, Ordering::Relaxed) % PRUNE_EVERY == PRUNE_EVERY - 1 {
             self.prune_operations()?;

@@ -1,5 +1,6 @@
 //! The keys under which documents are kept.
 
+use mayfly_core::documents::VpsDoc;
 use mayfly_core::ids::{OperationId, VpsId};
 use mayfly_core::names::TemplateName;
 
@@ -12,6 +13,8 @@ pub(crate) const BOOT: &str = "/node/boot";
 /// What a rebuilt state does not know and must not clear away.
 pub(crate) const SPARED: &str = "/spared";
 pub(crate) const OPERATIONS: &str = "/operations/";
+/// What happened to runs: a document for each thing.
+pub(crate) const HISTORY: &str = "/history/";
 
 pub(crate) fn vps(id: VpsId) -> String {
     format!("{VPSES}{id}")
@@ -28,4 +31,14 @@ pub(crate) fn template(name: &TemplateName) -> String {
 
 pub(crate) fn operation(id: &OperationId) -> String {
     format!("{OPERATIONS}{id}")
+}
+
+/// What is remembered of any VPS of that number.
+pub(crate) fn history(id: VpsId) -> String {
+    format!("{HISTORY}{id}/")
+}
+
+/// What is remembered of this VPS: never what its predecessor of the same number left.
+pub(crate) fn history_of(doc: &VpsDoc) -> String {
+    format!("{}{}/", history(doc.id), doc.incarnation)
 }

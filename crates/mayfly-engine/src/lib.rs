@@ -17,6 +17,7 @@ mod engine;
 mod executor;
 mod fsck;
 mod held;
+mod history;
 mod intent;
 mod keys;
 mod lanes;
@@ -34,9 +35,7 @@ pub use self::deps::{CrashHook, Deps, no_crash};
 pub use self::engine::{Engine, PoolReport};
 pub use self::fsck::FsckReport;
 pub use self::held::refuse_older;
+pub use self::history::History;
 pub use self::intent::{IfBusy, Intent};
 pub use self::rebuild::write_rebuilt;
 pub use self::recover::Recovered;
-
-/// Who asks where nobody did: the goal of a VPS, or the end of a run.
-const BY_ITSELF: &str = "mayfly";

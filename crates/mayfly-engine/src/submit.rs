@@ -1,7 +1,7 @@
 //! From what a caller asks for to a request with everything drawn, and into the lane of its VPS.
 
 use mayfly_core::documents::{
-    Impermanence, OperationDoc, OperationState, Request, SCHEMA, TemplateDoc, VpsDoc,
+    BY_ITSELF, Impermanence, OperationDoc, OperationState, Request, SCHEMA, TemplateDoc, VpsDoc,
 };
 use mayfly_core::error::{Code, Refusal};
 use mayfly_core::ids::{Incarnation, RunId, VpsId};
@@ -12,7 +12,6 @@ use mayfly_core::plan::{
 };
 use mayfly_core::run::RunEnd;
 
-use crate::BY_ITSELF;
 use crate::engine::Engine;
 use crate::intent::{IfBusy, Intent};
 use crate::keys;

@@ -12,8 +12,8 @@ use utoipa_axum::router::OpenApiRouter;
 
 use crate::error::ApiError;
 use crate::{
-    AppState, console, datasets, describe, events, exec, features, fsck, log, mounts, node,
-    operations, templates, vpses,
+    AppState, console, datasets, describe, events, exec, features, fsck, history, log, mounts,
+    node, operations, templates, vpses,
 };
 
 /// No request is larger.
@@ -69,6 +69,7 @@ pub(crate) const GROUPS: &[Group] = &[
     group("exec", "Programs inside a VPS", exec::routes),
     group("console", "The console of a VPS", console::routes),
     group("log", "What the console printed", log::routes),
+    group("history", "What happened to runs", history::routes),
     group("dataset", "Datasets of a VPS", datasets::routes),
     group("mount", "Mounts of a VPS", mounts::routes),
     group("feature", "Features of a VPS", features::routes),

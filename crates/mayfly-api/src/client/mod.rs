@@ -21,8 +21,8 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 pub use self::change::Change;
 pub use self::lines::Lines;
 use crate::{
-    DatasetView, ErrorBody, ErrorInfo, FeatureView, FsckView, IfBusy, MountView, NodeView,
-    OperationFilter, OperationView, PlanBody, PoolView, TemplateView, VpsView, paths,
+    DatasetView, ErrorBody, ErrorInfo, FeatureView, FsckView, HistoryView, IfBusy, MountView,
+    NodeView, OperationFilter, OperationView, PlanBody, PoolView, TemplateView, VpsView, paths,
 };
 
 /// How long an answer may take where nothing waits on purpose.
@@ -215,12 +215,25 @@ impl Client {
             .await
     }
 
-    /// Changes after a revision, or from now on, one JSON document per line; it does not end.
-    pub async fn events(&self, since: Option<u64>) -> Result<Lines, ClientError> {
-        let path = match since {
-            None => paths::EVENTS.to_owned(),
-            Some(since) => paths::with(paths::EVENTS, "since", &since.to_string()),
-        };
+    /// What is remembered of the runs of a VPS.
+    pub async fn history(&self, which: &str) -> Result<HistoryView, ClientError> {
+        self.get(&paths::of_vps(which, "history")).await
+    }
+
+    /// Changes after a revision, or from now on, one JSON document per line; it does not end. With `vps`, only what
+    /// concerns that VPS.
+    pub async fn events(
+        &self,
+        since: Option<u64>,
+        vps: Option<&str>,
+    ) -> Result<Lines, ClientError> {
+        let mut path = paths::EVENTS.to_owned();
+        if let Some(since) = since {
+            path = paths::with(&path, "since", &since.to_string());
+        }
+        if let Some(vps) = vps {
+            path = paths::with(&path, "vps", vps);
+        }
         self.stream(&path).await
     }
 

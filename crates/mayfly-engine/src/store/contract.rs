@@ -131,6 +131,7 @@ contract! {
     a_watch_waits
     a_watch_times_out_and_moves_on
     watchers_see_what_writers_wrote
+    a_watch_gives_so_much_at_once
     an_old_watch_is_compacted
     a_watch_from_the_future_is_refused
     a_waiting_watch_is_not_overtaken_by_the_history
@@ -420,6 +421,22 @@ fn watchers_see_what_writers_wrote(bench: &Bench) {
             assert_eq!(revisions, (1..=TOTAL as u64).collect::<Vec<_>>());
         }
     });
+}
+
+fn a_watch_gives_so_much_at_once(bench: &Bench) {
+    let big = format!("\"{}\"", "x".repeat(100 << 10));
+    for _ in 0..9 {
+        bench.write(vec![put("/a", &big), put("/b", &big)]);
+    }
+    let (mut after, mut seen) = (Revision(0), Vec::new());
+    while after < Revision(9) {
+        let watched = bench.store.watch("/", after, NOW).unwrap();
+        assert_eq!(watched.changes.last().unwrap().revision, watched.revision);
+        assert_eq!(watched.changes.len(), 2, "no more than is held at once");
+        after = watched.revision;
+        seen.extend(watched.changes.iter().map(|change| change.revision.0));
+    }
+    assert_eq!(seen, (1..=9).flat_map(|n| [n, n]).collect::<Vec<_>>());
 }
 
 fn an_old_watch_is_compacted(bench: &Bench) {

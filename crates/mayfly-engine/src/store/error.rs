@@ -35,13 +35,13 @@ pub enum StoreError {
         why: String,
     },
     /// The history no longer reaches back that far.
-    #[error("changes are kept only from after revision {oldest}")]
+    #[error("what changed up to revision {oldest} is not kept any more")]
     Compacted {
         /// The oldest revision that can be watched from.
         oldest: Revision,
     },
     /// A watch from a revision that there has never been: the state is an older one than the caller knew.
-    #[error("revision {asked} was never reached; the state is at {current}")]
+    #[error("there has been no revision {asked} yet; the state is at {current}")]
     NotReached {
         /// What was asked for.
         asked: Revision,
@@ -125,9 +125,13 @@ impl StoreError {
             Self::BadDocument { .. } => {
                 "what it speaks of stays as it is; upgrade Mayfly where a newer one wrote it, else: mayfly fsck --repair".to_owned()
             }
-            Self::Compacted { .. } | Self::NotReached { .. } => {
-                "list again and watch from that list's revision".to_owned()
-            }
+            Self::Compacted { oldest } => format!(
+                "see how things are now (mayfly list); changes from then on: mayfly events --since {oldest}"
+            ),
+            Self::NotReached { current, .. } => format!(
+                "what comes from now on: mayfly events --since {current}; where the state was put back or rebuilt, see \
+                 how things are now: mayfly list"
+            ),
             Self::InUse { .. } => "stop the other daemon: systemctl stop mayfly".to_owned(),
             Self::Newer { place, found, .. } => format!(
                 "install the Mayfly that wrote it (schema {found}), or put back what was saved before it: ls {place}.schema-*"
@@ -154,6 +158,8 @@ impl From<StoreError> for Refusal {
     fn from(error: StoreError) -> Self {
         let code = match error {
             StoreError::InUse { .. } => Code::NodeBusy,
+            StoreError::Compacted { .. } => Code::EventsCompacted,
+            StoreError::NotReached { .. } => Code::Invalid,
             _ => Code::StateFailed,
         };
         let mut message = error.to_string();
@@ -187,6 +193,21 @@ mod tests {
             refusal.hint,
             "make room, then try again: df -h /var/lib/mayfly/state.db"
         );
+    }
+
+    #[test]
+    fn who_asks_for_changes_that_are_not_there_is_told_from_where_on_there_are() {
+        let lost = Refusal::from(StoreError::Compacted {
+            oldest: Revision(7),
+        });
+        assert_eq!(lost.code, Code::EventsCompacted);
+        assert!(lost.message.contains("up to revision 7") && lost.hint.ends_with("--since 7"));
+        let early = Refusal::from(StoreError::NotReached {
+            asked: Revision(9),
+            current: Revision(8),
+        });
+        assert_eq!(early.code, Code::Invalid);
+        assert!(early.message.contains("no revision 9") && early.hint.contains("--since 8"));
     }
 
     #[test]

@@ -2,10 +2,12 @@
 //! engine that a test ends, as long as the test holds the store.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::convert::Infallible;
 use std::ops::Bound;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::bound::first_of;
 use super::check::{check_key, check_prefix, check_txn};
 use super::{
     Change, Entry, HISTORY, LeaseId, Monotonic, Revision, Snapshot, Store, StoreError, Txn,
@@ -231,15 +233,14 @@ impl Store for MemoryStore {
                 .changes
                 .partition_point(|change| change.revision <= after);
             let below = |change: &&Change| *from <= *change.key && *change.key < *to;
-            let changes = inner
-                .changes
-                .range(first..)
-                .filter(below)
-                .cloned()
-                .collect::<Vec<_>>();
+            let changes = inner.changes.range(first..).filter(below).cloned();
+            let Ok((changes, up_to)) = first_of(changes.map(Ok::<_, Infallible>));
             let left = timeout.saturating_sub(begun.elapsed());
             if !changes.is_empty() || left.is_zero() {
-                return Ok(Watched { revision, changes });
+                return Ok(Watched {
+                    revision: up_to.unwrap_or(revision),
+                    changes,
+                });
             }
             after = revision;
             let now = (self.clock)();

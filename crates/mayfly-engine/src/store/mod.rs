@@ -9,6 +9,7 @@
 //!
 //! It must never know what a document means: [`TypedStore`] is the only place where one is parsed.
 
+mod bound;
 mod check;
 #[cfg(test)]
 mod contract;
@@ -177,7 +178,8 @@ pub struct Change {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Watched {
     /// Every change up to here was looked at: the next watch goes on after it. It moves on, too, while nothing below
-    /// the prefix changes; who kept to the revision of the last change would fall out of the history.
+    /// the prefix changes; who kept to the revision of the last change would fall out of the history. It stays behind
+    /// the store's where there was more than is given at once.
     pub revision: Revision,
     /// The changes, in the order in which they were made; a transaction is never cut in two.
     pub changes: Vec<Change>,
@@ -201,7 +203,8 @@ pub trait Store: Send + Sync {
     /// Looks the whole store over; answers with what is wrong with it, in words.
     fn check(&self) -> Result<Vec<String>, StoreError>;
 
-    /// Waits up to `timeout` for changes below a prefix that were made after a revision; none when there were none.
+    /// Waits up to `timeout` for changes below a prefix that were made after a revision; none when there were none. No
+    /// more are given at once than have about 64 KiB of values, and one transaction at least.
     /// [`StoreError::Compacted`] means that changes may have been missed: list again and watch from that snapshot.
     fn watch(
         &self,

@@ -18,6 +18,7 @@ use rusqlite::{
     Connection, ErrorCode, OptionalExtension, Row, Transaction, TransactionBehavior, params,
 };
 
+use super::bound::first_of;
 use super::check::{check_key, check_prefix, check_txn};
 use super::{
     Change, Entry, HISTORY, LeaseId, Monotonic, Revision, Snapshot, Store, StoreError, Txn,
@@ -228,15 +229,15 @@ impl Store for SqliteStore {
                     oldest: head.compacted,
                 });
             }
-            let changes = if after == head.revision {
-                Vec::new()
+            let (changes, up_to) = if after == head.revision {
+                (Vec::new(), None)
             } else {
                 changes(&inner.conn, after, from, &to).map_err(self.at())?
             };
             let left = timeout.saturating_sub(begun.elapsed());
             if !changes.is_empty() || left.is_zero() {
                 return Ok(Watched {
-                    revision: head.revision,
+                    revision: up_to.unwrap_or(head.revision),
                     changes,
                 });
             }
@@ -353,7 +354,7 @@ fn changes(
     after: Revision,
     from: &str,
     to: &str,
-) -> rusqlite::Result<Vec<Change>> {
+) -> rusqlite::Result<(Vec<Change>, Option<Revision>)> {
     let mut query = conn.prepare_cached(
         "SELECT revision, key, value FROM history
          WHERE revision > ?1 AND key >= ?2 AND key < ?3 ORDER BY revision, id",
@@ -365,7 +366,7 @@ fn changes(
             value: row.get(2)?,
         })
     })?;
-    rows.collect()
+    first_of(rows)
 }
 
 /// Carries a transaction out. What is dropped before its commit is rolled back.

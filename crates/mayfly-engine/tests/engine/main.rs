@@ -9,6 +9,7 @@ mod clock;
 mod crash;
 mod fsck;
 mod held;
+mod history;
 mod journal;
 mod lasting;
 mod leaked;

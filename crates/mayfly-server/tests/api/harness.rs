@@ -16,7 +16,7 @@ use mayfly_api::{
 use mayfly_core::documents::{NodeDoc, OperationState, PoolSpec, SCHEMA, VpsDoc};
 use mayfly_core::error::Refusal;
 use mayfly_core::fake::FakeHost;
-use mayfly_engine::store::MemoryStore;
+use mayfly_engine::store::{HISTORY, MemoryStore};
 use mayfly_engine::{Deps, Engine, no_crash};
 use mayfly_server::{AppState, AttachCommand, Consoles, router, serve};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -93,6 +93,11 @@ pub(crate) struct Node {
 
 impl Node {
     pub(crate) async fn start() -> Self {
+        Self::that_remembers(HISTORY).await
+    }
+
+    /// A node whose store remembers that many revisions.
+    pub(crate) async fn that_remembers(history: u64) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let host = FakeHost::new();
         let began = Instant::now();
@@ -105,7 +110,10 @@ impl Node {
                 id: host.node(),
                 pool,
             },
-            store: Arc::new(MemoryStore::new(Arc::new(move || began.elapsed()))),
+            store: Arc::new(MemoryStore::with_history(
+                Arc::new(move || began.elapsed()),
+                history,
+            )),
             storage: Arc::new(host.clone()),
             runtime: Arc::new(host.clone()),
             templates: Arc::new(host.clone()),
@@ -182,6 +190,23 @@ impl Node {
             replace: false,
         };
         self.done(&Change::build_template(&body)).await;
+    }
+
+    /// Asks for a change and waits until it has failed; answers with why.
+    pub(crate) async fn failed(&self, change: &Change) -> ErrorInfo {
+        let operation = self.client.submit(change).await.unwrap();
+        let operation = self
+            .client
+            .operation(operation.id.as_str(), Duration::from_secs(20))
+            .await
+            .unwrap();
+        assert_eq!(operation.state, OperationState::Failed, "{change:?}");
+        operation.error.unwrap()
+    }
+
+    /// A connection on which nothing was said yet.
+    pub(crate) async fn connect(&self) -> UnixStream {
+        UnixStream::connect(&self.socket).await.unwrap()
     }
 
     /// Sends `METHOD PATH [BODY]` as it is; answers with status and JSON.

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod description;
+mod events;
 mod harness;
 mod limits;
 mod schema;
@@ -317,7 +318,7 @@ async fn a_pool_that_cannot_be_looked_at_is_not_an_empty_one() {
 #[tokio::test]
 async fn events_tell_every_change_in_order() {
     let node = Node::start().await;
-    let mut lines = node.client.events(None).await.unwrap();
+    let mut lines = node.client.events(None, None).await.unwrap();
     node.template("debian-12").await;
     let made = node.done(&create("debian-12", true)).await;
     let mut seen = Vec::new();
@@ -349,7 +350,7 @@ async fn events_tell_every_change_in_order() {
             .as_ref()
             .is_some_and(|v| v.hostname.as_str() == "web1")
     }));
-    let mut later = node.client.events(Some(over - 1)).await.unwrap();
+    let mut later = node.client.events(Some(over - 1), None).await.unwrap();
     let first: EventView =
         serde_json::from_str(&later.next_line().await.unwrap().unwrap()).unwrap();
     assert_eq!(first.revision, over);

@@ -1,53 +1,19 @@
-//! The console of a VPS, and what it printed.
+//! The console of a VPS.
 
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io::{self, Write as _};
 use std::process::ExitCode;
 
-use clap::Args;
 use futures_util::{SinkExt as _, StreamExt as _};
 use mayfly_api::{ConsoleRequest, ConsoleSays, paths};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_tungstenite::tungstenite::Message;
 
 use super::exec::{is_closed, lost, text};
-use super::screen::{Tame, escape};
+use super::screen::escape;
 use super::terminal::{self, Raw};
-use super::words::parse_vps;
 use super::{Context, Failure};
 
 const HOW_TO_LEAVE: &str = "leave with Ctrl-] twice, or Ctrl-a q";
-
-#[derive(Debug, Args)]
-pub(crate) struct LogsArgs {
-    /// Id or host name
-    #[arg(value_parser = parse_vps)]
-    vps: String,
-    /// Go on with what comes
-    #[arg(long, short)]
-    follow: bool,
-}
-
-/// Prints what the console printed; on a terminal without what would act on it.
-pub(super) async fn logs(context: &Context, args: LogsArgs) -> Result<ExitCode, Failure> {
-    let mut tame = io::stdout().is_terminal().then(Tame::default);
-    let mut print = |bytes: &[u8]| match &mut tame {
-        Some(tame) => context.screen.print(&tame.feed(bytes)),
-        None => context.screen.print_raw(bytes),
-    };
-    if args.follow {
-        let mut pieces = context.client.follow_log(&args.vps).await?;
-        while let Some(piece) = pieces.next_bytes().await? {
-            print(&piece)?;
-        }
-    } else {
-        print(&context.client.log(&args.vps).await?)?;
-    }
-    if tame.is_some() {
-        // Colours of the guest end here.
-        context.screen.print("\x1b[0m")?;
-    }
-    Ok(ExitCode::SUCCESS)
-}
 
 /// Connects the terminal to the console.
 pub(super) async fn console(context: &Context, vps: &str) -> Result<ExitCode, Failure> {

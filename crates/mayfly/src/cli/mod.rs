@@ -7,6 +7,8 @@ mod events;
 mod exec;
 mod failure;
 mod feature;
+mod history;
+mod logs;
 mod manual;
 mod mount;
 mod node;
@@ -95,8 +97,8 @@ pub(crate) enum Verb {
     Exec(exec::ExecArgs),
     /// The console of a VPS: from before its init, through reboots
     Console(VpsArgs),
-    /// What the console printed
-    Logs(console::LogsArgs),
+    /// What happened to a VPS's runs, and what its console printed
+    Logs(logs::LogsArgs),
     /// What of a VPS is kept
     #[command(subcommand)]
     Dataset(dataset::DatasetVerb),
@@ -192,7 +194,7 @@ async fn dispatch(verb: Verb, context: &Context) -> Result<ExitCode, Failure> {
         Verb::Destroy(args) => vps::destroy(context, args).await,
         Verb::Exec(args) => exec::run(context, args).await,
         Verb::Console(args) => console::console(context, &args.vps).await,
-        Verb::Logs(args) => console::logs(context, args).await,
+        Verb::Logs(args) => logs::run(context, args).await,
         Verb::Dataset(verb) => dataset::run(context, verb).await,
         Verb::Mount(verb) => mount::run(context, verb).await,
         Verb::Feature(verb) => feature::run(context, verb).await,

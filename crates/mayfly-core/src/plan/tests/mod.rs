@@ -6,6 +6,7 @@ mod bases;
 mod giving_up;
 mod golden;
 mod hands;
+mod history;
 mod leftovers;
 mod properties;
 mod refusals;
