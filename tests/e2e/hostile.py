@@ -94,7 +94,13 @@ static long locks(long n) {
 static long tables(long n) {
     if (unshare(CLONE_NEWNS)) { failed(); return -1; }
     long got = 0;
-    for (; got < flags; got++) if (mount("x", "/mnt", "tmpfs", 0, "size=4k,nr_inodes=2")) { failed(); break; }
+    /* Side by side: the kernel walks through all that are stacked at one place, which takes the attacker for ever. */
+    char name[32];
+    if (mount("x", "/mnt", "tmpfs", 0, "")) { failed(); return -1; }
+    for (; got < flags; got++) {
+        sprintf(name, "/mnt/%ld", got);
+        if (mkdir(name, 0755) || mount("/bin", name, 0, MS_BIND, 0)) { failed(); break; }
+    }
     return got;
 }
 static long named(long n) { prctl(PR_SET_NAME, "\xff\x1b]0;x\x07\n"); return 1; }
