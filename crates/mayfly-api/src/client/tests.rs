@@ -117,7 +117,7 @@ async fn changes_carry_their_body_and_plans_ask_for_a_dry_run() {
 async fn lines_are_put_together_across_chunks() {
     let answer = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\n{\"a\"\r\n6\r\n:1}\n\n{\r\n2\r\n}\n\r\n0\r\n\r\n";
     let (path, _) = node("lines", answer);
-    let mut lines = Client::new(path).events(Some(7)).await.unwrap();
+    let mut lines = Client::new(path).events(Some(7), None).await.unwrap();
     assert_eq!(
         lines.next_line().await.unwrap().as_deref(),
         Some("{\"a\":1}")
