@@ -130,9 +130,6 @@ def test_a_reader_of_events_that_does_not_read_costs_little_and_holds_nobody_up(
         status = pathlib.Path(f"/proc/{node.daemon.pid}/status").read_text()
         return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS"))
 
-    def threads():
-        return len(os.listdir(f"/proc/{node.daemon.pid}/task"))
-
     def silent(address):
         stream = socket.socket(socket.AF_UNIX)
         stream.connect(str(node.state / "api.sock"))
@@ -164,7 +161,6 @@ def test_a_reader_of_events_that_does_not_read_costs_little_and_holds_nobody_up(
         grown = size() - before
         print(f"  {made} changes; {len(readers)} readers that read nothing: the daemon has grown by {grown} KiB")
         assert grown < 1024 * len(readers), f"grown by {grown} KiB"
-        assert threads() < 30, threads()
         at = time.monotonic()
         node.run("restart", vps, "--force")
         assert time.monotonic() - at < 10
@@ -178,8 +174,8 @@ def test_a_reader_of_events_that_does_not_read_costs_little_and_holds_nobody_up(
         assert sorted(set(seen)) == list(range(began + 1, seen[-1] + 1))
 
 
-def test_events_say_that_the_host_went_down_and_are_compacted_with_a_word(node):
-    """A1: the end of a run that no daemon saw, and a revision that is not kept any more."""
+def test_the_end_of_a_run_that_no_daemon_saw_is_remembered_by_the_next(node):
+    """F3: with what it was, and the start that follows from it."""
     with own_node(type(node), "events") as own:
         vps = own.create("tiny", "--start", start=False, wait=False)
         run = own.show(vps)["run"]

@@ -323,3 +323,48 @@ async fn who_does_not_read_is_told_what_was_missed_and_holds_nobody_up() {
     assert!(revisions.windows(2).all(|pair| pair[1] == pair[0] + 1));
     node.stop().await;
 }
+
+/// More readers than the daemon has threads for what blocks.
+#[test]
+fn who_does_not_read_holds_no_thread() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(4)
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let node = Node::start().await;
+        node.template("debian-12").await;
+        node.done(&create("debian-12", true)).await;
+        let begin = node.client.history("web1").await.unwrap().revision;
+        let restart = RestartVps {
+            timeout_ms: 1,
+            force: true,
+        };
+        for _ in 0..200 {
+            node.done(&Change::restart("web1", &restart)).await;
+        }
+        let ask = format!(
+            "GET /v1/events?since={begin} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+        );
+        let mut silent = Vec::new();
+        for _ in 0..12 {
+            let mut stream = node.connect().await;
+            stream.write_all(ask.as_bytes()).await.unwrap();
+            silent.push(stream);
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let began = std::time::Instant::now();
+        for _ in 0..20 {
+            node.done(&Change::restart("web1", &restart)).await;
+        }
+        // Who waits for changes has a thread for a second.
+        assert!(
+            began.elapsed() < Duration::from_secs(2),
+            "{:?}",
+            began.elapsed()
+        );
+        drop(silent);
+        node.stop().await;
+    });
+}
