@@ -81,6 +81,9 @@ impl Engine {
     fn try_carry_out(&self, id: &OperationId) -> Result<Option<OperationDoc>, Stuck> {
         let mut op = self.operation_by_id(id)?;
         if op.state == OperationState::Queued {
+            if matches!(op.request, Request::Start { .. }) {
+                self.deps().runtime.expect_launch();
+            }
             let _bases_stay = self.bases_stay();
             match self.decide(&op) {
                 Ok(plan)

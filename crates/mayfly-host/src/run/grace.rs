@@ -1,9 +1,9 @@
 //! The wait that the kernel has for whoever moves a process to another cgroup, had ahead of time.
 //!
 //! To move a process stops every fork and exit on the host for a moment. The kernel keeps that cheap for those who fork, so
-//! the first move waits for a grace period (8 to 12 ms on an idle host), and moves that follow soon after do not wait. Two
+//! the first move waits for a grace period (8 to 13 ms on an idle host), and moves that follow soon after do not wait. Two
 //! of them lie on the way to a guest's init: the supervisor's and lxc-start's. So a move that changes nothing, of the daemon
-//! to where it is, begins beside what comes before them.
+//! to where it is, begins beside what comes before them: the look, the snapshot, the spawned supervisor.
 
 use std::fs;
 use std::io;

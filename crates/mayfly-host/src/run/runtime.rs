@@ -239,6 +239,10 @@ impl Runtime for LxcRuntime {
         }
     }
 
+    fn expect_launch(&self) {
+        self.grace.begin();
+    }
+
     fn launch(&self, spec: &RunSpec) -> HostResult<Outcome> {
         let dir = self.run_dir(spec.vps, &spec.run);
         let supervised = || {
@@ -326,7 +330,7 @@ impl Runtime for LxcRuntime {
     }
 
     fn sweep(&self, vps: VpsId) -> HostResult<Outcome> {
-        // What follows is a start more often than not; `launch` may be too late for it.
+        // What follows is often a start: of a restart the kernel had forgotten an earlier wait by now.
         self.grace.begin();
         match self.places.node.sweep(vps, SWEEP) {
             Ok(report) if report.ended.is_empty() && report.closed.is_empty() => {
