@@ -280,6 +280,10 @@ pub trait Runtime: Send + Sync {
     /// What the supervisor of a run last wrote; `None` when there is no such record.
     fn state(&self, vps: VpsId, run: &RunId) -> Result<Option<RunState>, LookFailed>;
 
+    /// A start was asked for: what a launch will have to wait for may begin. Returns at once, and changes nothing that can be
+    /// seen; a launch does not depend on it.
+    fn expect_launch(&self) {}
+
     /// Starts a supervisor. Refused with [`Code::StillAlive`] while anything of the VPS but this very run is alive.
     fn launch(&self, spec: &RunSpec) -> HostResult<Outcome>;
 

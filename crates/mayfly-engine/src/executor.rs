@@ -98,6 +98,9 @@ impl Engine {
             return Ok(Some(self.cancelled_in_the_queue(op)?));
         }
         if op.state == OperationState::Queued {
+            if matches!(op.request, Request::Start { .. }) {
+                self.deps().runtime.expect_launch();
+            }
             let _bases_stay = self.bases_stay();
             let _promises_stay = self.promises_stay(&op.request);
             match self.decide(&op) {

@@ -11,6 +11,7 @@ mod node;
 mod recover;
 mod serve;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser as _;
@@ -21,6 +22,9 @@ use crate::cli::{Cli, Failure, Verb};
 pub(crate) const DEFAULT_STATE_DIR: &str = "/var/lib/mayfly";
 
 fn main() -> ExitCode {
+    if let Some(run_dir) = called_to_supervise() {
+        mayfly_host::run::supervise::supervise(&run_dir)
+    }
     let Cli { json, socket, verb } = Cli::try_parse().unwrap_or_else(|e| cli::exit_with_usage(&e));
     let done = match verb {
         // One thread and no runtime: each of them makes namespaces or forks before it does anything else.
@@ -34,4 +38,12 @@ fn main() -> ExitCode {
         verb => cli::run(verb, json, socket),
     };
     done.unwrap_or_else(|failure| failure.print(json))
+}
+
+/// The daemon's own call, which lies on the way of every start: it is understood without the parser of the command line.
+fn called_to_supervise() -> Option<PathBuf> {
+    let mut words = std::env::args_os().skip(1);
+    let (verb, run_dir) = (words.next()?, PathBuf::from(words.next()?));
+    let is_it = verb == "supervise" && run_dir.is_absolute() && words.next().is_none();
+    is_it.then_some(run_dir)
 }

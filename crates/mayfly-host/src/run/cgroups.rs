@@ -231,8 +231,12 @@ impl Groups {
         Ok(())
     }
 
-    /// Moves this process out, so that the run's cgroups can be removed.
+    /// Moves this process out, so that the run's cgroups can be removed. One that is out stays where it is.
     pub fn release_supervisor(&self) -> io::Result<()> {
+        let own = read_text("/proc/self/cgroup")?;
+        if !own.lines().any(|line| self.names(line)) {
+            return Ok(());
+        }
         for (hierarchy, _) in self
             .tops
             .iter()
@@ -241,6 +245,12 @@ impl Groups {
             fs::write(hierarchy.base.join("cgroup.procs"), "0")?;
         }
         Ok(())
+    }
+
+    /// Whether a line of `/proc/PID/cgroup` names a cgroup of these runs.
+    fn names(&self, line: &str) -> bool {
+        let path = line.splitn(3, ':').nth(2).unwrap_or("");
+        self.tops.iter().any(|(_, top)| names_part_of(path, top))
     }
 
     /// Kills every member but `spare`, again and again, until none is left. Frozen ones are thawed, because v1 keeps a
@@ -270,11 +280,9 @@ impl Groups {
         let Ok(pidfd) = pidfd_open(named, PidfdFlags::empty()) else {
             return;
         };
-        let ours = |line: &str| {
-            let path = line.splitn(3, ':').nth(2).unwrap_or("");
-            self.tops.iter().any(|(_, top)| names_part_of(path, top))
-        };
-        if read_text(format!("/proc/{pid}/cgroup")).is_ok_and(|all| all.lines().any(ours)) {
+        if read_text(format!("/proc/{pid}/cgroup"))
+            .is_ok_and(|all| all.lines().any(|line| self.names(line)))
+        {
             let _ = signal(std::os::fd::AsFd::as_fd(&pidfd), libc::SIGKILL);
         }
     }

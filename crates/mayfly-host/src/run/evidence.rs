@@ -15,6 +15,7 @@
 //! either. ZFS refuses to destroy such a dataset; btrfs does not, and who comes back to it finds it empty.
 
 mod mounts;
+mod spaces;
 
 use std::cell::OnceCell;
 use std::fs;

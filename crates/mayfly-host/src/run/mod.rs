@@ -19,6 +19,7 @@ pub mod attach;
 pub mod cgroups;
 pub mod client;
 pub mod evidence;
+mod grace;
 mod limits;
 pub mod lxc_config;
 pub mod paths;

@@ -18,6 +18,7 @@ use mayfly_core::run::{Limits, RunEnd, RunPhase, RunSpec, RunState};
 use super::apparmor::forget_compiled;
 use super::client::{self, CallError, FileError, Node};
 use super::evidence::{Evidence, LookError};
+use super::grace::Grace;
 use super::limits;
 use super::paths::{RunDir, container_name, node_cgroup, parse_run_name, run_name};
 use super::state::read_spec;
@@ -54,6 +55,7 @@ pub struct LxcRuntime {
     watched: Arc<Mutex<BTreeSet<(VpsId, RunId)>>>,
     ends: Mutex<Receiver<(VpsId, RunId, RunEnd)>>,
     tell: Sender<(VpsId, RunId, RunEnd)>,
+    grace: Grace,
 }
 
 impl LxcRuntime {
@@ -65,6 +67,7 @@ impl LxcRuntime {
             watched: Arc::default(),
             ends: Mutex::new(ends),
             tell,
+            grace: Grace::default(),
         }
     }
 
@@ -236,6 +239,10 @@ impl Runtime for LxcRuntime {
         }
     }
 
+    fn expect_launch(&self) {
+        self.grace.begin();
+    }
+
     fn launch(&self, spec: &RunSpec) -> HostResult<Outcome> {
         let dir = self.run_dir(spec.vps, &spec.run);
         let supervised = || {
@@ -250,6 +257,7 @@ impl Runtime for LxcRuntime {
             }
             std::thread::sleep(RELOOK);
         }
+        self.grace.begin();
         let own = self.refuse_others(spec.vps, &spec.run)?;
         if let Some(state) = self.state(spec.vps, &spec.run)? {
             // A run is launched once: what was begun on this root is over, and a second init would find a used root.
@@ -322,6 +330,8 @@ impl Runtime for LxcRuntime {
     }
 
     fn sweep(&self, vps: VpsId) -> HostResult<Outcome> {
+        // What follows is often a start: of a restart the kernel had forgotten an earlier wait by now.
+        self.grace.begin();
         match self.places.node.sweep(vps, SWEEP) {
             Ok(report) if report.ended.is_empty() && report.closed.is_empty() => {
                 Ok(Outcome::Unchanged)

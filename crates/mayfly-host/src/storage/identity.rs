@@ -33,13 +33,9 @@ impl KernelIdentity {
         let mut fields = line.split(' ').skip(2);
         let (device, root, at) = (fields.next()?, fields.next()?, fields.next()?);
         let what = match self {
-            Self::FileSystem {
-                device: own,
-                root: top,
-            } => {
-                let below = root.strip_prefix(top.trim_end_matches('/'))?;
+            Self::FileSystem { device: own, .. } => {
                 (device == own).then_some(())?;
-                relative(below)?.to_owned()
+                self.below_top(root)?.to_owned()
             }
             Self::Datasets { pool } => {
                 // The optional fields end with a hyphen.
@@ -54,6 +50,17 @@ impl KernelIdentity {
             }
         };
         Some(Shown { what, at })
+    }
+
+    /// A path in the pool's file system, relative to the pool; none where it leads elsewhere, or where every dataset has a
+    /// file system of its own.
+    pub(crate) fn below_top<'a>(&self, path: &'a str) -> Option<&'a str> {
+        match self {
+            Self::FileSystem { root, .. } => {
+                relative(path.strip_prefix(root.trim_end_matches('/'))?)
+            }
+            Self::Datasets { .. } => None,
+        }
     }
 }
 

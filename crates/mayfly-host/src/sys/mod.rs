@@ -9,5 +9,6 @@
 pub(crate) mod btrfs;
 pub(crate) mod loopdev;
 pub(crate) mod mount;
+pub(crate) mod mount_spaces;
 pub(crate) mod ns;
 pub(crate) mod process;

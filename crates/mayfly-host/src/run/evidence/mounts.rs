@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use mayfly_core::ids::VpsId;
 
 use super::LookError;
+use super::spaces;
 use crate::run::proc_text::read_text;
 use crate::storage::KernelIdentity;
 
@@ -75,6 +76,8 @@ pub(super) struct Mounts<'a> {
     proc: PathBuf,
     pool: &'a KernelIdentity,
     budget: Duration,
+    /// Whether the namespaces themselves are asked first.
+    asks_spaces: bool,
 }
 
 impl<'a> Mounts<'a> {
@@ -84,12 +87,16 @@ impl<'a> Mounts<'a> {
             proc: "/proc".into(),
             pool,
             budget: BUDGET,
+            asks_spaces: true,
         }
     }
 
     /// Who has a wanted dataset mounted in another mount namespace than the caller's own. Of several processes with the
     /// same view one is named where it is theirs, and all where they are the host's.
     pub(super) fn observe(&self, question: &Question<'_>) -> Result<Vec<Seen>, LookError> {
+        if self.asks_spaces && spaces::show_nothing(self.pool, question.wanted) {
+            return Ok(Vec::new());
+        }
         let own_mounts = self.read_link("self/ns/mnt")?;
         let own_users = self.read_link("self/ns/user")?;
         let own_first = self.own_first_mount()?;
@@ -393,7 +400,7 @@ impl Table {
 }
 
 /// The dataset whose contents, or a part of them, are shown: no dataset has a part called `private` in its name.
-fn dataset_of(what: &str) -> &str {
+pub(super) fn dataset_of(what: &str) -> &str {
     let mut length = 0;
     for part in what.split('/') {
         if part == "private" {

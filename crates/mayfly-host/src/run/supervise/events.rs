@@ -17,6 +17,7 @@ use super::end::Facts;
 use super::report::{Report, Told};
 use super::{FLUSH_DEADLINE, Source, Supervisor, kill};
 use crate::crash::crash_point;
+use crate::run::cgroups::Groups;
 use crate::run::proc_text::read_text;
 use crate::run::protocol::{Answer, Request};
 use crate::sys::process::{signal, take_signal, timespec};
@@ -46,7 +47,8 @@ enum Stop {
 }
 
 /// What is watched besides the supervisor's own sockets.
-pub(super) struct Watch {
+pub(super) struct Watch<'g> {
+    groups: &'g Groups,
     lxc_pid: Pid,
     lxc: OwnedFd,
     init: Option<OwnedFd>,
@@ -58,9 +60,16 @@ pub(super) struct Watch {
     over: bool,
 }
 
-impl Watch {
-    pub(super) fn new(lxc_pid: Pid, lxc: OwnedFd, report: Report, began: Instant) -> Self {
+impl<'g> Watch<'g> {
+    pub(super) fn new(
+        groups: &'g Groups,
+        lxc_pid: Pid,
+        lxc: OwnedFd,
+        report: Report,
+        began: Instant,
+    ) -> Self {
         Self {
+            groups,
             lxc_pid,
             lxc,
             init: None,
@@ -144,6 +153,15 @@ impl Watch {
         // Readable for ever from here on.
         self.init = None;
         self.stop = Stop::Ending(Instant::now() + LXC_DEADLINE);
+        self.step_aside();
+    }
+
+    /// Leaves the run's cgroups while the guest dies. The kernel may let whoever moves a process wait for a grace period; at
+    /// the end of the run, where it must have left, nothing else would go on meanwhile. It tries again there.
+    fn step_aside(&self) {
+        if let Err(e) = self.groups.release_supervisor() {
+            complain!("cannot leave the run's cgroups yet: {e}");
+        }
     }
 
     fn on_report(&mut self, own: &mut Supervisor, facts: &mut Facts) {
@@ -245,6 +263,7 @@ impl Watch {
         facts.killed = facts.asked;
         kill(self.init.as_ref().unwrap_or(&self.lxc));
         self.stop = Stop::Ending(Instant::now() + LXC_DEADLINE);
+        self.step_aside();
     }
 
     fn deadline(&self, own: &Supervisor) -> Option<Instant> {
@@ -280,7 +299,7 @@ impl Supervisor {
     /// Waits for events of everything that is watched.
     fn wait(
         &self,
-        watch: Option<&Watch>,
+        watch: Option<&Watch<'_>>,
         timeout: Option<Duration>,
     ) -> io::Result<Vec<(Source, PollFlags)>> {
         let mut sources = Vec::with_capacity(16);

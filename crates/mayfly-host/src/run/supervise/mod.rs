@@ -194,7 +194,7 @@ impl Supervisor {
         let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
         self.save()?;
         crash_point("supervise.after_lxc_recorded");
-        let watched = Watch::new(pid, pidfd, report, began).watch(self, facts);
+        let watched = Watch::new(groups, pid, pidfd, report, began).watch(self, facts);
         if watched.is_err() {
             // Without events nobody watches the guest: it must not go on.
             let _ = launched.lxc.kill();

@@ -79,6 +79,7 @@ impl Fixture {
             proc: self.dir.path().to_owned(),
             pool: &self.pool,
             budget,
+            asks_spaces: false,
         }
     }
 
