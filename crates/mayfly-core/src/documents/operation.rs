@@ -1,0 +1,236 @@
+//! What is asked for, and how far it is.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Impermanence, Mount, VpsDoc};
+use crate::bytes::Bytes;
+use crate::change::VpsChange;
+use crate::error::Refusal;
+use crate::ids::{OperationId, RunId, VpsId};
+use crate::names::{DatasetName, GuestPath, TemplateName};
+use crate::plan::Plan;
+use crate::ports::ImportSource;
+
+/// What a new VPS is to be: checked, complete, no choice left.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewVps {
+    /// The document as it will be once the VPS is there.
+    pub doc: VpsDoc,
+    /// Which datasets start with contents of the template, in the order of the document.
+    pub filled: Vec<DatasetName>,
+}
+
+/// A requested change with everything that was drawn for it, so that carrying it out twice gives the same names.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Request {
+    /// Make a VPS.
+    Create {
+        /// What it is to be.
+        new: Box<NewVps>,
+        /// Whether to start it, and as which run.
+        start: Option<RunId>,
+    },
+    /// Start it.
+    Start {
+        /// The run to be.
+        run: RunId,
+    },
+    /// Stop it.
+    Stop {
+        /// How long the guest may take, in milliseconds.
+        timeout_ms: u64,
+        /// Whether to kill it at once.
+        force: bool,
+        /// Whether to give up the last root at once.
+        discard: bool,
+    },
+    /// Stop it where it runs, then start it.
+    Restart {
+        /// The run to be.
+        run: RunId,
+        /// How long the guest may take, in milliseconds.
+        timeout_ms: u64,
+        /// Whether to kill it at once.
+        force: bool,
+    },
+    /// Destroy it with all its data.
+    Destroy {
+        /// Whether to wait until its space is free.
+        now: bool,
+    },
+    /// Settle what the end of a run calls for.
+    RunEnded {
+        /// The run that ended.
+        run: RunId,
+        /// Why, as far as is known.
+        end: crate::run::RunEnd,
+        /// The run to be where it is started again.
+        next: RunId,
+        /// When it ended, by the host's boot clock.
+        boot_ms: u64,
+    },
+    /// Make a dataset.
+    DatasetCreate {
+        /// Its name.
+        name: DatasetName,
+        /// Its quota.
+        quota_bytes: Bytes,
+        /// Where to mount it.
+        mount: Option<GuestPath>,
+    },
+    /// Change a dataset's quota.
+    DatasetSet {
+        /// Its name.
+        name: DatasetName,
+        /// Its quota.
+        quota_bytes: Bytes,
+    },
+    /// Destroy a dataset with its data.
+    DatasetDestroy {
+        /// Its name.
+        name: DatasetName,
+        /// Whether its mounts go with it.
+        force: bool,
+    },
+    /// Show a dataset at a path.
+    MountAdd {
+        /// The mount.
+        mount: Mount,
+    },
+    /// Show it no more.
+    MountRemove {
+        /// Where.
+        path: GuestPath,
+    },
+    /// Change what it is.
+    Set {
+        /// What is to be another. Before the third schema that were its limits alone.
+        #[serde(alias = "limits")]
+        change: VpsChange,
+    },
+    /// Switch impermanence on (or change it) or off.
+    SetImpermanence {
+        /// What it is to be; none switches it off.
+        want: Option<Impermanence>,
+        /// The run to be where the VPS runs.
+        run: RunId,
+    },
+    /// Build a template.
+    TemplateBuild {
+        /// The recipe: a built-in one's name or the absolute path of a file.
+        recipe: String,
+        /// The name that the template gets.
+        name: TemplateName,
+        /// The package mirror; none for the host's own.
+        mirror: Option<String>,
+        /// Whether a template of that name gets these contents.
+        #[serde(default)]
+        replace: bool,
+    },
+    /// Make a template of archives.
+    TemplateImport {
+        /// The archives.
+        source: ImportSource,
+        /// The name that the template gets.
+        name: TemplateName,
+        /// Whether a template of that name gets these contents.
+        replace: bool,
+    },
+    /// Remove a template.
+    TemplateRemove {
+        /// Its name.
+        name: TemplateName,
+    },
+}
+
+impl Request {
+    /// The word for it.
+    pub fn verb(&self) -> &'static str {
+        match self {
+            Self::Create { .. } => "create",
+            Self::Start { .. } => "start",
+            Self::Stop { .. } => "stop",
+            Self::Restart { .. } => "restart",
+            Self::Destroy { .. } => "destroy",
+            Self::RunEnded { .. } => "run ended",
+            Self::DatasetCreate { .. } => "dataset create",
+            Self::DatasetSet { .. } => "dataset set",
+            Self::DatasetDestroy { .. } => "dataset destroy",
+            Self::MountAdd { .. } => "mount add",
+            Self::MountRemove { .. } => "mount remove",
+            Self::Set { .. } => "set",
+            Self::SetImpermanence { .. } => "feature set",
+            Self::TemplateBuild { .. } => "template build",
+            Self::TemplateImport { .. } => "template import",
+            Self::TemplateRemove { .. } => "template remove",
+        }
+    }
+}
+
+/// How far an operation is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum OperationState {
+    /// Waiting for its turn.
+    Queued,
+    /// Being carried out.
+    Running,
+    /// A step failed; what was done is being put back.
+    Undoing,
+    /// Done.
+    Done,
+    /// Refused or failed; what it had done was put back.
+    Failed,
+    /// Given up because somebody asked for that; what it had done was put back.
+    Cancelled,
+}
+
+impl OperationState {
+    /// Whether nothing more will happen.
+    pub fn is_over(self) -> bool {
+        matches!(self, Self::Done | Self::Failed | Self::Cancelled)
+    }
+}
+
+/// Who asks where nobody did: the goal of a VPS, or the end of a run.
+pub const BY_ITSELF: &str = "mayfly";
+
+/// One requested change and how far it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OperationDoc {
+    /// [`SCHEMA`](super::SCHEMA) of the writer.
+    pub schema: u32,
+    /// Its id.
+    pub id: OperationId,
+    /// The VPS that it changes; none for templates.
+    pub vps: Option<VpsId>,
+    /// What was asked.
+    pub request: Request,
+    /// Who asked: `uid 0`, `mayfly`.
+    pub by: String,
+    /// How far it is.
+    pub state: OperationState,
+    /// When it was asked, in milliseconds since 1970.
+    pub created_unix_ms: u64,
+    /// When it was over, in milliseconds since 1970.
+    pub ended_unix_ms: Option<u64>,
+    /// What it was decided to do; none before it had its turn.
+    pub plan: Option<Plan>,
+    /// Steps of the plan that are done.
+    pub steps_done: usize,
+    /// Steps that no undo reaches any more.
+    #[serde(default)]
+    pub undo_down_to: usize,
+    /// How long each of those took, in milliseconds; what was done again after a crash counts from there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub steps_ms: Vec<u64>,
+    /// Who asked for it to be given up. It is, before its next step.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cancelled_by: Option<String>,
+    /// What it is at, in words.
+    pub progress: String,
+    /// Why it failed, or was given up.
+    pub error: Option<Refusal>,
+}
