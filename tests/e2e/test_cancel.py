@@ -122,7 +122,7 @@ def test_a_start_that_hangs_is_cancelled_or_stopped(node):
             if how == "cancel":
                 assert node.json("operation", "cancel", start)["state"] == "cancelled"
             elif how == "stop":
-                node.run("stop", vps, "--force", check=False)
+                node.run("stop", vps, "--force")
             else:
                 node.end_daemon()
                 soon("the end of the daemon", began)

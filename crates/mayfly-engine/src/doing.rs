@@ -175,15 +175,23 @@ impl Engine {
             if !self.operation_by_id(&id).is_ok_and(|op| gives_way(&op)) {
                 continue;
             }
-            match self.give_up(
-                &id,
-                &format!("operation {stop} (stop --force)"),
-                Asks::ForcedStop,
-            ) {
+            match self.give_up(&id, &forced_by(stop), Asks::ForcedStop) {
                 Ok(_) => tracing::info!(operation = %id, %stop, "makes way for a forced stop"),
                 Err(why) => tracing::info!(operation = %id, %stop, %why, "goes first"),
             }
         }
+    }
+
+    /// Whether a forced stop had others make way for it, so that there may be nothing left to stop.
+    pub(crate) fn has_preempted(&self, op: &OperationDoc) -> Result<bool, Refusal> {
+        if !matches!(op.request, Request::Stop { force: true, .. }) {
+            return Ok(false);
+        }
+        let by = forced_by(&op.id);
+        let all = self.operations()?;
+        Ok(all
+            .iter()
+            .any(|other| other.vps == op.vps && other.cancelled_by.as_ref() == Some(&by)))
     }
 
     fn give_up(&self, id: &OperationId, by: &str, who: Asks) -> Result<OperationDoc, Refusal> {
@@ -333,6 +341,11 @@ impl UnderWay {
             self.deadline.as_secs()
         )
     }
+}
+
+/// Who wants an operation to be given up, where that is a forced stop.
+fn forced_by(stop: &OperationId) -> String {
+    format!("operation {stop} (stop --force)")
 }
 
 /// Why an operation is given up.

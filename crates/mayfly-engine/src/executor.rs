@@ -115,6 +115,13 @@ impl Engine {
                     op.plan = Some(plan);
                     op.state = OperationState::Running;
                 }
+                // What was to be stopped has made way for it.
+                Err(refusal)
+                    if refusal.code == Code::VpsNotRunning && self.has_preempted(&op)? =>
+                {
+                    op.plan = Some(Plan::default());
+                    op.state = OperationState::Running;
+                }
                 Err(refusal) => return Ok(Some(self.refused(op, refusal)?)),
             }
             self.journal(&mut op)?;
