@@ -1,7 +1,7 @@
 //! Changes as they happen: one JSON document per line, an empty line now and then.
 //!
 //! For a reader that is behind, however far, the channel holds one piece of what a store gives at once, and the connection
-//! what hyper buffers: half a mebibyte. The next piece is looked up when there is room for it; until then the feed holds
+//! what hyper buffers: less than a mebibyte. The next piece is looked up when there is room for it; until then the feed holds
 //! nothing, no thread and no lock. A reader that takes nothing for [`PATIENCE`], or for whom the store has forgotten what
 //! comes next, finds the reason as its last line.
 
