@@ -291,7 +291,7 @@ pub trait Runtime: Send + Sync {
     /// up is refused with [`Code::LimitBelowUse`], and nothing is killed for it. A run that is over has no limits.
     fn set_limits(&self, vps: VpsId, run: &RunId, limits: &Limits) -> HostResult<Outcome>;
 
-    /// Waits until the guest's init was executed and has stayed alive for a moment.
+    /// Waits until the guest's init was executed and has stayed alive for a moment, or has powered itself off or rebooted.
     fn await_init(&self, vps: VpsId, run: &RunId, deadline: Duration) -> HostResult<Outcome>;
 
     /// Asks the guest to halt, kills it after `timeout` (at once with `force`), and waits until the run is over.

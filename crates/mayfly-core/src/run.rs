@@ -181,6 +181,13 @@ pub enum RunEnd {
     },
 }
 
+impl RunEnd {
+    /// Whether the guest wanted it: then its init was reached and lived, however soon it was.
+    pub fn is_the_guests_wish(&self) -> bool {
+        matches!(self, Self::PowerOff | Self::Reboot)
+    }
+}
+
 /// What a supervisor tells: `state.json`, replaced atomically.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunState {

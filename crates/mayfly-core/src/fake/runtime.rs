@@ -25,6 +25,8 @@ pub enum StartFault {
     Hangs,
     /// Init is reached and dies at once.
     InitDies,
+    /// Init is reached and powers the guest off at once.
+    PowersOff,
 }
 
 fn dataset_of(source: &MountSource) -> Option<PoolPath> {
@@ -106,6 +108,9 @@ impl World {
                 if let Some(run) = self.runs.get_mut(&key) {
                     run.guest = true;
                     run.phase = RunPhase::Running;
+                }
+                if fault == Some(StartFault::PowersOff) {
+                    self.end(&key, RunEnd::PowerOff);
                 }
                 if fault == Some(StartFault::InitDies) {
                     self.end(
@@ -365,6 +370,10 @@ impl Runtime for FakeHost {
         match seen {
             None => Err(HostError::failed(action, "there is no such run")),
             Some(Run { guest: true, .. }) => Ok(Outcome::Unchanged),
+            Some(Run {
+                written_end: Some(end),
+                ..
+            }) if end.is_the_guests_wish() => Ok(Outcome::Unchanged),
             Some(Run {
                 written_end: Some(end),
                 ..

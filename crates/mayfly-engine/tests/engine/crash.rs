@@ -137,6 +137,16 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         act: |_, e| ask(e, create("nixos-shaped", true)),
     },
     Scenario {
+        name: "start of a guest that powers itself off at once",
+        before: |w, e| {
+            there(w, e, "debian-12-impermanence", true);
+            ask(e, stop(false, false));
+            settle(e);
+            w.host.fail_start(vps(), StartFault::PowersOff);
+        },
+        act: |_, e| ask(e, Intent::Start),
+    },
+    Scenario {
         name: "create that does not start",
         before: |w, _| w.host.fail_start(vps(), StartFault::InitDies),
         act: |_, e| ask(e, create("debian-12-impermanence", true)),

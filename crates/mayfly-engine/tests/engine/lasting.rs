@@ -56,6 +56,31 @@ fn a_guest_that_crashes_is_started_again_three_times_in_five_minutes() {
 }
 
 #[test]
+fn a_guest_that_powers_itself_off_at_once_is_neither_a_failed_start_nor_a_crash() {
+    let (world, engine) = running();
+    world.host.fail_start(vps(), StartFault::PowersOff);
+    world.host.guest_crash(vps());
+    settle(&engine);
+    assert!(!world.host.is_running(vps()));
+    let stopped = doc(&engine);
+    assert_eq!(
+        (stopped.desired, stopped.crashes.len()),
+        (Desired::Stopped, 1)
+    );
+    world.host.fail_start(vps(), StartFault::PowersOff);
+    let start = engine.submit(Some(vps()), Intent::Start, "test").unwrap();
+    settle(&engine);
+    let start = engine.operation(start.id.as_str()).unwrap();
+    assert_eq!(start.state, OperationState::Done, "{start:#?}");
+    assert_ne!(
+        doc(&engine).last_root,
+        stopped.last_root,
+        "it had a root of its own"
+    );
+    world.assert_sound("after a poweroff at once");
+}
+
+#[test]
 fn crashes_that_are_long_ago_do_not_count() {
     let (world, engine) = running();
     for _ in 0..6 {

@@ -293,8 +293,10 @@ impl Runtime for LxcRuntime {
 
     fn await_init(&self, vps: VpsId, run: &RunId, deadline: Duration) -> HostResult<Outcome> {
         let dir = self.run_dir(vps, run);
+        let wished = |end: &Option<RunEnd>| end.as_ref().is_some_and(RunEnd::is_the_guests_wish);
         match client::wait_started(&dir, deadline) {
             Ok(state) if state.phase == RunPhase::Running => {}
+            Ok(state) if wished(&state.end) => return Ok(Outcome::Unchanged),
             Ok(state) => return Err(start_failed(vps, state.end.as_ref())),
             Err(CallError::Gone(_)) => return Err(start_failed(vps, None)),
             Err(error) => {
@@ -306,6 +308,7 @@ impl Runtime for LxcRuntime {
         }
         match client::wait_ended(&dir, SETTLE) {
             Err(CallError::Late(_)) => Ok(Outcome::Unchanged),
+            Ok(state) if wished(&state.end) => Ok(Outcome::Unchanged),
             Ok(state) => Err(start_failed(vps, state.end.as_ref())),
             Err(_) => Err(start_failed(vps, None)),
         }
