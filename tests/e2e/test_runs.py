@@ -3,6 +3,7 @@ import os
 import signal
 
 from harness import alive, wait_for
+from truth import ensure_tiny, kill, operations_over
 
 POWEROFF, REBOOT = signal.SIGRTMIN + 4, signal.SIGRTMIN + 5  # what systemd takes them for
 
@@ -82,6 +83,23 @@ def test_a_poweroff_inside_stops(node):
         assert node.temporary_roots(vps) == [before["root"]]
         node.run("start", vps)
         comes_back(node, vps, before)
+
+
+def test_a_poweroff_before_the_start_is_over_stops_as_well(node):
+    """R6: also where nobody asked for that start; it is no crash."""
+    ensure_tiny(node)
+    for _ in range(3):
+        with node.vps("tiny", wait=False) as vps:
+            first = node.show(vps)["run"]
+            kill(first["init_pid"])
+            wait_for("it runs again", lambda: (run := node.show(vps)["run"]) and run["id"] != first["id"]
+                     and run["phase"] == "running", 20, 0.005)
+            # Within the moment for which an init has to live, more often than not.
+            node.exec(vps, "poweroff", "-f", check=False)
+            shown = node.wait_state(vps, "stopped", 20)
+            operations_over(node)
+            assert node.show(vps)["state"] == shown["desired"] == "stopped", shown
+            assert node.nothing_alive(vps)
 
 
 def test_the_fourth_crash_in_five_minutes_stops_it(node):
