@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Mutex, PoisonError};
 
 use mayfly_core::error::LookFailed;
 use mayfly_core::mirror::MirrorKey;
@@ -34,6 +35,8 @@ pub(super) struct Mirrors {
     dir: OwnedFd,
     /// In the corner itself: what is in [`DIR`] are mirrors.
     generation: Records,
+    /// Held while it is raised: of two that raise it at the same time the lower one may not be the last.
+    raising: Mutex<()>,
 }
 
 impl Mirrors {
@@ -48,6 +51,7 @@ impl Mirrors {
         Ok(Self {
             dir,
             generation: Records::new(own, GENERATION),
+            raising: Mutex::new(()),
         })
     }
 
@@ -108,6 +112,8 @@ impl Mirrors {
     }
 
     pub(super) fn raise_generation(&self, to: u64) -> HostResult<Outcome> {
+        // It guards nothing that a panic could have spoiled.
+        let _alone = self.raising.lock().unwrap_or_else(PoisonError::into_inner);
         if self.generation()? >= Some(to) {
             return Ok(Outcome::Unchanged);
         }
@@ -135,4 +141,27 @@ fn read(dir: impl AsFd, name: &str) -> Result<Option<String>, String> {
         .read_to_string(&mut text)
         .map_err(|e| e.to_string())?;
     Ok(Some(text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_raises_the_generation_last_does_not_lower_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let own = File::open(dir.path()).unwrap().into();
+        let mirrors = Mirrors::open(own).unwrap();
+        std::thread::scope(|scope| {
+            for thread in 0..8 {
+                let mirrors = &mirrors;
+                scope.spawn(move || {
+                    for n in 0..200 {
+                        mirrors.raise_generation(n * 8 + thread).unwrap();
+                    }
+                });
+            }
+        });
+        assert_eq!(mirrors.generation(), Ok(Some(199 * 8 + 7)));
+    }
 }
