@@ -157,6 +157,10 @@ pub struct Settings {
     pub warnings: Option<bool>,
     /// Whether what the manifest declares for this storage counts.
     pub defaults: Option<bool>,
+    /// Take the module's order for owners and modes; of one storage, it means all.
+    pub like_module: Option<bool>,
+    /// Refuse all where anything is wrong; of one storage, it means all.
+    pub strict: Option<bool>,
     /// Ready-made declarations: taken, or (false) taken away again.
     pub presets: BTreeMap<Preset, bool>,
     /// Directories to keep.
@@ -232,6 +236,17 @@ impl Problems {
         self.dropped += others.dropped;
         for problem in others.kept {
             self.add(problem.at, problem.what, problem.severity);
+        }
+    }
+
+    /// Says of all where they come from.
+    pub fn come_from(&mut self, file: &str) {
+        for problem in &mut self.kept {
+            problem.at = cut(&if problem.at.is_empty() {
+                file.to_owned()
+            } else {
+                format!("{file}: {}", problem.at)
+            });
         }
     }
 

@@ -3,7 +3,7 @@
 //! One sorted pass: a directory's step comes before those of what lies in it, on the storage's side before the root's, and
 //! a directory is bound before anything below it is looked at. The Nix module makes parents, then directories, then files,
 //! and leaves the mounts to units; what that does differently where declarations overlap is listed in
-//! docs/persistence.md, and [`Choices::like_module`] gives the module's owners and modes.
+//! docs/persistence.md, and [`Wanted::like_module`] gives the module's owners and modes.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -25,18 +25,6 @@ const REPLACED: [&str; 6] = [
     "/etc/subgid",
     "/etc/subuid",
 ];
-
-/// How to decide where there is a choice.
-#[derive(Clone, Debug, Default)]
-pub struct Choices {
-    /// The owner and mode of a directory that several declarations speak of are those that the module gives it: of the
-    /// first that makes it, parents before declared directories.
-    pub like_module: bool,
-    /// Refuse everything where anything is wrong, as an assertion of the module does.
-    pub strict: bool,
-    /// Storages that are not to be used, and why.
-    pub inactive: BTreeMap<TreePath, String>,
-}
 
 /// Owner and mode in numbers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -143,14 +131,14 @@ struct Entry<'a> {
     file: Option<usize>,
 }
 
-/// Plans all of `wanted`. Pure: equal inputs give equal plans.
-pub fn plan(wanted: &Wanted, people: &People, choices: &Choices) -> Plan {
+/// Plans all of `wanted`, but for storages that are `inactive`, for a reason. Pure: equal inputs give equal plans.
+pub fn plan(wanted: &Wanted, people: &People, inactive: &BTreeMap<TreePath, String>) -> Plan {
     let mut plan = Plan {
         problems: wanted.problems.clone(),
         ..Plan::default()
     };
-    check(wanted, choices, &mut plan);
-    if choices.strict && plan.problems.any_error() {
+    check(wanted, inactive, &mut plan);
+    if wanted.strict && plan.problems.any_error() {
         for number in 0..wanted.declarations.len() {
             let why = "something is wrong with the declarations, and they are taken strictly";
             plan.without
@@ -159,12 +147,12 @@ pub fn plan(wanted: &Wanted, people: &People, choices: &Choices) -> Plan {
         }
     }
     let entries = collect(wanted, &mut plan);
-    emit(wanted, people, choices, &entries, &mut plan);
+    emit(wanted, people, &entries, &mut plan);
     plan
 }
 
 /// Refuses what cannot be, and warns.
-fn check(wanted: &Wanted, choices: &Choices, plan: &mut Plan) {
+fn check(wanted: &Wanted, inactive: &BTreeMap<TreePath, String>, plan: &mut Plan) {
     let storages: BTreeSet<&TreePath> = wanted.declarations.iter().map(|d| &d.storage).collect();
     let directories: BTreeSet<&TreePath> = wanted
         .declarations
@@ -181,7 +169,7 @@ fn check(wanted: &Wanted, choices: &Choices, plan: &mut Plan) {
     for (number, declaration) in wanted.declarations.iter().enumerate() {
         warnings |= declaration.warnings;
         ids_kept |= holds_nixos_ids(declaration);
-        if let Some(why) = choices.inactive.get(&declaration.storage) {
+        if let Some(why) = inactive.get(&declaration.storage) {
             plan.without.insert(number, Without::Inactive(why.clone()));
             continue;
         }
@@ -357,7 +345,6 @@ fn wishes_of(number: usize, declaration: &Declaration) -> Vec<(TreePath, Wish<'_
 fn emit(
     wanted: &Wanted,
     people: &People,
-    choices: &Choices,
     entries: &BTreeMap<TreePath, Entry<'_>>,
     plan: &mut Plan,
 ) {
@@ -382,7 +369,7 @@ fn emit(
             over.pop();
         }
         let cover = over.last().copied();
-        emit_directories(path, entry, cover, people, choices, plan);
+        emit_directories(path, entry, cover, people, wanted.like_module, plan);
         for number in entry.directory.into_iter().chain(entry.file) {
             let declaration = &wanted.declarations[number];
             match cover {
@@ -409,12 +396,12 @@ fn emit_directories(
     entry: &Entry<'_>,
     cover: Option<(&TreePath, &TreePath)>,
     people: &People,
-    choices: &Choices,
+    like_module: bool,
     plan: &mut Plan,
 ) {
     let mut chosen: BTreeMap<&TreePath, &Wish<'_>> = BTreeMap::new();
     for wish in &entry.wishes {
-        let key = |w: &Wish<'_>| (if choices.like_module { 0 } else { w.rank }, w.order);
+        let key = |w: &Wish<'_>| (if like_module { 0 } else { w.rank }, w.order);
         let best = chosen.entry(wish.storage).or_insert(wish);
         if key(wish) < key(best) {
             *best = wish;

@@ -204,6 +204,8 @@ impl Reader {
             trash: self.boolean(table, "allowTrash"),
             warnings: self.boolean(table, "enableWarnings"),
             defaults: self.boolean(table, "defaults"),
+            like_module: self.boolean(table, "likeModule"),
+            strict: self.boolean(table, "strict"),
             presets: self.presets(table),
             directories: self.directories(table),
             files: self.files(table),

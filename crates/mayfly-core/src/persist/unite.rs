@@ -89,6 +89,10 @@ pub struct Wanted {
     pub disabled: Vec<TreePath>,
     /// Storages whose accounts are merged into the base's; one at most is right.
     pub accounts: Vec<TreePath>,
+    /// Whether owners and modes are to be the module's.
+    pub like_module: bool,
+    /// Whether anything wrong refuses everything.
+    pub strict: bool,
     /// What made no sense.
     pub problems: Problems,
 }
@@ -136,6 +140,15 @@ pub fn unite(manifest: &Source, guest: &Source, people: &People) -> Wanted {
             }
         })
         .collect();
+    let switched = |field: fn(&Settings) -> Option<bool>| {
+        storages.iter().any(|s| {
+            field(s.guest)
+                .or_else(|| field(s.manifest))
+                .unwrap_or(false)
+        })
+    };
+    wanted.like_module = switched(|s| s.like_module);
+    wanted.strict = switched(|s| s.strict);
     let mut list = List {
         wanted,
         seen: BTreeMap::new(),

@@ -15,10 +15,10 @@ fn people() -> People {
     people
 }
 
-fn planned(text: &str, choices: &Choices) -> (Wanted, Plan) {
+fn planned(text: &str) -> (Wanted, Plan) {
     let guest = parse_toml(text);
     let wanted = unite(&Source::default(), &guest, &people());
-    let plan = plan(&wanted, &people(), choices);
+    let plan = plan(&wanted, &people(), &BTreeMap::new());
     (wanted, plan)
 }
 
@@ -51,7 +51,6 @@ fn a_plan_is_one_pass_from_the_top() {
         users.me.directories = [".config/x"]
         users.me.files = [".screenrc"]
         "#,
-        &Choices::default(),
     );
     assert_eq!(
         show(&wanted, &plan),
@@ -94,17 +93,10 @@ fn the_module_gives_a_declared_parent_the_defaults() {
         ["/p"]
         directories = ["/a/b", { directory = "/a", mode = "0700" }]
         "#;
-    let like_module = Choices {
-        like_module: true,
-        ..Choices::default()
-    };
-    for (choices, line) in [
-        (Choices::default(), "store /p /a 0:0 0700"),
-        (like_module, "store /p /a 0:0 0755"),
-    ] {
-        let (wanted, plan) = planned(text, &choices);
-        assert!(show(&wanted, &plan).contains(&line.to_owned()), "{line}");
-    }
+    let (wanted, plan) = planned(text);
+    assert!(show(&wanted, &plan).contains(&"store /p /a 0:0 0700".to_owned()));
+    let (wanted, plan) = planned(&format!("{text}\nlikeModule = true"));
+    assert!(show(&wanted, &plan).contains(&"store /p /a 0:0 0755".to_owned()));
 }
 
 #[test]
@@ -116,7 +108,7 @@ fn what_cannot_stay_is_refused_and_the_rest_is_not() {
         ["/p/q/r"]
         directories = ["/p/q", "/other"]
         "#;
-    let (wanted, plan) = planned(text, &Choices::default());
+    let (wanted, plan) = planned(text);
     let refused: Vec<_> = plan
         .without
         .iter()
@@ -137,13 +129,7 @@ fn what_cannot_stay_is_refused_and_the_rest_is_not() {
     ] {
         assert!(shown.contains(&step.to_owned()), "{step}: {shown:?}");
     }
-    let (wanted, plan) = planned(
-        text,
-        &Choices {
-            strict: true,
-            ..Choices::default()
-        },
-    );
+    let (wanted, plan) = planned(&format!("{text}\nstrict = true"));
     assert!(plan.steps.is_empty() && plan.without.len() == wanted.declarations.len());
 }
 
@@ -157,7 +143,6 @@ fn two_storages_share_parents_and_nest() {
         directories = ["/one/two/three/four"]
         files = ["/one/go"]
         "#,
-        &Choices::default(),
     );
     let shown = show(&wanted, &plan);
     let want = [
@@ -184,7 +169,6 @@ fn two_storages_share_parents_and_nest() {
 fn an_unknown_owner_leaves_a_directory_to_root() {
     let (_, plan) = planned(
         "[\"/p\"]\ndirectories = [{ directory = \"/a\", user = \"ghost\", mode = \"0755\" }]\nusers.new.files = [\"x\"]",
-        &Choices::default(),
     );
     let unknown: Vec<_> = plan
         .steps
@@ -265,7 +249,7 @@ fn as_many_declarations_as_fit_into_the_limits_are_planned_in_no_time() {
         .collect();
     let text = format!("[\"/p\"]\ndirectories = [{list}]");
     let begun = std::time::Instant::now();
-    let (_, plan) = planned(&text, &Choices::default());
+    let (_, plan) = planned(&text);
     assert!(begun.elapsed() < std::time::Duration::from_secs(5));
     assert!(
         plan.without
@@ -284,10 +268,11 @@ proptest! {
         strict in any::<bool>(),
     ) {
         let (one, two) = (parse_value(&one), parse_value(&two));
-        let wanted = unite(&one, &two, &people());
-        let choices = Choices { like_module, strict, ..Choices::default() };
-        let plan = plan(&wanted, &people(), &choices);
-        prop_assert_eq!(&plan, &super::plan(&wanted, &people(), &choices));
+        let mut wanted = unite(&one, &two, &people());
+        wanted.like_module = like_module;
+        wanted.strict = strict;
+        let plan = plan(&wanted, &people(), &BTreeMap::new());
+        prop_assert_eq!(&plan, &super::plan(&wanted, &people(), &BTreeMap::new()));
         // Every declaration is bound, placed, or has its reason; none has both.
         let mut seen: Vec<usize> = plan.without.keys().copied().collect();
         let mut last = TreePath::top();
