@@ -177,6 +177,8 @@ pub(crate) fn mount_of(fd: BorrowedFd<'_>) -> Result<(u64, bool)> {
 
 /// Makes a directory that appears with its owner and mode, or not at all: one that a crash left half made would be taken
 /// for the owner's wish at the next boot.
+///
+/// As with `mkdir`, one in a directory whose group is inherited inherits that too; [`make_directory_exactly`] does not.
 pub(crate) fn make_directory(
     parent: &OwnedFd,
     name: &str,
@@ -184,22 +186,52 @@ pub(crate) fn make_directory(
     gid: u32,
     mode: u32,
 ) -> Result<()> {
-    if let Err(Errno::EXIST) = fs::mkdirat(parent, NEW, Mode::RWXU) {
-        fs::unlinkat(parent, NEW, AtFlags::REMOVEDIR)?;
-        fs::mkdirat(parent, NEW, Mode::RWXU)?;
+    begin_directory(parent)?;
+    finish_directory(parent, name, || {
+        let fd = open_new(parent)?;
+        let inherited = fs::fstat(&fd)?.st_mode & 0o2000;
+        set_owner(&fd, uid, gid)?;
+        set_mode(&fd, mode | inherited)
+    })
+}
+
+/// The same, with no other bits than those of `mode`.
+pub(crate) fn make_directory_exactly(
+    parent: &OwnedFd,
+    name: &str,
+    uid: u32,
+    gid: u32,
+    mode: u32,
+) -> Result<()> {
+    begin_directory(parent)?;
+    finish_directory(parent, name, || {
+        let fd = open_new(parent)?;
+        set_owner(&fd, uid, gid)?;
+        set_mode(&fd, mode)
+    })
+}
+
+fn begin_directory(parent: &OwnedFd) -> Result<()> {
+    match fs::mkdirat(parent, NEW, Mode::RWXU) {
+        Err(Errno::EXIST) => {
+            fs::unlinkat(parent, NEW, AtFlags::REMOVEDIR)?;
+            fs::mkdirat(parent, NEW, Mode::RWXU)
+        }
+        other => other,
     }
-    let made = own(parent, uid, gid, mode).and_then(|()| appear(parent, NEW, name));
+}
+
+fn finish_directory(parent: &OwnedFd, name: &str, own: impl FnOnce() -> Result<()>) -> Result<()> {
+    let made = own().and_then(|()| appear(parent, NEW, name));
     if made.is_err() {
         let _ = fs::unlinkat(parent, NEW, AtFlags::REMOVEDIR);
     }
     made
 }
 
-fn own(parent: &OwnedFd, uid: u32, gid: u32, mode: u32) -> Result<()> {
+fn open_new(parent: &OwnedFd) -> Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let fd = fs::openat(parent, NEW, flags, Mode::empty())?;
-    set_owner(&fd, uid, gid)?;
-    set_mode(&fd, mode)
+    fs::openat(parent, NEW, flags, Mode::empty())
 }
 
 /// Renames where nothing is; file systems that do not know how to refuse get the plain call, after a look.

@@ -5,7 +5,7 @@
 //! and leaves the mounts to units; what that does differently where declarations overlap is listed in
 //! docs/persistence.md, and [`Wanted::like_module`] gives the module's owners and modes.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use super::declare::{Group, Method, Perms, Problems};
 use super::limits;
@@ -106,7 +106,7 @@ pub struct Plan {
 }
 
 /// Where the wish for a directory comes from, in the order in which the module makes directories.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Phase {
     HomeParent,
     Home,
@@ -117,6 +117,9 @@ enum Phase {
 /// One wish for the owner and mode of a directory of one storage.
 struct Wish<'a> {
     storage: &'a TreePath,
+    home: Option<&'a TreePath>,
+    /// Whether a file is what needs the directory.
+    of_file: bool,
     perms: Perms,
     /// What counts when the module's order does not: lower is stronger.
     rank: u8,
@@ -292,12 +295,18 @@ fn collect<'a>(wanted: &'a Wanted, plan: &mut Plan) -> BTreeMap<TreePath, Entry<
 /// The directories that one declaration needs, and how they are to be.
 fn wishes_of(number: usize, declaration: &Declaration) -> Vec<(TreePath, Wish<'_>)> {
     let mut wishes = Vec::new();
+    let of_file = !declaration.kind.is_directory();
+    let home = declaration.home.as_ref().map(|home| &home.path);
     let mut add = |path: TreePath, perms: Perms, rank, phase| {
-        let order = (phase, number);
+        // A home is made as if it were no user's.
+        let home = home.filter(|_| phase > Phase::Home);
+        let (storage, order) = (&declaration.storage, (phase, number));
         wishes.push((
             path,
             Wish {
-                storage: &declaration.storage,
+                storage,
+                home,
+                of_file: of_file && phase == Phase::Explicit,
                 perms,
                 rank,
                 order,
@@ -316,7 +325,6 @@ fn wishes_of(number: usize, declaration: &Declaration) -> Vec<(TreePath, Wish<'_
     let Some(explicit) = explicit.filter(|path| !path.is_top()) else {
         return wishes;
     };
-    let home = declaration.home.as_ref().map(|home| &home.path);
     if let Some(home) = home.filter(|home| !home.is_top()) {
         for parent in home.parents() {
             add(parent, Perms::root(), 3, Phase::HomeParent);
@@ -414,11 +422,33 @@ fn emit_directories(
             owner: resolve(&wish.perms, people),
         });
     }
-    // Of several storages the module lets the last one have its way with the root's directory.
-    let Some(last) = entry.wishes.iter().max_by_key(|wish| wish.order) else {
+    // Of several storages the module lets the last one have its way with the root's directory. It says each thing once,
+    // where it came first.
+    let mut said = HashSet::new();
+    let mut last: Option<&Wish<'_>> = None;
+    for wish in &entry.wishes {
+        let first = said.insert((
+            wish.order.0,
+            wish.of_file,
+            wish.storage,
+            wish.home,
+            &wish.perms,
+        ));
+        if first && last.is_none_or(|last| wish.order > last.order) {
+            last = Some(wish);
+        }
+    }
+    let Some(last) = last else {
         return;
     };
-    let storage = last.storage.clone();
+    // A declared directory looks like what is mounted on it; on a repeated run it is that already.
+    let own = entry.directory.and_then(|number| {
+        entry
+            .wishes
+            .iter()
+            .find(|w| w.order == (Phase::Explicit, number))
+    });
+    let storage = own.unwrap_or(last).storage.clone();
     match cover {
         None => plan.steps.push(Step::Mirror {
             storage,

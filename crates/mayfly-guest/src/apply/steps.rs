@@ -16,8 +16,8 @@ use super::copies::Copies;
 use super::files;
 use super::options::Options;
 use crate::tree::{
-    Tree, attribute_path, bind, make_directory, mode_of, mount_of, reopen_directory, same,
-    set_mode, set_owner,
+    Tree, attribute_path, bind, make_directory, make_directory_exactly, mode_of, mount_of,
+    reopen_directory, same, set_mode, set_owner,
 };
 
 /// On a directory that is root's alone because nobody knows whose it is to be.
@@ -27,6 +27,8 @@ const PENDING: &str = "user.mayfly.pending";
 pub(crate) struct Run<'a> {
     tree: &'a Tree,
     wanted: &'a Wanted,
+    /// The mount that `/` is.
+    root_mount: u64,
     /// Directories that could not be made, by where they would be, and why.
     broken: BTreeMap<TreePath, String>,
     /// Directories of a storage whose owner nobody knows.
@@ -40,9 +42,14 @@ pub(crate) struct Run<'a> {
 
 impl<'a> Run<'a> {
     pub(crate) fn new(tree: &'a Tree, wanted: &'a Wanted) -> Self {
+        let top = tree
+            .directory(&TreePath::top())
+            .and_then(|fd| mount_of(fd.as_fd()));
         Self {
             tree,
             wanted,
+            // Where it is not known no directory is taken for one of the root's.
+            root_mount: top.map_or(u64::MAX, |(mount, _)| mount),
             broken: BTreeMap::new(),
             pending: BTreeMap::new(),
             trouble: Vec::new(),
@@ -207,7 +214,7 @@ impl<'a> Run<'a> {
                     .tree
                     .directory(&parent)
                     .map_err(|e| self.tree.explain(&parent, e))?;
-                return make_directory(
+                return make_directory_exactly(
                     &parent_fd,
                     path.name(),
                     twin.st_uid,
@@ -224,6 +231,10 @@ impl<'a> Run<'a> {
         let stat = fstat(&fd).map_err(|e| format!("{path}: {e}"))?;
         let owned = (stat.st_uid, stat.st_gid) == (twin.st_uid, twin.st_gid);
         if owned && mode_of(&stat) == mode_of(twin) {
+            return Ok(());
+        }
+        // What is mounted there is another dataset's, stays by itself, and is nobody's to change.
+        if mount_of(fd.as_fd()).map_err(|e| format!("{path}: {e}"))?.0 != self.root_mount {
             return Ok(());
         }
         let give = || -> rustix::io::Result<()> {
