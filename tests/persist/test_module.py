@@ -1,6 +1,6 @@
 """Differential acceptance (SPEC P2): the module and `mayfly-guest apply` in twin trees, twice in a row.
 
-MAYFLY_PERSIST_SCENES=N scenes (default 400), MAYFLY_PERSIST_SEED=N to begin with. With MAYFLY_IMPERMANENCE=DIR theirs are
+MAYFLY_PERSIST_SCENES=N scenes (default 250), MAYFLY_PERSIST_SEED=N to begin with. With MAYFLY_IMPERMANENCE=DIR theirs are
 the module's own scripts; without, they are told by module.py, and a run with DIR proves that telling.
 """
 import json
@@ -115,7 +115,7 @@ def diff(one, other):
 
 
 def test_twin_trees(work):
-    count = int(os.environ.get("MAYFLY_PERSIST_SCENES", "400"))
+    count = int(os.environ.get("MAYFLY_PERSIST_SCENES", "250"))
     seed = int(os.environ.get("MAYFLY_PERSIST_SEED", random.SystemRandom().randrange(1 << 30)))
     print(f"{count} scenes from seed {seed}, against {'the scripts in ' + SCRIPTS if SCRIPTS else 'module.py'}")
     hits = {}

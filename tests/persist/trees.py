@@ -76,7 +76,8 @@ class Tree:
             text = b""
             while piece := os.read(table, 1 << 16):
                 text += piece
-            real = os.path.realpath(path)
+            # findmnt(8) follows links to what is there.
+            real = os.path.realpath(path) if os.path.exists(path) else path
             lines = text.decode().splitlines()
             return any(line.split(" ")[4] == self.at + real.replace(" ", "\\040") for line in lines)
 

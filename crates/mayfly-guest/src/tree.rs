@@ -195,7 +195,8 @@ pub(crate) fn make_directory(
     })
 }
 
-/// The same, with no other bits than those of `mode`.
+/// Makes a directory of the temporary root, with no other bits than those of `mode`. What a crash leaves half made goes
+/// with the root, so it has its name at once, and mostly its owner and mode too: `apply` has no umask.
 pub(crate) fn make_directory_exactly(
     parent: &OwnedFd,
     name: &str,
@@ -203,12 +204,16 @@ pub(crate) fn make_directory_exactly(
     gid: u32,
     mode: u32,
 ) -> Result<()> {
-    begin_directory(parent)?;
-    finish_directory(parent, name, || {
-        let fd = open_new(parent)?;
-        set_owner(&fd, uid, gid)?;
-        set_mode(&fd, mode)
-    })
+    fs::mkdirat(parent, name, Mode::from_raw_mode(mode & 0o1777))?;
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let fd = fs::openat(parent, name, flags, Mode::empty())?;
+    let stat = fs::fstat(&fd)?;
+    if (stat.st_uid, stat.st_gid, mode_of(&stat)) == (uid, gid, mode) {
+        return Ok(());
+    }
+    let fd = reopen_directory(&fd)?;
+    set_owner(&fd, uid, gid)?;
+    set_mode(&fd, mode)
 }
 
 fn begin_directory(parent: &OwnedFd) -> Result<()> {

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -67,13 +68,15 @@ impl Words {
 pub(crate) fn run_apply(arguments: &[OsString]) -> ExitCode {
     let run = || -> Result<(), String> {
         let words = Words::parse(arguments, &["--spec", "--root", "--report"])?;
+        // Every mode is given as it is to be.
+        rustix::process::umask(rustix::fs::Mode::empty());
         let file = words.needed("--spec")?;
         let spec = Spec::parse(&read(file)?)?;
         let report = apply::apply(&spec, words.one("--root").unwrap_or(Path::new("/")));
         let text = serde_json::to_string(&report).map_err(|e| e.to_string())?;
         match words.one("--report") {
             Some(file) => {
-                std::fs::write(file, text + "\n").map_err(|e| format!("{}: {e}", file.display()))
+                write(file, &(text + "\n")).map_err(|e| format!("{}: {e}", file.display()))
             }
             None => {
                 println!("{text}");
@@ -156,6 +159,12 @@ fn read(file: &Path) -> Result<Vec<u8>, String> {
         return Err(format!("{} is larger than 4 MiB", file.display()));
     }
     Ok(bytes)
+}
+
+fn write(file: &Path, text: &str) -> std::io::Result<()> {
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create(true).truncate(true).mode(0o644);
+    options.open(file)?.write_all(text.as_bytes())
 }
 
 fn exit(result: Result<(), String>) -> ExitCode {

@@ -19,6 +19,7 @@ mod spec;
 mod steps;
 mod storages;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Instant;
 
@@ -144,16 +145,27 @@ fn apply_to_temporary(spec: &Spec, root: &Path) -> Report {
         run.take(step);
     }
     run.finish(&mut problems);
-    let outcomes = run.outcomes;
+    let outcomes = &run.outcomes;
+    // A directory that did not come to stay keeps nothing of what lies in it.
+    let lost: BTreeMap<&TreePath, &str> = outcomes
+        .iter()
+        .filter(|(number, o)| {
+            o.fate == Fate::Refused && wanted.declarations[**number].kind.is_directory()
+        })
+        .map(|(number, o)| {
+            (
+                &wanted.declarations[*number].path,
+                o.why.as_deref().unwrap_or("it does not stay"),
+            )
+        })
+        .collect();
     let lines: Vec<Line> = wanted
         .declarations
         .iter()
         .enumerate()
         .map(|(number, declaration)| {
-            let outcome = outcomes
-                .get(&number)
-                .cloned()
-                .unwrap_or_else(|| without(plan.without.get(&number)));
+            let outcome = outcomes.get(&number).cloned();
+            let outcome = outcome.unwrap_or_else(|| without(plan.without.get(&number), &lost));
             Line {
                 path: declaration.path.to_string(),
                 storage: declaration.storage.to_string(),
@@ -188,7 +200,7 @@ fn apply_to_temporary(spec: &Spec, root: &Path) -> Report {
 fn nothing_to_do(
     wanted: &Wanted,
     main: Option<&(&TreePath, Result<(), storages::Why>)>,
-    inactive: &std::collections::BTreeMap<TreePath, String>,
+    inactive: &BTreeMap<TreePath, String>,
 ) -> Option<Report> {
     let all = wanted
         .declarations
@@ -207,8 +219,12 @@ fn nothing_to_do(
     inactive.values().next().map(Report::inactive)
 }
 
-fn without(without: Option<&Without>) -> Outcome {
+fn without(without: Option<&Without>, lost: &BTreeMap<&TreePath, &str>) -> Outcome {
     match without {
+        Some(Without::Inside(at)) if lost.contains_key(at) => Outcome::refused(format!(
+            "it lies in {at}, which does not stay: {}",
+            lost[at]
+        )),
         Some(Without::Inside(at)) => {
             let why = Some(format!("it lies in {at}, which stays"));
             Outcome {

@@ -1,6 +1,6 @@
 //! Which storages are other datasets than `/` (SPEC P9).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::AsFd as _;
 
 use mayfly_core::persist::path::TreePath;
@@ -57,15 +57,13 @@ pub(crate) fn inactive(
 ) -> (BTreeMap<TreePath, String>, BTreeMap<TreePath, String>) {
     let mut inactive = BTreeMap::new();
     let mut strange = BTreeMap::new();
-    for storage in wanted
+    let storages: BTreeSet<&TreePath> = wanted
         .declarations
         .iter()
         .map(|d| &d.storage)
         .chain(&wanted.accounts)
-    {
-        if inactive.contains_key(storage) {
-            continue;
-        }
+        .collect();
+    for storage in storages {
         match judge(tree, storage) {
             Ok(()) => {}
             Err(Why::NotApart(why)) => {
