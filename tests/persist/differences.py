@@ -65,7 +65,7 @@ def declared_permissions(case):
     if case.like or not case.permissions_only:
         return False
     # A set-group-id bit is inherited by what is made below.
-    inherited = {int(e["mode"], 8) & ~0o2000 for e in (case.mine, case.their)}
+    inherited = {int(e.get("mode", "0"), 8) & ~0o2000 for e in (case.mine, case.their)}
     above = parents_of(case.base) if len(inherited) == 1 else []
     return any(len(case.wishes(base)) > 1 for base in [case.base, *above])
 

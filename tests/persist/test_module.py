@@ -91,7 +91,7 @@ def one(number, work, hits):
                     assert look == last[like], f"a repeated run changed {diff(last[like], look)}"
                     assert all(l["fate"] != "applied" for l in report["declarations"]), report
                 last[like] = look
-    except AssertionError:
+    except Exception:
         print(f"scene {number}: MAYFLY_PERSIST_SEED={number} MAYFLY_PERSIST_SCENES=1\n  {json.dumps(declared)}\n  {things}")
         raise
     finally:
@@ -118,8 +118,11 @@ def test_twin_trees(work):
     count = int(os.environ.get("MAYFLY_PERSIST_SCENES", "250"))
     seed = int(os.environ.get("MAYFLY_PERSIST_SEED", random.SystemRandom().randrange(1 << 30)))
     print(f"{count} scenes from seed {seed}, against {'the scripts in ' + SCRIPTS if SCRIPTS else 'module.py'}")
-    hits = {}
+    hits, equal = {}, 0
     for number in range(seed, seed + count):
+        before = sum(hits.values())
         one(number, work, hits)
+        equal += sum(hits.values()) == before
+    print(f"  {equal} scenes without any difference; in the others:")
     for name in DIFFERENCES:
         print(f"  {hits.get(name, 0):6} differences: {name}")
