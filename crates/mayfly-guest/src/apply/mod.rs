@@ -9,7 +9,7 @@
 //! ```
 //!
 //! Nothing here stops a boot: each trouble becomes a line of the report. The tree is its owner's and may be prepared to do
-//! harm, so everything goes through [`Tree`](crate::tree::Tree), in bounds that `mayfly_core::persist::limits` sets.
+//! harm, so everything goes through [`Tree`], in bounds that `mayfly_core::persist::limits` sets.
 
 mod accounts;
 mod copies;
