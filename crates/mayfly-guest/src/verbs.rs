@@ -78,10 +78,7 @@ pub(crate) fn run_apply(arguments: &[OsString]) -> ExitCode {
             Some(file) => {
                 write(file, &(text + "\n")).map_err(|e| format!("{}: {e}", file.display()))
             }
-            None => {
-                println!("{text}");
-                Ok(())
-            }
+            None => print(&text),
         }
     };
     exit(run())
@@ -121,10 +118,7 @@ pub(crate) fn run_harvest(arguments: &[OsString]) -> ExitCode {
             when,
         };
         let report = harvest(&plan);
-        println!(
-            "{}",
-            serde_json::to_string(&report).map_err(|e| e.to_string())?
-        );
+        print(&serde_json::to_string(&report).map_err(|e| e.to_string())?)?;
         if report.state == "incomplete" {
             Err("not all could be looked at or taken".to_owned())
         } else {
@@ -159,6 +153,11 @@ fn read(file: &Path) -> Result<Vec<u8>, String> {
         return Err(format!("{} is larger than 4 MiB", file.display()));
     }
     Ok(bytes)
+}
+
+/// Nobody has to read what is printed.
+fn print(text: &str) -> Result<(), String> {
+    writeln!(std::io::stdout(), "{text}").map_err(|e| format!("the report cannot be printed: {e}"))
 }
 
 fn write(file: &Path, text: &str) -> std::io::Result<()> {
