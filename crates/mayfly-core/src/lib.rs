@@ -20,6 +20,7 @@ pub mod ids;
 pub mod mirror;
 pub mod names;
 pub mod observed;
+pub mod persist;
 pub mod plan;
 pub mod ports;
 pub mod proof;

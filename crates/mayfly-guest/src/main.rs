@@ -5,23 +5,37 @@
 //! and the libraries of the VPS may not exist yet.
 //!
 //! Trouble with the boot report never stops a boot. No init does, and the host is told why.
+//!
+//! `mayfly-guest apply` puts what is declared to stay into a new root ([`apply`]), and `mayfly-guest harvest` takes back
+//! what was placed as a copy and has changed ([`harvest`]). Both work on any tree, and take its owner for hostile.
 
+mod apply;
+mod content;
 mod handover;
+mod harvest;
 mod init;
 mod sys;
+mod tree;
+mod verbs;
 
 use std::process::ExitCode;
 
 /// What is printed when the arguments make no sense.
 const USAGE: &str = "\
 usage: mayfly-guest init -- PROGRAM [ARG...]   become PROGRAM as the first process of a VPS
-(there is no verb `apply` yet: declared paths are not applied by this helper)";
+       mayfly-guest apply --spec FILE [--root DIR] [--report FILE]
+                                               put what is declared to stay into a root
+       mayfly-guest harvest --root DIR --storage PATH --run ID [--at PATH=DIR]...
+                            [--when running|ended|crashed:SECONDS]
+                                               take back copies that have changed";
 
 fn main() -> ExitCode {
     let arguments: Vec<_> = std::env::args_os().skip(1).collect();
     let verb = arguments.first().and_then(|verb| verb.to_str());
     match (verb, arguments.get(1).and_then(|dashes| dashes.to_str())) {
         (Some("init"), Some("--")) if arguments.len() > 2 => init::run(&arguments[2..]),
+        (Some("apply"), _) => verbs::run_apply(&arguments[1..]),
+        (Some("harvest"), _) => verbs::run_harvest(&arguments[1..]),
         (Some("help" | "--help" | "-h"), _) => {
             println!("{USAGE}");
             ExitCode::SUCCESS

@@ -87,7 +87,8 @@ fn build_helper() -> PathBuf {
         .args([
             "build",
             "--quiet",
-            "--release",
+            "--profile",
+            "guest",
             "-p",
             "mayfly-guest",
             "--target",
@@ -99,7 +100,7 @@ fn build_helper() -> PathBuf {
         .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
         .status();
     assert!(built.unwrap().success(), "the guest helper does not build");
-    at.join(triple).join("release/mayfly-guest")
+    at.join(triple).join("guest/mayfly-guest")
 }
 
 pub(crate) fn sh(script: &str) -> Output {

@@ -1,0 +1,24 @@
+//! How much of a guest's input is looked at.
+
+/// The declaration file, in bytes; a longer one is not read at all.
+pub const FILE_BYTES: usize = 256 << 10;
+/// Declarations of one VPS, presets among them; those beyond are refused.
+pub const DECLARATIONS: usize = 4_096;
+/// Directories that a plan makes or looks at, on both sides together.
+pub const DIRECTORIES: usize = 20_000;
+/// One path, in bytes.
+pub const PATH_BYTES: usize = 1_024;
+/// Names in one path.
+pub const PATH_DEPTH: usize = 64;
+/// A user or a group.
+pub const NAME_BYTES: usize = 256;
+/// How deep the tables and lists of a declaration file may be.
+pub const NESTING: usize = 16;
+/// Problems that are kept; of more only the number is told.
+pub const PROBLEMS: usize = 256;
+/// passwd, group and the like, in bytes each.
+pub const ACCOUNT_BYTES: usize = 1 << 20;
+/// A file that is copied, in bytes.
+pub const COPY_BYTES: u64 = 16 << 20;
+/// All files that are copied at one birth, in bytes.
+pub const COPY_TOTAL_BYTES: u64 = 256 << 20;

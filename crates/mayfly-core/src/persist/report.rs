@@ -1,0 +1,163 @@
+//! What became of each declaration at a boot, for `boot.json` and `mayfly show`.
+
+use serde::{Deserialize, Serialize};
+
+use super::declare::{Problem, Tier};
+
+/// The version of [`Report`] that is written.
+pub const VERSION: u32 = 1;
+
+/// How all of it went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// All that is declared stays.
+    Applied,
+    /// Something that is declared does not stay.
+    Degraded,
+    /// Nothing was to be done here.
+    Inactive,
+}
+
+/// How one declaration went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Fate {
+    /// It stays, since now.
+    Applied,
+    /// It stays already.
+    Already,
+    /// It stays, and its directory is root's alone until its owner is known.
+    Pending,
+    /// It does not stay.
+    Refused,
+    /// Its storage is not used in this run.
+    Inactive,
+}
+
+/// How a path stays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum How {
+    /// A bind mount.
+    Bind,
+    /// A symbolic link.
+    Symlink,
+    /// A copy, taken back at the end.
+    Copy,
+    /// It lies in a directory that stays.
+    Inside,
+}
+
+/// One declaration.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Line {
+    /// The path.
+    pub path: String,
+    /// The storage.
+    pub storage: String,
+    /// Whether it is a directory.
+    pub directory: bool,
+    /// What it is worth.
+    pub tier: Tier,
+    /// How it went.
+    pub fate: Fate,
+    /// How it stays.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub how: Option<How>,
+    /// Why it is not simply applied.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub why: Option<String>,
+}
+
+/// All of them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// Which version this is.
+    pub version: u32,
+    /// How all of it went.
+    pub state: State,
+    /// Why it is inactive as a whole.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub why: Option<String>,
+    /// The declarations, troubled ones first where not all find room.
+    pub declarations: Vec<Line>,
+    /// How many more there are.
+    #[serde(default)]
+    pub omitted: usize,
+    /// Paths that are declared and taken away again.
+    #[serde(default)]
+    pub disabled: Vec<String>,
+    /// What made no sense or should be looked at.
+    pub problems: Vec<Problem>,
+    /// How many more problems there are.
+    #[serde(default)]
+    pub problems_omitted: usize,
+    /// How long it took.
+    pub took_ms: u64,
+}
+
+/// What the texts of a report may have together, so that boot.json stays below its limit of 1 MiB.
+const ROOM_BYTES: usize = 512 << 10;
+
+impl Report {
+    /// A report of nothing, because of `why`.
+    pub fn inactive(why: impl Into<String>) -> Self {
+        Self {
+            version: VERSION,
+            state: State::Inactive,
+            why: Some(why.into()),
+            declarations: Vec::new(),
+            omitted: 0,
+            disabled: Vec::new(),
+            problems: Vec::new(),
+            problems_omitted: 0,
+            took_ms: 0,
+        }
+    }
+
+    /// Leaves out what does not find room: of a thousand declarations those that went well.
+    pub fn fit(&mut self) {
+        let size = |line: &Line| {
+            // Texts are escaped when they are written: six bytes for one at the worst.
+            let texts = [Some(&line.path), Some(&line.storage), line.why.as_ref()];
+            160 + texts
+                .into_iter()
+                .flatten()
+                .map(|t| escaped(t))
+                .sum::<usize>()
+        };
+        let total: usize = self.declarations.iter().map(size).sum();
+        if total > ROOM_BYTES {
+            let all = self.declarations.len();
+            self.declarations
+                .sort_by_key(|line| !matches!(line.fate, Fate::Refused | Fate::Pending));
+            let mut room = ROOM_BYTES;
+            let kept = self.declarations.iter().take_while(|line| {
+                let fits = size(line) <= room;
+                room = room.saturating_sub(size(line));
+                fits
+            });
+            let kept = kept.count();
+            self.declarations.truncate(kept);
+            self.omitted += all - kept;
+        }
+        let all = self.disabled.len();
+        self.disabled.truncate(64);
+        self.omitted += all - self.disabled.len();
+    }
+}
+
+fn escaped(text: &str) -> usize {
+    text.chars()
+        .map(|c| {
+            if c.is_control() {
+                6
+            } else if matches!(c, '"' | '\\') {
+                2
+            } else {
+                c.len_utf8()
+            }
+        })
+        .sum()
+}

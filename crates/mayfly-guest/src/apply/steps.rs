@@ -1,0 +1,346 @@
+//! The steps of a plan, taken one after the other. One that fails is told where it matters: at the declarations below it.
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd as _, OwnedFd};
+
+use mayfly_core::persist::declare::{Method, Problems};
+use mayfly_core::persist::path::TreePath;
+use mayfly_core::persist::plan::{Owner, Step};
+use mayfly_core::persist::report::{Fate, How};
+use mayfly_core::persist::unite::{Declaration, Kind, Wanted};
+use rustix::fs::{OFlags, Stat, XattrFlags, fstat, getxattr, removexattr, setxattr};
+use rustix::io::Errno;
+
+use super::Outcome;
+use super::copies::Copies;
+use super::files;
+use super::options::Options;
+use crate::tree::{
+    Tree, attribute_path, bind, make_directory, make_directory_exactly, mode_of, mount_of,
+    reopen_directory, same, set_mode, set_owner,
+};
+
+/// On a directory that is root's alone because nobody knows whose it is to be.
+const PENDING: &str = "user.mayfly.pending";
+
+/// One application of a plan.
+pub(crate) struct Run<'a> {
+    tree: &'a Tree,
+    wanted: &'a Wanted,
+    /// The mount that `/` is.
+    root_mount: u64,
+    /// Directories that could not be made, by where they would be, and why.
+    broken: BTreeMap<TreePath, String>,
+    /// Directories of a storage whose owner nobody knows.
+    pending: BTreeMap<TreePath, String>,
+    /// Trouble that nothing depends on.
+    trouble: Vec<(TreePath, String)>,
+    pub(crate) outcomes: BTreeMap<usize, Outcome>,
+    pub(crate) copies: Copies,
+    options: Options,
+}
+
+impl<'a> Run<'a> {
+    pub(crate) fn new(tree: &'a Tree, wanted: &'a Wanted) -> Self {
+        let top = tree
+            .directory(&TreePath::top())
+            .and_then(|fd| mount_of(fd.as_fd()));
+        Self {
+            tree,
+            wanted,
+            // Where it is not known no directory is taken for one of the root's.
+            root_mount: top.map_or(u64::MAX, |(mount, _)| mount),
+            broken: BTreeMap::new(),
+            pending: BTreeMap::new(),
+            trouble: Vec::new(),
+            outcomes: BTreeMap::new(),
+            copies: Copies::default(),
+            options: Options::default(),
+        }
+    }
+
+    /// Takes one step.
+    pub(crate) fn take(&mut self, step: &Step) {
+        match step {
+            Step::Base { storage } => {
+                if let Err(why) = self.tree.make_directories(storage, 0o755) {
+                    self.broken.insert(storage.clone(), why);
+                }
+            }
+            Step::Store {
+                storage,
+                path,
+                owner,
+            } => {
+                let at = path.below(storage);
+                if let Err(why) = self.unbroken(&at).and_then(|()| self.store(&at, owner)) {
+                    self.broken.insert(at, why);
+                }
+            }
+            Step::Mirror { storage, path } => self.ensure_twin(storage, path, true),
+            Step::Point { storage, path } => self.ensure_twin(storage, path, false),
+            Step::Bind { declaration } => self.settle(*declaration, Self::bind),
+            Step::Place { declaration } => self.settle(*declaration, Self::place),
+        }
+    }
+
+    fn settle(
+        &mut self,
+        number: usize,
+        act: fn(&mut Self, &Declaration) -> Result<Outcome, String>,
+    ) {
+        let declaration = &self.wanted.declarations[number];
+        let mut outcome = act(self, declaration).unwrap_or_else(Outcome::refused);
+        if matches!(outcome.fate, Fate::Applied | Fate::Already) {
+            let stored = declaration.path.below(&declaration.storage);
+            let unknown = stored
+                .parents()
+                .iter()
+                .chain([&stored])
+                .find_map(|at| self.pending.get(at).cloned());
+            if let Some(name) = unknown {
+                outcome.fate = Fate::Pending;
+                outcome.why = Some(format!(
+                    "nobody knows {name}: until then its directory is root's alone"
+                ));
+            }
+        }
+        self.outcomes.insert(number, outcome);
+    }
+
+    /// Refuses what lies below a directory that could not be made.
+    fn unbroken(&self, at: &TreePath) -> Result<(), String> {
+        if self.broken.is_empty() {
+            return Ok(());
+        }
+        match at
+            .parents()
+            .iter()
+            .chain([at])
+            .find_map(|at| self.broken.get(at))
+        {
+            Some(why) => Err(why.clone()),
+            None => Ok(()),
+        }
+    }
+
+    fn store(&mut self, at: &TreePath, owner: &Owner) -> Result<(), String> {
+        let fd = match self.tree.directory(at) {
+            Ok(fd) => fd,
+            Err(Errno::NOENT) => return self.make_stored(at, owner),
+            Err(e) => return Err(self.tree.explain(at, e)),
+        };
+        let stat = fstat(&fd).map_err(|e| format!("{at}: {e}"))?;
+        if (stat.st_uid, stat.st_gid, mode_of(&stat)) == (0, 0, 0o700)
+            && (owner.uid, owner.gid, owner.mode) != (0, 0, 0o700)
+            || owner.unknown.is_some()
+        {
+            self.settle_pending(at, &fd, owner);
+        }
+        Ok(())
+    }
+
+    fn make_stored(&mut self, at: &TreePath, owner: &Owner) -> Result<(), String> {
+        let parent = at.parent().unwrap_or_else(TreePath::top);
+        let fd = self
+            .tree
+            .directory(&parent)
+            .map_err(|e| self.tree.explain(&parent, e))?;
+        make_directory(&fd, at.name(), owner.uid, owner.gid, owner.mode)
+            .map_err(|e| format!("{at}: {e}"))?;
+        if let Some(name) = &owner.unknown {
+            self.pending.insert(at.clone(), name.clone());
+            if let Ok(fd) = self.tree.directory(at) {
+                // Without it the directory stays root's, which is told at each boot.
+                let _ = setxattr(
+                    attribute_path(&fd),
+                    PENDING,
+                    name.as_bytes(),
+                    XattrFlags::empty(),
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// A directory that an earlier boot made for an owner whom nobody knew: is the owner known now?
+    fn settle_pending(&mut self, at: &TreePath, fd: &OwnedFd, owner: &Owner) {
+        let path = attribute_path(fd);
+        let mut name = [0u8; 256];
+        if getxattr(&path, PENDING, &mut name).is_err() {
+            return;
+        }
+        if let Some(name) = &owner.unknown {
+            self.pending.insert(at.clone(), name.clone());
+            return;
+        }
+        let give = || -> rustix::io::Result<()> {
+            let fd = reopen_directory(fd)?;
+            set_owner(&fd, owner.uid, owner.gid)?;
+            set_mode(&fd, owner.mode)?;
+            removexattr(&path, PENDING)
+        };
+        if let Err(e) = give() {
+            self.trouble
+                .push((at.clone(), format!("cannot give it to its owner: {e}")));
+        }
+    }
+
+    /// Makes a directory of the root like its twin in the storage.
+    fn ensure_twin(&mut self, storage: &TreePath, path: &TreePath, like_twin: bool) {
+        let twin = path.below(storage);
+        let made = self
+            .unbroken(&twin)
+            .and_then(|()| self.unbroken(path))
+            .and_then(|()| {
+                let fd = self
+                    .tree
+                    .directory(&twin)
+                    .map_err(|e| self.tree.explain(&twin, e))?;
+                let stat = fstat(&fd).map_err(|e| format!("{twin}: {e}"))?;
+                self.make_like(path, &stat, like_twin)
+            });
+        if let Err(why) = made {
+            self.broken.insert(path.clone(), why);
+        }
+    }
+
+    fn make_like(&mut self, path: &TreePath, twin: &Stat, like_twin: bool) -> Result<(), String> {
+        let fd = match self.tree.directory(path) {
+            Ok(fd) => fd,
+            Err(Errno::NOENT) => {
+                let parent = path.parent().unwrap_or_else(TreePath::top);
+                let parent_fd = self
+                    .tree
+                    .directory(&parent)
+                    .map_err(|e| self.tree.explain(&parent, e))?;
+                return make_directory_exactly(
+                    &parent_fd,
+                    path.name(),
+                    twin.st_uid,
+                    twin.st_gid,
+                    mode_of(twin),
+                )
+                .map_err(|e| format!("{path}: {e}"));
+            }
+            Err(e) => return Err(self.tree.explain(path, e)),
+        };
+        if !like_twin {
+            return Ok(());
+        }
+        let stat = fstat(&fd).map_err(|e| format!("{path}: {e}"))?;
+        let owned = (stat.st_uid, stat.st_gid) == (twin.st_uid, twin.st_gid);
+        if owned && mode_of(&stat) == mode_of(twin) {
+            return Ok(());
+        }
+        // What is mounted there is another dataset's, stays by itself, and is nobody's to change.
+        if mount_of(fd.as_fd()).map_err(|e| format!("{path}: {e}"))?.0 != self.root_mount {
+            return Ok(());
+        }
+        let give = || -> rustix::io::Result<()> {
+            let fd = reopen_directory(&fd)?;
+            if !owned {
+                set_owner(&fd, twin.st_uid, twin.st_gid)?;
+            }
+            set_mode(&fd, mode_of(twin))
+        };
+        if let Err(e) = give() {
+            self.trouble.push((
+                path.clone(),
+                format!("it cannot be made like its twin in the storage: {e}"),
+            ));
+        }
+        Ok(())
+    }
+
+    fn bind(&mut self, declaration: &Declaration) -> Result<Outcome, String> {
+        let (path, stored) = (
+            &declaration.path,
+            declaration.path.below(&declaration.storage),
+        );
+        self.unbroken(&stored)?;
+        self.unbroken(path)?;
+        let from = self
+            .tree
+            .directory(&stored)
+            .map_err(|e| self.tree.explain(&stored, e))?;
+        let to = self
+            .tree
+            .directory(path)
+            .map_err(|e| self.tree.explain(path, e))?;
+        let outcome = bind_over(self.tree, &from, path, &to)?;
+        if let Kind::Directory { hide, trash } = declaration.kind {
+            self.options.add(path, &stored, hide, trash);
+        }
+        Ok(outcome)
+    }
+
+    fn place(&mut self, declaration: &Declaration) -> Result<Outcome, String> {
+        let (path, stored) = (
+            &declaration.path,
+            declaration.path.below(&declaration.storage),
+        );
+        self.unbroken(&stored)?;
+        self.unbroken(path)?;
+        match declaration.kind {
+            Kind::File {
+                method: Method::Copy,
+            } => self.copies.place(self.tree, path, &stored),
+            Kind::File { method } => files::place(self.tree, path, &stored, method),
+            Kind::Directory { .. } => Err("it is a directory".to_owned()),
+        }
+    }
+
+    /// Writes what the harvest and `mount` need to know, and tells the rest.
+    pub(crate) fn finish(&mut self, problems: &mut Problems) {
+        if let Err(why) = self.copies.write_record(self.tree) {
+            problems.error("copies", &why);
+            for (number, declaration) in self.wanted.declarations.iter().enumerate() {
+                if declaration.kind
+                    == (Kind::File {
+                        method: Method::Copy,
+                    })
+                    && self
+                        .outcomes
+                        .get(&number)
+                        .is_some_and(|o| o.fate == Fate::Applied)
+                {
+                    let why = format!("it is there, and will not be taken back: {why}");
+                    self.outcomes.insert(number, Outcome::refused(why));
+                }
+            }
+        }
+        if let Err(why) = self.options.write(self.tree) {
+            problems.warn("/run/mount/utab", why);
+        }
+        for (path, why) in self.trouble.drain(..) {
+            problems.error(path.as_str(), why);
+        }
+    }
+}
+
+/// Binds `from` over `to`, which is at `path`, unless it is there already.
+pub(super) fn bind_over(
+    tree: &Tree,
+    from: &OwnedFd,
+    path: &TreePath,
+    to: &OwnedFd,
+) -> Result<Outcome, String> {
+    let failed = |e: Errno| format!("{path}: {e}");
+    let (source, target) = (fstat(from).map_err(failed)?, fstat(to).map_err(failed)?);
+    if same(&source, &target) {
+        return Ok(Outcome::done(Fate::Already, How::Bind));
+    }
+    if mount_of(to.as_fd()).map_err(failed)?.1 {
+        return Err("something else is mounted there".to_owned());
+    }
+    bind(from, to).map_err(|e| format!("it cannot be mounted: {e}"))?;
+    let seen = tree
+        .open(path, OFlags::PATH)
+        .and_then(fstat)
+        .map_err(failed)?;
+    if !same(&source, &seen) {
+        return Err("it was mounted, and something else is there".to_owned());
+    }
+    Ok(Outcome::done(Fate::Applied, How::Bind))
+}

@@ -1,0 +1,61 @@
+"""One root with one storage, and the verbs on it."""
+import contextlib
+import json
+import os
+import time
+
+import trees
+
+
+class Root:
+    def __init__(self, work):
+        self.tree = trees.Tree(work + "/root", ["/persistent"])
+        self.at, self.kept = self.tree.at, self.tree.at + "/persistent"
+        self.spec = work + "/spec.json"
+        os.mkdir(self.at + "/etc")
+
+    def declare(self, text):
+        self.write("/persistent/etc/mayfly/persistence.toml", text)
+
+    def write(self, path, text, mode=0o644, owner=(0, 0)):
+        at = self.at + path
+        os.makedirs(os.path.dirname(at), exist_ok=True)
+        with open(at, "w") as file:
+            file.write(text)
+        os.chmod(at, mode)
+        os.chown(at, *owner)
+
+    def read(self, path):
+        with open(self.at + path) as file:
+            return file.read()
+
+    def apply(self, run="r1", seconds=30, **more):
+        spec = {"version": 1, "run": run, "temporary_root": True, "storage": "/persistent", **more}
+        with open(self.spec, "w") as file:
+            json.dump(spec, file)
+        begun = time.monotonic()
+        done = trees.guest("apply", "--spec", self.spec, "--root", self.at, timeout=seconds)
+        self.took = time.monotonic() - begun
+        assert done.returncode == 0, done.stderr
+        assert len(done.stdout) < 1 << 20, "the report does not fit into boot.json"
+        report = json.loads(done.stdout)
+        return report, {line["path"]: line for line in report["declarations"]}
+
+    def harvest(self, *arguments, run="r1", code=0):
+        done = trees.guest("harvest", "--root", self.at, "--storage", "/persistent", "--run", run, *arguments)
+        assert done.returncode == code, (done.returncode, done.stderr, done.stdout)
+        report = json.loads(done.stdout)
+        return report, {line["path"]: line for line in report["files"]}
+
+    def is_kept(self, path):
+        one, other = os.stat(self.at + path), os.stat(self.kept + path)
+        return (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino)
+
+
+@contextlib.contextmanager
+def root(work):
+    made = Root(work)
+    try:
+        yield made
+    finally:
+        made.tree.close()

@@ -1,0 +1,243 @@
+"""Copies, accounts, presets, owners that come later, and runs in which nothing is to be done (SPEC P4, P7, P9)."""
+import json
+import os
+import stat
+import time
+
+import trees
+from scenario import root
+
+COPY = '["/persistent"]\nfiles = [{ file = "/etc/conf", method = "copy" }]\n'
+
+
+def test_a_copy_is_placed_once_and_taken_back_when_it_changed(work):
+    with root(work) as vps:
+        vps.declare(COPY)
+        vps.write("/persistent/etc/conf", "one", 0o640, (5, 6))
+        vps.write("/etc/conf", "of the base")
+        _, lines = vps.apply()
+        assert lines["/etc/conf"]["fate"] == "applied" and lines["/etc/conf"]["how"] == "copy"
+        info = os.stat(vps.at + "/etc/conf")
+        assert (vps.read("/etc/conf"), info.st_uid, info.st_gid, stat.S_IMODE(info.st_mode)) == ("one", 5, 6, 0o640)
+        assert vps.harvest("--when", "ended")[1]["/etc/conf"]["what"] == "unchanged"
+        # Replaced by rename, as editors do.
+        vps.write("/etc/conf.new", "two", 0o600, (7, 8))
+        os.rename(vps.at + "/etc/conf.new", vps.at + "/etc/conf")
+        # Applied once more in the same root it stays what it has become.
+        assert vps.apply()[1]["/etc/conf"]["fate"] == "already"
+        assert vps.read("/etc/conf") == "two"
+        assert vps.harvest("--when", "ended")[1]["/etc/conf"]["what"] == "taken"
+        info = os.stat(vps.kept + "/etc/conf")
+        assert (vps.read("/persistent/etc/conf"), info.st_uid, stat.S_IMODE(info.st_mode)) == ("two", 7, 0o600)
+        assert vps.read("/persistent/etc/conf.prev") == "one"
+        assert vps.harvest("--when", "ended")[1]["/etc/conf"]["what"] == "unchanged"
+        left = [p for p, _ in trees.walk(vps.kept) if ".mayfly-" in p]
+        assert left == [], left
+
+
+def test_what_is_gone_or_empty_deletes_nothing(work):
+    with root(work) as vps:
+        vps.declare(COPY)
+        vps.write("/persistent/etc/conf", "one")
+        vps.apply()
+        for change, what in [(lambda: vps.write("/etc/conf", ""), "empty"),
+                             (lambda: os.unlink(vps.at + "/etc/conf"), "absent")]:
+            change()
+            assert vps.harvest("--when", "ended")[1]["/etc/conf"]["what"] == what
+            assert vps.read("/persistent/etc/conf") == "one"
+        os.mkdir(vps.at + "/etc/conf")
+        assert vps.harvest("--when", "ended", code=1)[1]["/etc/conf"]["what"] == "failed"
+        os.rmdir(vps.at + "/etc/conf")
+        os.mkfifo(vps.at + "/etc/conf")
+        assert vps.harvest("--when", "ended", code=1)[1]["/etc/conf"]["what"] == "failed"
+        os.unlink(vps.at + "/etc/conf")
+        with open(vps.at + "/etc/conf", "w") as file:
+            file.truncate(17 << 20)
+        report, lines = vps.harvest("--when", "ended", code=1)
+        assert lines["/etc/conf"]["what"] == "failed" and "16 MiB" in lines["/etc/conf"]["why"], lines
+        assert report["state"] == "incomplete" and vps.read("/persistent/etc/conf") == "one"
+
+
+def test_only_this_roots_record_counts(work):
+    with root(work) as vps:
+        vps.declare(COPY)
+        vps.write("/persistent/etc/conf", "one")
+        vps.write("/etc/conf", "never placed here")
+        assert vps.harvest("--when", "ended")[0]["state"] == "none"
+        assert vps.read("/persistent/etc/conf") == "one"
+        # A record that cannot be read bars placing as well as taking.
+        vps.write("/persistent/var/lib/mayfly/placed/r1.json", "{")
+        assert vps.apply()[1]["/etc/conf"]["fate"] == "refused"
+        assert vps.harvest("--when", "ended", code=1)[0]["state"] == "incomplete"
+        assert (vps.read("/etc/conf"), vps.read("/persistent/etc/conf")) == ("never placed here", "one")
+        vps.write("/persistent/var/lib/mayfly/placed/r2.json", json.dumps({"version": 1, "run": "other", "files": []}))
+        assert vps.apply(run="r2")[1]["/etc/conf"]["fate"] == "refused"
+
+
+def test_a_file_that_is_being_written_waits(work):
+    with root(work) as vps:
+        vps.declare(COPY)
+        vps.write("/persistent/etc/conf", "one")
+        vps.apply()
+        with open(vps.at + "/etc/conf", "w") as file:
+            file.write("half of")
+            file.flush()
+            os.utime(vps.at + "/etc/conf", (1, 1))
+            time.sleep(1.2)
+            report, lines = vps.harvest(code=1)
+            assert lines["/etc/conf"]["what"] == "unsettled" and report["state"] == "incomplete"
+        assert vps.harvest(code=0)[1]["/etc/conf"]["what"] == "taken", "closed, and left alone for a second"
+        vps.write("/etc/conf", "just now")
+        assert vps.harvest(code=1)[1]["/etc/conf"]["what"] == "unsettled"
+        assert vps.harvest("--when", f"crashed:{time.time()}")[1]["/etc/conf"]["what"] == "unsettled"
+        assert vps.read("/persistent/etc/conf") == "half of"
+        assert vps.harvest("--when", f"crashed:{time.time() + 5}")[1]["/etc/conf"]["what"] == "taken"
+
+
+def test_a_new_file_and_a_link_are_taken(work):
+    with root(work) as vps:
+        vps.declare('["/persistent"]\nfiles = [{ file = "/etc/new", method = "copy" }, { file = "/etc/localtime", method = "copy" }]')
+        os.makedirs(vps.kept + "/etc", exist_ok=True)
+        os.symlink("/usr/share/zoneinfo/UTC", vps.kept + "/etc/localtime")
+        vps.apply()
+        assert os.readlink(vps.at + "/etc/localtime") == "/usr/share/zoneinfo/UTC"
+        vps.write("/etc/new", "made here")
+        os.unlink(vps.at + "/etc/localtime")
+        os.symlink("/usr/share/zoneinfo/Europe/Prague", vps.at + "/etc/localtime")
+        _, lines = vps.harvest("--when", "ended")
+        assert {line["what"] for line in lines.values()} == {"taken"}
+        assert vps.read("/persistent/etc/new") == "made here"
+        assert os.readlink(vps.kept + "/etc/localtime").endswith("Prague")
+        assert os.readlink(vps.kept + "/etc/localtime.prev").endswith("UTC")
+
+
+def test_a_dead_root_and_its_storage_may_lie_apart(work):
+    with root(work) as vps:
+        vps.declare(COPY)
+        vps.write("/persistent/etc/conf", "one")
+        vps.apply()
+        vps.write("/etc/conf", "two")
+        os.mkdir(work + "/elsewhere")
+        trees.mount(vps.kept, work + "/elsewhere", None, 4096)
+        trees.umount(vps.kept)
+        report, _ = vps.harvest("--when", "ended", "--at", f"/persistent={work}/elsewhere")
+        assert report["state"] == "done", report
+        with open(work + "/elsewhere/etc/conf") as file:
+            assert file.read() == "two"
+        trees.umount(work + "/elsewhere")
+
+
+def test_accounts_keep_their_numbers(work):
+    """Install, harvest, a new root from the base, and everybody is who they were."""
+    base = "root:x:0:0::/root:/bin/sh\nmessagebus:x:100:101::/:/bin/false\n"
+    groups, shadow = "root:x:0:\nmessagebus:x:101:\nsudo:x:27:\n", "root:*:1::::::\nmessagebus:!:1::::::\n"
+
+    def fresh(at):
+        os.makedirs(at)
+        return root(at)
+
+    def write_base(vps):
+        vps.write("/etc/passwd", base)
+        vps.write("/etc/group", groups)
+        vps.write("/etc/shadow", shadow, 0o640, (0, 42))
+        vps.declare('["/persistent"]\npresets = ["accounts"]\nusers.me.directories = ["Documents"]\n'
+                    'directories = [{ directory = "/var/lib/db", user = "db", group = "db", mode = "0700" }]')
+
+    with fresh(work + "/one") as vps:
+        write_base(vps)
+        _, lines = vps.apply()
+        assert vps.read("/etc/passwd") == base, "without anything kept the base's is left alone"
+        assert lines["/var/lib/db"]["fate"] == "pending" and lines["/home/me/Documents"]["fate"] == "pending"
+        info = os.stat(vps.kept + "/var/lib/db")
+        assert (info.st_uid, stat.S_IMODE(info.st_mode)) == (0, 0o700)
+        vps.write("/etc/passwd", base + "db:x:105:107::/var/lib/db:/bin/false\nme:x:1000:1000::/home/me:/bin/sh\n")
+        vps.write("/etc/group", groups.replace("sudo:x:27:", "sudo:x:27:me") + "db:x:107:\nme:x:1000:\n")
+        vps.write("/etc/shadow", shadow + "me:$y$secret:1::::::\n", 0o640, (0, 42))
+        assert vps.harvest("--when", "ended")[0]["state"] == "done"
+        kept = vps.kept + "/var/lib/mayfly/accounts"
+        assert stat.S_IMODE(os.stat(kept).st_mode) == 0o700
+        saved = work + "/saved"
+        os.system(f"cp -a {vps.kept} {saved}")
+
+    with fresh(work + "/two") as vps:
+        os.system(f"cp -a {saved}/. {vps.kept}/")
+        write_base(vps)
+        _, lines = vps.apply(run="r2")
+        assert "db:x:105:107:" in vps.read("/etc/passwd") and "me:x:1000:1000:" in vps.read("/etc/passwd")
+        assert "sudo:x:27:me\n" in vps.read("/etc/group") and "me:$y$secret:" in vps.read("/etc/shadow")
+        info = os.stat(vps.at + "/etc/shadow")
+        assert (info.st_uid, info.st_gid, stat.S_IMODE(info.st_mode)) == (0, 42, 0o640)
+        # Who owns what waited for its owner is known now.
+        assert lines["/var/lib/db"]["fate"] == "applied", lines
+        info = os.stat(vps.kept + "/var/lib/db")
+        assert (info.st_uid, info.st_gid, stat.S_IMODE(info.st_mode)) == (105, 107, 0o700)
+        assert os.stat(vps.kept + "/home/me").st_uid == 1000
+        before = vps.read("/etc/passwd")
+        vps.write("/etc/passwd", before + "late:x:106:100::/:/bin/false\n")
+        vps.apply(run="r2")
+        assert "late" in vps.read("/etc/passwd"), "a repeated run merges nothing over what has become of it"
+
+
+def test_names_come_from_nixos_maps_too(work):
+    with root(work) as vps:
+        vps.write("/persistent/var/lib/nixos/uid-map", '{"svc": 990}')
+        vps.write("/persistent/var/lib/nixos/gid-map", '{"svc": 989}')
+        vps.declare('["/persistent"]\ndirectories = [{ directory = "/var/lib/svc", user = "svc", group = "svc" }, { directory = "/n", user = "12", group = 13 }]')
+        vps.apply()
+        info = os.stat(vps.at + "/var/lib/svc")
+        assert (info.st_uid, info.st_gid) == (990, 989)
+        assert (os.stat(vps.at + "/n").st_uid, os.stat(vps.at + "/n").st_gid) == (12, 13)
+
+
+def test_nothing_is_done_where_nothing_is_temporary(work):
+    for name, prepare, more in [
+        ("persistent", lambda vps: None, {"temporary_root": False}),
+        ("unmounted", lambda vps: trees.umount(vps.kept), {}),
+        ("top", lambda vps: None, {"storage": "/"}),
+        ("same", lambda vps: (trees.umount(vps.kept), trees.mount(vps.at + "/sub", vps.kept, None, 4096)), {}),
+        ("whole", lambda vps: (trees.umount(vps.kept), trees.mount(vps.at, vps.kept, None, 4096)), {}),
+    ]:
+        os.mkdir(f"{work}/{name}")
+        with root(f"{work}/{name}") as vps:
+            os.mkdir(vps.at + "/sub")
+            prepare(vps)
+            storage = more.get("storage", "/persistent")
+            before = sorted(p for p, _ in trees.walk(vps.at))
+            report, _ = vps.apply(**{"manifest": {storage: {"directories": ["/var/log"], "files": ["/etc/x"]}}, **more})
+            assert report["state"] == "inactive" and report["why"], (name, report)
+            assert sorted(p for p, _ in trees.walk(vps.at)) == before, name
+
+
+def test_the_base_preset_on_a_template(work):
+    with root(work) as vps:
+        vps.write("/etc/ssh/sshd_config", "x")
+        report, lines = vps.apply(manifest={"/persistent": {"presets": ["base"]}})
+        assert report["state"] == "applied", report
+        assert vps.read("/persistent/etc/machine-id") == "uninitialized\n" and vps.is_kept("/etc/machine-id")
+        vps.write("/etc/ssh/ssh_host_ed25519_key.x", "secret", 0o600)
+        os.rename(vps.at + "/etc/ssh/ssh_host_ed25519_key.x", vps.at + "/etc/ssh/ssh_host_ed25519_key")
+        vps.harvest("--when", "ended")
+        assert stat.S_IMODE(os.stat(vps.kept + "/etc/ssh/ssh_host_ed25519_key").st_mode) == 0o600
+        assert stat.S_IMODE(os.stat(vps.kept + "/root").st_mode) == 0o755
+        assert stat.S_IMODE(os.stat(vps.kept + "/root/.ssh").st_mode) == 0o700
+
+
+def test_mount_options_are_where_libmount_looks(work):
+    """In a root of its own, since paths are seen from there."""
+    with root(work) as vps:
+        vps.declare('["/persistent"]\nhideMounts = true\ndirectories = ["/var/log", { directory = "/with space", allowTrash = true }]')
+        os.mkdir(vps.at + "/proc")
+        trees.mount("proc", vps.at + "/proc", "proc")
+        with open(vps.at + "/spec.json", "w") as file:
+            json.dump({"version": 1, "run": "r", "temporary_root": True, "storage": "/persistent"}, file)
+        import shutil
+        import subprocess
+        shutil.copy(trees.program(), vps.at + "/guest")
+        needs = subprocess.run(["ldd", vps.at + "/guest"], capture_output=True, text=True).stdout
+        if "=>" in needs:
+            raise AssertionError("this test needs the static helper: ./run build")
+        done = subprocess.run(["chroot", vps.at, "/guest", "apply", "--spec", "/spec.json"], capture_output=True, text=True)
+        assert json.loads(done.stdout)["state"] == "applied", done
+        table = vps.read("/run/mount/utab")
+        assert " TARGET=/var/log ROOT=/var/log BINDSRC=/persistent/var/log OPTS=x-gvfs-hide\n" in table, table
+        assert "TARGET=/with\\040space ROOT=/with\\040space" in table and "OPTS=x-gvfs-hide,x-gvfs-trash" in table
