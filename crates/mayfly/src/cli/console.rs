@@ -3,9 +3,11 @@
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 
+use futures_util::stream::SplitSink;
 use futures_util::{SinkExt as _, StreamExt as _};
-use mayfly_api::{ConsoleRequest, ConsoleSays, paths};
-use tokio::signal::unix::{SignalKind, signal};
+use mayfly_api::{ConsoleRequest, ConsoleSays, Socket, paths};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
 use tokio_tungstenite::tungstenite::Message;
 
 use super::exec::{is_closed, lost, text};
@@ -27,30 +29,20 @@ pub(super) async fn console(context: &Context, vps: &str) -> Result<ExitCode, Fa
         say(&format!("console of VPS {vps}: {HOW_TO_LEAVE}"));
         sink.send(window()).await.map_err(lost)?;
     }
-    let mut resized = signal(SignalKind::window_change())?;
-    let mut typed = terminal::typed();
+    let resized = signal(SignalKind::window_change())?;
+    let (leave, mut left) = oneshot::channel();
+    // What the guest prints is read whatever becomes of what is typed, or each side could wait for the other.
+    tokio::spawn(pass_on(sink, resized, raw.is_some(), leave));
     let mut more = true;
-    let mut keys = Keys::default();
     let done = loop {
         let frame = tokio::select! {
             frame = frames.next() => frame,
-            piece = typed.recv(), if more => {
-                let Some(bytes) = piece else {
-                    // Without anything to type it is still worth watching.
-                    more = false;
-                    continue;
-                };
-                let (pass, leave) = if raw.is_some() { keys.press(&bytes) } else { (bytes, false) };
-                if leave {
+            wish = &mut left, if more => {
+                if wish.is_ok() {
                     break Ok(());
                 }
-                if !pass.is_empty() {
-                    sink.send(Message::Binary(pass.into())).await.map_err(lost)?;
-                }
-                continue;
-            }
-            _ = resized.recv(), if raw.is_some() => {
-                sink.send(window()).await.map_err(lost)?;
+                // Without anything to type it is still worth watching.
+                more = false;
                 continue;
             }
         };
@@ -74,6 +66,40 @@ pub(super) async fn console(context: &Context, vps: &str) -> Result<ExitCode, Fa
     }
     drop(raw);
     done.map(|()| ExitCode::SUCCESS)
+}
+
+/// Passes on what is typed, and the size of the terminal; says when somebody wants to leave.
+async fn pass_on(
+    mut sink: SplitSink<Socket, Message>,
+    mut resized: Signal,
+    raw: bool,
+    leave: oneshot::Sender<()>,
+) {
+    let mut typed = terminal::typed();
+    let mut more = true;
+    let mut keys = Keys::default();
+    while more || raw {
+        let frame = tokio::select! {
+            piece = typed.recv(), if more => {
+                let Some(bytes) = piece else {
+                    more = false;
+                    continue;
+                };
+                let (pass, leaves) = if raw { keys.press(&bytes) } else { (bytes, false) };
+                if leaves {
+                    let _ = leave.send(());
+                    return;
+                }
+                if pass.is_empty() {
+                    continue;
+                }
+                Message::Binary(pass.into())
+            }
+            _ = resized.recv(), if raw => window(),
+        };
+        // A connection that is lost is noticed by whoever reads.
+        let _ = sink.send(frame).await;
+    }
 }
 
 fn window() -> Message {

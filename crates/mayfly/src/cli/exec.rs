@@ -4,10 +4,11 @@ use std::io::{self, IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
 use clap::Args;
+use futures_util::stream::SplitSink;
 use futures_util::{SinkExt as _, StreamExt as _};
-use mayfly_api::{ExecRequest, ExecSays, ExecStart, STDERR, STDOUT, paths};
+use mayfly_api::{ExecRequest, ExecSays, ExecStart, STDERR, STDOUT, Socket, paths};
 use mayfly_core::error::Code;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_tungstenite::tungstenite::{Bytes, Error, Message};
 
 use super::terminal::{self, Raw};
@@ -69,30 +70,12 @@ pub(super) async fn run(context: &Context, args: ExecArgs) -> Result<ExitCode, F
     // A node that refuses has closed its end already, and says why in its only frame.
     let _ = sink.send(text(&start)).await;
     let _raw = if tty { Raw::enter()? } else { None };
-    let mut resized = signal(SignalKind::window_change())?;
-    let mut typed = terminal::typed();
-    let mut more = true;
+    let resized = signal(SignalKind::window_change())?;
+    // What comes is read whatever becomes of what goes: a program that waits until its output is taken reads no input, and
+    // each side would wait for the other.
+    tokio::spawn(pass_on(sink, resized, tty));
     loop {
-        let frame = tokio::select! {
-            frame = frames.next() => frame,
-            piece = typed.recv(), if more => {
-                let frame = match piece {
-                    Some(bytes) => Message::Binary(bytes.into()),
-                    None => {
-                        more = false;
-                        text(&ExecRequest::Eof(true))
-                    }
-                };
-                // A node that has ended says why in its last frame, which may be here already.
-                let _ = sink.send(frame).await;
-                continue;
-            }
-            _ = resized.recv(), if tty => {
-                let (rows, cols) = terminal::size();
-                let _ = sink.send(text(&ExecRequest::Resize { rows, cols })).await;
-                continue;
-            }
-        };
+        let frame = frames.next().await;
         match frame.ok_or_else(|| lost("it was closed"))?.map_err(lost)? {
             Message::Binary(bytes) => print(&bytes)?,
             Message::Text(says) => match serde_json::from_str(&says).map_err(lost)? {
@@ -104,6 +87,29 @@ pub(super) async fn run(context: &Context, args: ExecArgs) -> Result<ExitCode, F
             Message::Close(_) => return Err(lost("it was closed")),
             Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => {}
         }
+    }
+}
+
+/// Passes on what is typed, and the size of the terminal, until there is no more of it.
+async fn pass_on(mut sink: SplitSink<Socket, Message>, mut resized: Signal, tty: bool) {
+    let mut typed = terminal::typed();
+    let mut more = true;
+    while more || tty {
+        let frame = tokio::select! {
+            piece = typed.recv(), if more => match piece {
+                Some(bytes) => Message::Binary(bytes.into()),
+                None => {
+                    more = false;
+                    text(&ExecRequest::Eof(true))
+                }
+            },
+            _ = resized.recv(), if tty => {
+                let (rows, cols) = terminal::size();
+                text(&ExecRequest::Resize { rows, cols })
+            }
+        };
+        // A node that has ended says why in its last frame, which may be here already.
+        let _ = sink.send(frame).await;
     }
 }
 
