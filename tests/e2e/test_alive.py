@@ -74,7 +74,9 @@ def stray_init(node, vps, cgroup):
 
     def second():
         assert starter.poll() is None, (node.dir / "stray.log").read_text()[-3000:]
-        return [pid for pid, _ in inits(node, vps) if pid != own]
+        # Until its program was executed it is lxc-start's own child, and dies with that.
+        return [pid for pid, _ in inits(node, vps)
+                if pid != own and pathlib.Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"/bin/sleep\0")]
     orphan = wait_for("the stray guest is up", second, 10)[0]
     starter.kill()
     starter.wait()
