@@ -7,7 +7,7 @@ import subprocess
 import threading
 import time
 
-from harness import MAYFLY, wait_for
+from harness import MAYFLY, find_processes, wait_for
 
 
 def test_exec_passes_status_and_streams_through(node):
@@ -33,7 +33,7 @@ def test_exec_passes_status_and_streams_through(node):
 
         # It is in the VPS's cgroups, under its limits, and ends with the client.
         client = subprocess.Popen([*argv, "sleep", "987"], stdin=subprocess.DEVNULL)
-        inside = lambda: [p for p in node.processes(vps) if open(f"/proc/{p}/cmdline").read().startswith("sleep\x00987")]
+        inside = lambda: set(node.processes(vps)) & set(find_processes(lambda words: words[:2] == ["sleep", "987"]))
         wait_for("it runs inside", inside)
         client.send_signal(signal.SIGKILL)
         client.wait()
