@@ -19,6 +19,9 @@ use crate::keys;
 use crate::lanes::Lane;
 use crate::store::Write;
 
+/// How far an operation is that was given up.
+pub(crate) const PUT_BACK: &str = "cancelled; what was done was put back";
+
 /// The operations that lanes have in their hands.
 #[derive(Default)]
 pub(crate) struct AllDoing(Mutex<BTreeMap<OperationId, Arc<Doing>>>);
@@ -257,7 +260,7 @@ impl Engine {
         let by = op.cancelled_by.clone().unwrap_or_default();
         op.error = Some(cancelled(op, &by));
         op.state = OperationState::Cancelled;
-        "cancelled; what was done was put back".clone_into(&mut op.progress);
+        PUT_BACK.clone_into(&mut op.progress);
         op.ended_unix_ms = Some(self.deps().clock.unix_ms());
     }
 

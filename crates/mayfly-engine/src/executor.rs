@@ -23,7 +23,7 @@ use mayfly_core::observed::Evidence;
 use mayfly_core::plan::{Plan, Step, Undo, should_start};
 use mayfly_core::run::RunEnd;
 
-use crate::doing::{Doing, Next, cancelled};
+use crate::doing::{Doing, Next, PUT_BACK, cancelled};
 use crate::engine::Engine;
 use crate::intent::Intent;
 use crate::keys;
@@ -302,8 +302,7 @@ impl Engine {
         let is_cancelled = |error: &Refusal| error.code == Code::OperationCancelled;
         if op.error.as_ref().is_some_and(is_cancelled) {
             self.settle_goal(op)?;
-            let told = "cancelled; what was done was put back";
-            return self.end(op, OperationState::Cancelled, told);
+            return self.end(op, OperationState::Cancelled, PUT_BACK);
         }
         self.end(
             op,

@@ -4,7 +4,7 @@
 //! written, and only after a look at everybody who may need it: documents, plans that are under way, and clones in the
 //! pool. So a template is either still there when a plan counts on it, or the burial sees that plan and is refused.
 
-use std::sync::{PoisonError, RwLockReadGuard};
+use std::sync::{PoisonError, RwLockReadGuard, RwLockWriteGuard};
 
 use mayfly_core::documents::{OperationDoc, SCHEMA, TemplateDoc, Track, VpsDoc};
 use mayfly_core::error::{Code, Refusal};
@@ -24,6 +24,12 @@ impl Engine {
         // The lock guards nothing that a panic could have spoiled.
         let bases = &self.inner.bases;
         bases.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// As long as this is held, no plan that counts on a template is made.
+    fn bases_may_go(&self) -> RwLockWriteGuard<'_, ()> {
+        let bases = &self.inner.bases;
+        bases.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The template that a new VPS is made from, as the condition that it is still what it was.
@@ -49,8 +55,7 @@ impl Engine {
         grave: &PoolPath,
         op: &OperationId,
     ) -> Result<Outcome, Refusal> {
-        let bases = &self.inner.bases;
-        let _alone = bases.write().unwrap_or_else(PoisonError::into_inner);
+        let _alone = self.bases_may_go();
         self.bury_needless(dataset, grave, op)
     }
 
@@ -61,8 +66,7 @@ impl Engine {
         grave: &PoolPath,
         op: &OperationId,
     ) -> Result<Outcome, Refusal> {
-        let bases = &self.inner.bases;
-        let _alone = bases.write().unwrap_or_else(PoisonError::into_inner);
+        let _alone = self.bases_may_go();
         // An operation that is not in its lane yet cannot be planned before this is over.
         if self.inner.lanes.busy().templates {
             return Ok(Outcome::Unchanged);

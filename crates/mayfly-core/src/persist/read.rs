@@ -28,50 +28,36 @@ const DERIVED: [&str; 7] = [
 
 /// Reads a declaration file.
 pub fn parse_toml(text: &str) -> Source {
-    let mut source = Source::default();
-    if text.len() > limits::FILE_BYTES {
-        source
-            .problems
-            .error("", "the file is larger than 256 KiB; nothing of it is read");
-        return source;
-    }
-    // The parser follows dots and brackets by recursion, so what nests too deep is refused before it sees it.
-    if nests_too_deep(text) {
-        source.problems.error(
-            "",
-            "a line of the file nests too deep; nothing of it is read",
-        );
-        return source;
-    }
-    match toml::from_str::<Value>(text) {
-        Ok(value) => parse_value(&value),
-        Err(e) => {
-            source
-                .problems
-                .error("", format!("the file is not TOML: {}", first_line(&e)));
-            source
+    parse(text, |text| {
+        // The parser follows dots and brackets by recursion, so what nests too deep is refused before it sees it.
+        if nests_too_deep(text) {
+            return Err("a line of the file nests too deep; nothing of it is read".to_owned());
         }
-    }
+        toml::from_str(text).map_err(|e| format!("the file is not TOML: {}", first_line(&e)))
+    })
 }
 
 /// Reads the module's structure as JSON.
 pub fn parse_json(text: &str) -> Source {
-    let mut source = Source::default();
-    if text.len() > limits::FILE_BYTES {
-        source
-            .problems
-            .error("", "the file is larger than 256 KiB; nothing of it is read");
-        return source;
-    }
-    match serde_json::from_str::<Value>(text) {
-        Ok(value) => parse_value(&value),
-        Err(e) => {
+    parse(text, |text| {
+        serde_json::from_str(text).map_err(|e| format!("the file is not JSON: {}", first_line(&e)))
+    })
+}
+
+fn parse(text: &str, value: impl Fn(&str) -> Result<Value, String>) -> Source {
+    let read = if text.len() > limits::FILE_BYTES {
+        Err("the file is larger than 256 KiB; nothing of it is read".to_owned())
+    } else {
+        value(text)
+    };
+    read.map_or_else(
+        |why| {
+            let mut source = Source::default();
+            source.problems.error("", why);
             source
-                .problems
-                .error("", format!("the file is not JSON: {}", first_line(&e)));
-            source
-        }
-    }
+        },
+        |value| parse_value(&value),
+    )
 }
 
 fn first_line(error: &dyn std::fmt::Display) -> String {

@@ -108,14 +108,11 @@ impl Plan {
     pub fn gives_way(&self, at: usize, who: Asks) -> bool {
         let last = |is: &dyn Fn(&Step) -> bool| self.steps.iter().rposition(|p| is(&p.step));
         let ends_run = |step: &Step| matches!(step, Step::EndRun { run: Some(_), .. });
-        let until = match who {
-            Asks::Somebody => last(&Step::is_waiting),
-            Asks::ForcedStop => {
-                return last(&|step| step.is_waiting() || ends_run(step))
-                    .is_some_and(|last| at <= last);
-            }
-        };
-        match until {
+        if who == Asks::ForcedStop {
+            let last = last(&|step| step.is_waiting() || ends_run(step));
+            return last.is_some_and(|last| at <= last);
+        }
+        match last(&Step::is_waiting) {
             Some(last) => at <= last,
             // The last step of those is over before long, and what it makes of a VPS that runs cannot be buried.
             None => {

@@ -12,7 +12,7 @@ use mayfly_core::rebuild::Rebuilt;
 use mayfly_engine::store::{MemoryStore, Store, Txn, TypedStore, Write};
 use mayfly_engine::{Engine, Intent};
 
-use crate::world::{Death, World, ask, create, doc, settle, vps};
+use crate::world::{Death, World, ask, create, create_as, doc, settle, vps};
 
 fn stop() -> Intent {
     Intent::Stop {
@@ -109,28 +109,9 @@ fn an_old_copy_of_the_state_destroys_starts_and_ends_nothing() {
         replace: false,
     };
     engine.submit(None, build, "test").unwrap();
-    let Intent::Create {
-        mut input,
-        template,
-        ..
-    } = create("debian-12-impermanence", true)
-    else {
-        unreachable!()
-    };
     let other = 400.try_into().unwrap();
-    input.id = Some(other);
-    let start = true;
-    engine
-        .submit(
-            None,
-            Intent::Create {
-                input,
-                template,
-                start,
-            },
-            "test",
-        )
-        .unwrap();
+    let another = create_as(Some(other), "debian-12-impermanence", true);
+    engine.submit(None, another, "test").unwrap();
     settle(&engine);
     engine.submit(Some(other), stop(), "test").unwrap();
     settle(&engine);
@@ -370,28 +351,9 @@ fn a_vps_whose_data_is_gone_or_anothers_is_not_rebuilt() {
 #[test]
 fn a_document_that_cannot_be_used_disables_its_vps_alone() {
     let (mut world, engine) = running();
-    let Intent::Create {
-        mut input,
-        template,
-        ..
-    } = create("debian-12-impermanence", true)
-    else {
-        unreachable!()
-    };
     let other = 400.try_into().unwrap();
-    input.id = Some(other);
-    let start = true;
-    engine
-        .submit(
-            None,
-            Intent::Create {
-                input: input.clone(),
-                template: template.clone(),
-                start,
-            },
-            "test",
-        )
-        .unwrap();
+    let another = create_as(Some(other), "debian-12-impermanence", true);
+    engine.submit(None, another, "test").unwrap();
     settle(&engine);
     ask(&engine, stop());
     settle(&engine);
@@ -418,19 +380,8 @@ fn a_document_that_cannot_be_used_disables_its_vps_alone() {
         // The others go on, and a new one gets nothing of it.
         engine.submit(Some(other), stop(), "test").unwrap();
         engine.submit(Some(other), Intent::Start, "test").unwrap();
-        let mut input = input.clone();
-        input.id = None;
-        let made = engine
-            .submit(
-                None,
-                Intent::Create {
-                    input,
-                    template: template.clone(),
-                    start: false,
-                },
-                "test",
-            )
-            .unwrap();
+        let third = create_as(None, "debian-12-impermanence", false);
+        let made = engine.submit(None, third, "test").unwrap();
         settle(&engine);
         let third = engine.vps(&made.vps.unwrap().to_string()).unwrap();
         let hidden: VpsDoc = serde_json::from_str(&good.value).unwrap();

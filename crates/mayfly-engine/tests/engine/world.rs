@@ -252,8 +252,13 @@ pub(crate) fn ask(engine: &Engine, intent: Intent) {
 
 /// The VPS of the scenario, made from a template.
 pub(crate) fn create(template: &str, start: bool) -> Intent {
+    create_as(Some(vps()), template, start)
+}
+
+/// The same with another number, or with the next that is free.
+pub(crate) fn create_as(id: Option<VpsId>, template: &str, start: bool) -> Intent {
     let input = CreateInput {
-        id: Some(vps()),
+        id,
         hostname: None,
         disk: Some(Bytes::gib(30)),
         memory: None,
