@@ -37,6 +37,10 @@ pub struct Mark {
     pub made_as: PoolPath,
     /// The operation that gave it up for destruction, with proof, before it was moved to the graveyard.
     pub condemned_by: Option<OperationId>,
+    /// Of a temporary root: copies of declared files may have changed in it and were not taken back yet
+    /// ([`crate::persist::record`]). It is not given up before they were.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unharvested: bool,
 }
 
 /// What a look at the ownership record found.

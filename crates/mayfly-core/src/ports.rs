@@ -18,8 +18,9 @@ use crate::ids::{Digest, RunId, VpsId};
 use crate::mirror::MirrorKey;
 use crate::names::{GuestPath, PoolPath, SnapshotName};
 use crate::observed::{DatasetSeen, Evidence, InitSeen, Mark, PoolSeen};
+use crate::persist::record::Taken;
 use crate::proof::{Burial, Condemned};
-use crate::run::{Limits, MountSource, RunEnd, RunSpec, RunState};
+use crate::run::{IdRange, Limits, MountSource, RunEnd, RunMount, RunSpec, RunState};
 use crate::snapshots::{
     NewSnapshot, Partial, ReceiveSpec, ResumeToken, SendSpec, SnapshotMark, SnapshotSeen,
 };
@@ -156,6 +157,18 @@ pub trait Storage: Send + Sync {
     /// O(1). A dataset below it that has no mark of the same owner is a refusal.
     fn bury(&self, burial: &Burial, grave: &PoolPath) -> HostResult<Outcome>;
 
+    /// Says in the mark of a temporary root that nothing is left in it to be taken back.
+    fn mark_harvested(&self, root: &PoolPath) -> HostResult<Outcome>;
+
+    /// Reads a file of a dataset's tree without following anything that a guest planted there; none where nothing is.
+    /// Refused is what is no regular file, or longer than `limit` bytes.
+    fn read_file(
+        &self,
+        name: &PoolPath,
+        path: &GuestPath,
+        limit: usize,
+    ) -> HostResult<Option<Vec<u8>>>;
+
     /// Destroys what lies in a grave, all condemned datasets below it included, and then their marks.
     fn reap(&self, condemned: &Condemned) -> HostResult<Outcome>;
 
@@ -257,6 +270,25 @@ pub trait Snapshots: Send + Sync {
     fn abort_receive(&self, dataset: &PoolPath) -> HostResult<Outcome>;
 }
 
+/// A root from which copies of declared files are to be taken back, and what is needed for it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HarvestOrder {
+    /// The VPS.
+    pub vps: VpsId,
+    /// The run whose root it is.
+    pub run: RunId,
+    /// The root.
+    pub root: MountSource,
+    /// The datasets, parents before children: one of them holds the storage.
+    pub mounts: Vec<RunMount>,
+    /// Host ids of the guest.
+    pub ids: IdRange,
+    /// Where declared paths really live.
+    pub storage: GuestPath,
+    /// When the end of the run was heard of at once, in milliseconds since 1970; none where it was found out later.
+    pub heard_unix_ms: Option<u64>,
+}
+
 /// Runs. At most one run of a VPS exists at a time; the implementation refuses to make a second.
 pub trait Runtime: Send + Sync {
     /// Signs of life of one VPS, whatever records there are or are not, what was buried of it included; and who of the host
@@ -303,6 +335,11 @@ pub trait Runtime: Send + Sync {
 
     /// Removes the records of ended runs, all but `keep`; with `console`, the console's ring too.
     fn forget(&self, vps: VpsId, keep: Option<&RunId>, console: bool) -> HostResult<Outcome>;
+
+    /// Takes back what has changed of the copies that were placed in the root of a run that is over, in a process that sees
+    /// nothing of the host. It reads when and how the run ended off the run's record. Nothing of the VPS may be alive. What
+    /// was taken is not taken again; an error means that something could not be taken now and may be later.
+    fn harvest(&self, order: &HarvestOrder) -> HostResult<Taken>;
 
     /// Waits for the end of any run that was launched here or given to [`Runtime::watch`].
     fn next_end(&self, timeout: Duration) -> Option<(VpsId, RunId, RunEnd)>;

@@ -215,6 +215,7 @@ mod tests {
             made_as: PoolPath::temporary_root(vps(), &run),
             run: Some(run),
             condemned_by: None,
+            unharvested: false,
         }
     }
 

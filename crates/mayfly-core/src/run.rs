@@ -11,6 +11,7 @@ use crate::bytes::Bytes;
 use crate::change::VpsChange;
 use crate::ids::{Incarnation, NodeId, RunId, VpsId};
 use crate::names::{GuestPath, Hostname};
+use crate::persist;
 
 /// The version of [`RunSpec`], [`RunState`] and the control socket.
 pub const PROTOCOL: u32 = 1;
@@ -136,6 +137,9 @@ pub struct RunSpec {
     pub halt_signal: i32,
     /// What the guest can read in `/run/mayfly/boot.json`.
     pub boot_report: serde_json::Value,
+    /// What is declared to stay; none of a supervisor that knew of no such thing.
+    #[serde(default)]
+    pub persistence: Option<persist::spec::Spec>,
     /// Absolute path of the static guest helper on the host.
     pub guest_helper: String,
     /// Absolute path of the directory that keeps the console's ring across runs.
@@ -207,6 +211,12 @@ pub struct RunState {
     pub launch_us: Option<u64>,
     /// Why it ended.
     pub end: Option<RunEnd>,
+    /// When the guest died, in milliseconds since 1970.
+    #[serde(default)]
+    pub ended_unix_ms: Option<u64>,
+    /// What became of the declarations at its birth, as the guest's side told it.
+    #[serde(default)]
+    pub persistence: Option<persist::report::Summary>,
 }
 
 #[cfg(test)]

@@ -109,6 +109,10 @@ pub struct Layout {
     /// Where declared paths really live: a path inside the guest, such as `/persistent`.
     #[serde(default)]
     pub storage: Option<GuestPath>,
+    /// What is declared to stay, as in the VPS's own file: storage to settings ([`crate::persist`]).
+    #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
+    #[cfg_attr(feature = "schema", schema(value_type = std::collections::BTreeMap<String, Object>))]
+    pub persistence: serde_json::Map<String, serde_json::Value>,
 }
 
 /// What a template is.

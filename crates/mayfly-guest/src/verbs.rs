@@ -9,8 +9,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use mayfly_core::persist::path::TreePath;
+use mayfly_core::persist::spec::{Spec, check_run};
 
-use crate::apply::{self, Spec, check_run};
+use crate::apply;
 use crate::harvest::{Harvest, When, harvest};
 use crate::sys;
 use crate::tree::Tree;

@@ -30,6 +30,8 @@ fn told(phase: RunPhase) -> RunState {
         init_pid: Some(9),
         launch_us: Some(31_000),
         end: None,
+        ended_unix_ms: None,
+        persistence: None,
     }
 }
 

@@ -137,6 +137,7 @@ fn mark(scene: &Scene<'_>, id: u32, made_as: &PoolPath) -> Mark {
         run: None,
         made_as: made_as.clone(),
         condemned_by: None,
+        unharvested: false,
     }
 }
 

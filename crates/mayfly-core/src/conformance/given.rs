@@ -54,6 +54,7 @@ pub fn persistent(node: &NodeId, id: u32, name: &str, quota: Bytes) -> NewDatase
         run: None,
         made_as: name.clone(),
         condemned_by: None,
+        unharvested: false,
     };
     NewDataset {
         name,
@@ -74,6 +75,7 @@ pub fn root(node: &NodeId, id: u32, run: u8, origin: Origin) -> NewDataset {
         run: Some(run),
         made_as: name.clone(),
         condemned_by: None,
+        unharvested: false,
     };
     NewDataset {
         name,

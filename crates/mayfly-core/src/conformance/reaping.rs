@@ -79,6 +79,7 @@ fn mark(node: NodeId, name: &PoolPath) -> Mark {
         run: None,
         made_as: name.clone(),
         condemned_by: None,
+        unharvested: false,
     }
 }
 

@@ -293,6 +293,19 @@ impl Storage for Calls {
         self.again("bury", || self.inner.bury(burial, grave))
     }
 
+    fn mark_harvested(&self, root: &PoolPath) -> HostResult<Outcome> {
+        self.again("mark as harvested", || self.inner.mark_harvested(root))
+    }
+
+    fn read_file(
+        &self,
+        name: &PoolPath,
+        path: &GuestPath,
+        limit: usize,
+    ) -> HostResult<Option<Vec<u8>>> {
+        self.inner.read_file(name, path, limit)
+    }
+
     fn reap(&self, condemned: &Condemned) -> HostResult<Outcome> {
         self.again("reap", || self.inner.reap(condemned))
     }

@@ -28,6 +28,7 @@
 
 mod asserts;
 mod clock;
+mod copies;
 mod guest;
 mod limits;
 mod mirrors;
@@ -40,6 +41,7 @@ mod world;
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
+pub use self::copies::COPIED;
 pub use self::guest::GuestError;
 pub use self::runtime::StartFault;
 pub use self::templates::FakeRecipe;

@@ -11,7 +11,8 @@ use crate::error::{Code, LookFailed, Refusal};
 use crate::ids::{RunId, VpsId};
 use crate::names::PoolPath;
 use crate::observed::{Evidence, InitSeen, MarkSeen, Role};
-use crate::ports::{HostError, HostResult, Outcome, Runtime};
+use crate::persist::record::Taken;
+use crate::ports::{HarvestOrder, HostError, HostResult, Outcome, Runtime};
 use crate::run::{Limits, MountSource, PROTOCOL, RunEnd, RunPhase, RunSpec, RunState};
 
 /// What goes wrong at the next start of a VPS.
@@ -29,7 +30,8 @@ pub enum StartFault {
     PowersOff,
 }
 
-fn dataset_of(source: &MountSource) -> Option<PoolPath> {
+/// The dataset that a source names.
+pub(super) fn dataset_of(source: &MountSource) -> Option<PoolPath> {
     let MountSource::Directory { path } = source else {
         return None;
     };
@@ -105,6 +107,7 @@ impl World {
             (_, Some(why)) => self.end(&key, failed_to_start(why)),
             (fault, None) => {
                 self.note_shared(&run);
+                self.place(&run);
                 if let Some(run) = self.runs.get_mut(&key) {
                     run.guest = true;
                     run.phase = RunPhase::Running;
@@ -332,6 +335,8 @@ impl Runtime for FakeHost {
                 init_pid: begun.then_some(run.pid + 2),
                 launch_us: begun.then_some(29_000),
                 end: run.written_end.clone(),
+                ended_unix_ms: None,
+                persistence: None,
             })
         })
     }
@@ -424,6 +429,13 @@ impl Runtime for FakeHost {
                 Outcome::Changed
             })
         })
+    }
+
+    fn harvest(&self, order: &HarvestOrder) -> HostResult<Taken> {
+        self.mutate(
+            format!("harvest run {} of {}", order.run, order.vps),
+            |world, reach| world.harvest(order, reach),
+        )
     }
 
     fn next_end(&self, timeout: Duration) -> Option<(VpsId, RunId, RunEnd)> {

@@ -479,6 +479,46 @@ impl Storage for FakeHost {
         })
     }
 
+    fn mark_harvested(&self, root: &PoolPath) -> HostResult<Outcome> {
+        self.mutate(format!("mark {root} as harvested"), |world, _| {
+            let mark = world.own_mark(root)?;
+            if !mark.unharvested {
+                return Ok(Outcome::Unchanged);
+            }
+            let dataset = world.datasets.get_mut(root);
+            let dataset = dataset.map_or_else(|| not_there(root), Ok)?;
+            dataset.mark = MarkSeen::Local(Mark {
+                unharvested: false,
+                ..mark
+            });
+            Ok(Outcome::Changed)
+        })
+    }
+
+    fn read_file(
+        &self,
+        name: &PoolPath,
+        path: &GuestPath,
+        limit: usize,
+    ) -> HostResult<Option<Vec<u8>>> {
+        self.look_at(format!("{path} in {name}"), |world| {
+            let Some(dataset) = world.datasets.get(name) else {
+                return not_there(name);
+            };
+            match dataset.tree.get(path.as_str()) {
+                None => Ok(None),
+                Some(Node::File { text, .. }) if text.len() <= limit => {
+                    Ok(Some(text.clone().into_bytes()))
+                }
+                Some(Node::File { .. }) => refuse(
+                    Code::Invalid,
+                    format!("{path} is longer than {limit} bytes"),
+                ),
+                Some(_) => refuse(Code::Invalid, format!("{path} is no regular file")),
+            }
+        })?
+    }
+
     fn reap(&self, condemned: &Condemned) -> HostResult<Outcome> {
         let grave = condemned.dataset();
         self.mutate(format!("reap {grave}"), |world, reach| {

@@ -76,6 +76,7 @@ impl FakeRecipe {
             mounts: vec![mount("", "/persistent")],
             impermanence: true,
             storage: Some("/persistent".parse().expect("a constant path is valid")),
+            persistence: Default::default(),
         };
         recipe
     }
@@ -91,6 +92,7 @@ impl FakeRecipe {
             mounts: vec![mount("nix", "/nix"), mount("", "/persistent")],
             impermanence: true,
             storage: Some("/persistent".parse().expect("a constant path is valid")),
+            persistence: Default::default(),
         };
         let store = vec![
             ("/store/system/init", "#!"),
@@ -170,6 +172,7 @@ impl World {
                 run: None,
                 made_as: name.clone(),
                 condemned_by: None,
+                unharvested: false,
             };
             let (uid, mark) = (self.new_uid(), MarkSeen::Local(mark));
             let tree = tree_of(files);

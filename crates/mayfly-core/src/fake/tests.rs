@@ -38,6 +38,7 @@ fn new(host: &FakeHost, name: &PoolPath, role: Role, origin: Origin) -> NewDatas
         run,
         made_as: name.clone(),
         condemned_by: None,
+        unharvested: false,
     };
     NewDataset {
         name: name.clone(),
@@ -88,6 +89,7 @@ fn spec(host: &FakeHost, root: &PoolPath, n: u8) -> RunSpec {
         init: "/sbin/init".parse().unwrap(),
         halt_signal: 37,
         boot_report: serde_json::Value::Null,
+        persistence: None,
         guest_helper: String::new(),
         console_dir: String::new(),
         detach: host.detach(),

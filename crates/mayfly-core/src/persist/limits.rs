@@ -16,6 +16,8 @@ pub const NAME_BYTES: usize = 256;
 pub const NESTING: usize = 16;
 /// Problems that are kept; of more only the number is told.
 pub const PROBLEMS: usize = 256;
+/// Files that are named when copies are taken back; of more only the number is told.
+pub const TOLD: usize = 64;
 /// passwd, group and the like, in bytes each.
 pub const ACCOUNT_BYTES: usize = 1 << 20;
 /// A file that is copied, in bytes.

@@ -23,4 +23,5 @@ pub mod presets;
 pub mod read;
 pub mod record;
 pub mod report;
+pub mod spec;
 pub mod unite;

@@ -69,6 +69,33 @@ impl Content {
     }
 }
 
+/// How a root came to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub enum Ending {
+    /// In order: whatever there is was meant to be.
+    InOrder,
+    /// It crashed, or was killed: what was written a moment before may be half of something.
+    Crashed {
+        /// When, in milliseconds since 1970; where that is not known, the last moment at which it lived for certain.
+        at_unix_ms: u64,
+    },
+}
+
+/// What came of taking copies back.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Taken {
+    /// The files that were taken, the first [`limits::TOLD`](super::limits::TOLD) of them.
+    #[serde(default)]
+    pub files: Vec<String>,
+    /// How many there were.
+    #[serde(default)]
+    pub count: usize,
+    /// What never will be taken and why, such as a file that is too large; as many.
+    #[serde(default)]
+    pub refused: Vec<String>,
+}
+
 /// Why a file of a dead root is not taken back, or that it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

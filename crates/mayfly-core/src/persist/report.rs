@@ -9,6 +9,7 @@ pub const VERSION: u32 = 1;
 
 /// How all of it went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum State {
     /// All that is declared stays.
@@ -97,6 +98,28 @@ pub struct Report {
     pub took_ms: u64,
 }
 
+/// So many troubles are told in a [`Summary`], and so long is each at most.
+const TROUBLES: usize = 5;
+const TROUBLE_BYTES: usize = 240;
+
+/// A report in a few words, for whoever only wants to know whether to look.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct Summary {
+    /// How all of it went.
+    pub state: State,
+    /// Why it is inactive as a whole, or that nobody knows how it went.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+    /// How many declarations stay.
+    pub staying: usize,
+    /// How many declarations do not, or not yet as they should.
+    pub troubled: usize,
+    /// What is wrong, in words, the first few of it; the guest's boot.json has all.
+    #[serde(default)]
+    pub troubles: Vec<String>,
+}
+
 /// What the texts of a report may have together, so that boot.json stays below its limit of 1 MiB.
 const ROOM_BYTES: usize = 512 << 10;
 
@@ -113,6 +136,41 @@ impl Report {
             problems: Vec::new(),
             problems_omitted: 0,
             took_ms: 0,
+        }
+    }
+
+    /// The report in a few words.
+    pub fn summary(&self) -> Summary {
+        let is_troubled =
+            |line: &&Line| matches!(line.fate, Fate::Refused | Fate::Inactive | Fate::Pending);
+        let troubled = self.declarations.iter().filter(is_troubled);
+        let of_lines = troubled.clone().map(|line| {
+            let why = line.why.as_deref().unwrap_or("its owner is not known yet");
+            format!("{}: {why}", line.path)
+        });
+        let of_problems = self
+            .problems
+            .iter()
+            .map(|p| format!("{}: {}", p.at, p.what));
+        let short = |text: String| {
+            let mut end = text.len().min(TROUBLE_BYTES);
+            while !text.is_char_boundary(end) {
+                end -= 1;
+            }
+            text[..end].to_owned()
+        };
+        let count = troubled.count();
+        Summary {
+            state: self.state,
+            why: self.why.clone().map(short),
+            // What was left out for want of room went well.
+            staying: self.declarations.len() + self.omitted - count,
+            troubled: count,
+            troubles: of_lines
+                .chain(of_problems)
+                .take(TROUBLES)
+                .map(short)
+                .collect(),
         }
     }
 

@@ -92,6 +92,7 @@ pub(super) fn create_dataset(
         run: None,
         made_as: name.clone(),
         condemned_by: None,
+        unharvested: false,
     };
     let undo = bury_data(doc, &name, ctx);
     Step::CreateDataset {

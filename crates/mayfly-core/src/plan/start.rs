@@ -10,8 +10,10 @@ use super::{LaunchPlan, Plan, PlanContext, PlannedStep, Step};
 use crate::documents::{CurrentRun, Desired, Impermanence, VpsDoc};
 use crate::error::{Code, Refusal};
 use crate::ids::RunId;
-use crate::names::{DatasetName, PoolPath};
+use crate::names::{DatasetName, GuestPath, PoolPath};
 use crate::observed::{InitSeen, Mark, Observed, Role};
+use crate::persist::path::TreePath;
+use crate::persist::spec::Spec;
 use crate::ports::{NewDataset, Origin};
 use crate::template::RootKind;
 
@@ -199,6 +201,7 @@ fn create_root(
         run: Some(run.clone()),
         made_as: root.clone(),
         condemned_by: None,
+        unharvested: false,
     };
     let new = NewDataset {
         name: root.clone(),
@@ -271,6 +274,27 @@ fn launch_plan(doc: &VpsDoc, root: &PoolPath, run: &RunId, ctx: &PlanContext) ->
         init: doc.manifest.init.clone(),
         halt_signal: doc.manifest.halt_signal,
         boot_report,
+        persistence: Some(persistence(doc, run)),
+    }
+}
+
+/// What the guest's side is told of declarations. In a persistent root it says that there is nothing to do.
+fn persistence(doc: &VpsDoc, run: &RunId) -> Spec {
+    // A path that may be mounted may be declared: its rules are the narrower ones.
+    let tree_path = |path: &GuestPath| TreePath::parse(path.as_str()).ok();
+    let is_template = |on: &Impermanence| on.root_kind == RootKind::Template;
+    let platform = match doc.impermanence.as_ref().is_some_and(is_template) {
+        true => platform_files(doc),
+        false => Vec::new(),
+    };
+    Spec {
+        storage: doc.storage.as_ref().and_then(tree_path),
+        platform: platform
+            .iter()
+            .filter_map(|(path, _)| tree_path(path))
+            .collect(),
+        manifest: serde_json::Value::Object(doc.manifest.layout.persistence.clone()),
+        ..Spec::new(run.to_string(), doc.impermanence.is_some())
     }
 }
 

@@ -9,6 +9,7 @@ use crate::documents::{TemplateDoc, VpsDoc};
 use crate::ids::{Incarnation, NodeId, RunId, VpsId};
 use crate::names::{GuestPath, Hostname, PoolPath, TemplateName};
 use crate::observed::Role;
+use crate::persist;
 use crate::ports::{ImportSource, NewDataset, TreePlan};
 use crate::run::{IdRange, Limits, MountSource, PROTOCOL, RunMount, RunSpec};
 
@@ -39,6 +40,9 @@ pub struct LaunchPlan {
     pub halt_signal: i32,
     /// `/run/mayfly/boot.json`.
     pub boot_report: serde_json::Value,
+    /// What is declared to stay.
+    #[serde(default)]
+    pub persistence: Option<persist::spec::Spec>,
 }
 
 impl LaunchPlan {
@@ -71,6 +75,7 @@ impl LaunchPlan {
             init: self.init.clone(),
             halt_signal: self.halt_signal,
             boot_report: self.boot_report.clone(),
+            persistence: self.persistence.clone(),
             guest_helper: String::new(),
             console_dir: String::new(),
             detach,

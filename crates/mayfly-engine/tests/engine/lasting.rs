@@ -300,6 +300,7 @@ fn what_nobody_proved_to_be_ours_is_left_alone_and_reported() {
             run: Some(run.clone()),
             made_as: by_hand.clone(),
             condemned_by: None,
+            unharvested: false,
         };
         change(&mut mark);
         MarkSeen::Local(mark)

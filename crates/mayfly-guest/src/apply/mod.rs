@@ -15,7 +15,6 @@ mod accounts;
 mod copies;
 mod files;
 mod options;
-mod spec;
 mod steps;
 mod storages;
 
@@ -28,11 +27,11 @@ use mayfly_core::persist::path::TreePath;
 use mayfly_core::persist::people::People;
 use mayfly_core::persist::plan::{Without, plan};
 use mayfly_core::persist::report::{Fate, How, Line, Report, State, VERSION};
+use mayfly_core::persist::spec::Spec;
 use mayfly_core::persist::unite::{Wanted, unite};
 use mayfly_core::persist::{limits, read};
 
 pub(crate) use copies::{read_record, record_path, write_record};
-pub(crate) use spec::{Spec, check_run};
 
 use crate::tree::Tree;
 

@@ -12,7 +12,8 @@ use mayfly_core::error::{Code, LookFailed, Refusal};
 use mayfly_core::ids::{RunId, VpsId};
 use mayfly_core::names::PoolPath;
 use mayfly_core::observed::Evidence as Sign;
-use mayfly_core::ports::{HostError, HostResult, Outcome, Runtime};
+use mayfly_core::persist::record::Taken;
+use mayfly_core::ports::{HarvestOrder, HostError, HostResult, Outcome, Runtime};
 use mayfly_core::run::{Limits, RunEnd, RunPhase, RunSpec, RunState};
 
 use super::apparmor::forget_compiled;
@@ -375,6 +376,16 @@ impl Runtime for LxcRuntime {
                 .map_err(|error| HostError::failed("removing its AppArmor profile", error))?;
         }
         Ok(outcome)
+    }
+
+    fn harvest(&self, order: &HarvestOrder) -> HostResult<Taken> {
+        Err(HostError::failed(
+            format!(
+                "taking back copies of run {} of VPS {}",
+                order.run, order.vps
+            ),
+            "not yet",
+        ))
     }
 
     fn next_end(&self, timeout: Duration) -> Option<(VpsId, RunId, RunEnd)> {

@@ -62,6 +62,54 @@ pub(super) fn put_into_tree(
     })
 }
 
+/// Reads a regular file of the tree at `top`; none where nothing is.
+pub(super) fn read_from_tree(
+    name: &PoolPath,
+    top: &OwnedFd,
+    path: &GuestPath,
+    limit: usize,
+) -> HostResult<Option<Vec<u8>>> {
+    let refuse = |why: String| {
+        let message = format!("{path} of dataset {name} {why}");
+        Err(HostError::Refused(Refusal::new(
+            Code::Invalid,
+            message,
+            format!("look at what is at {path} of the VPS, and put a plain file there"),
+        )))
+    };
+    let relative = path.relative();
+    // Only looked at first: to open a FIFO or a device for reading is to do something to it.
+    let looked = match open_below(top, relative, OFlags::PATH | OFlags::NOFOLLOW) {
+        Ok(looked) => fstat(&looked),
+        Err(Errno::NOENT) => return Ok(None),
+        Err(Errno::LOOP | Errno::NOTDIR | Errno::XDEV) => {
+            return refuse("cannot be reached: something on the way is no directory".to_owned());
+        }
+        Err(errno) => Err(errno),
+    };
+    let failed = |e: &dyn std::fmt::Display| {
+        HostError::failed(format!("reading {path} of dataset {name}"), e)
+    };
+    let looked = looked.map_err(|e| failed(&e))?;
+    if FileType::from_raw_mode(looked.st_mode) != FileType::RegularFile {
+        return refuse("is no regular file".to_owned());
+    }
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let file = File::from(open_below(top, relative, flags).map_err(|e| failed(&e))?);
+    let opened = fstat(&file).map_err(|e| failed(&e))?;
+    if (opened.st_dev, opened.st_ino) != (looked.st_dev, looked.st_ino) {
+        return refuse("was replaced while it was looked at".to_owned());
+    }
+    let mut bytes = Vec::new();
+    file.take(limit as u64 + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|e| failed(&e))?;
+    if bytes.len() > limit {
+        return refuse(format!("is longer than {limit} bytes"));
+    }
+    Ok(Some(bytes))
+}
+
 impl Tree<'_> {
     fn ensure_directory(&self, path: &GuestPath) -> HostResult<bool> {
         if path.is_top() || open_below(&self.top, path.relative(), PLACE).is_ok() {

@@ -103,6 +103,7 @@ impl Rig for Fake {
                 run: None,
                 made_as: name.clone(),
                 condemned_by: None,
+                unharvested: false,
             };
             let uid = world.new_uid();
             let mut dataset = Dataset {

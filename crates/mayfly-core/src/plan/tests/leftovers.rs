@@ -135,6 +135,7 @@ fn marks() -> impl Strategy<Value = MarkSeen> {
                 run: has_run.then(|| run(1)),
                 made_as: PoolPath::from_pool(NAMES[made_as]).unwrap(),
                 condemned_by: condemned.then(|| OperationId::at(1, [0; 4])),
+                unharvested: false,
             })
         });
     prop_oneof![

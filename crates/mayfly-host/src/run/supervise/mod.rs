@@ -140,6 +140,8 @@ impl Supervisor {
             init_pid: None,
             launch_us: None,
             end: None,
+            ended_unix_ms: None,
+            persistence: None,
         };
         let signals = signal_descriptor(&[libc::SIGTERM, libc::SIGINT, libc::SIGHUP])?;
         let console = Console::open(&dir.console_socket(), Path::new(&spec.console_dir))?;

@@ -11,7 +11,7 @@ use mayfly_core::error::{Code, LookFailed, Refusal};
 use mayfly_core::ids::NodeId;
 use mayfly_core::mirror::MirrorKey;
 use mayfly_core::names::{GuestPath, PoolPath};
-use mayfly_core::observed::{DatasetSeen, InitSeen, MarkSeen, PoolSeen, Role};
+use mayfly_core::observed::{DatasetSeen, InitSeen, Mark, MarkSeen, PoolSeen, Role};
 use mayfly_core::ports::{Assembly, HostError, HostResult, NewDataset, Outcome, Storage, TreePlan};
 use mayfly_core::proof::{Burial, Condemned};
 use mayfly_core::run::MountSource;
@@ -28,7 +28,7 @@ use crate::storage::mirrors::Mirrors;
 use crate::storage::probe::resolve_init;
 use crate::storage::records::Records;
 use crate::storage::refusals::{failed, not_ours, pool_full};
-use crate::storage::tree::put_into_tree;
+use crate::storage::tree::{put_into_tree, read_from_tree};
 use crate::sys::btrfs as sys;
 
 /// Where the platform keeps its own things in a pool.
@@ -392,6 +392,29 @@ impl Storage for BtrfsPool {
 
     fn bury(&self, burial: &Burial, grave: &PoolPath) -> HostResult<Outcome> {
         self.move_to_grave(burial, grave)
+    }
+
+    fn mark_harvested(&self, root: &PoolPath) -> HostResult<Outcome> {
+        let dataset = self.subvolume_must(root)?;
+        let mark = self.own_mark(root, &dataset.uuid)?;
+        if !mark.unharvested {
+            return Ok(Outcome::Unchanged);
+        }
+        let mark = Mark {
+            unharvested: false,
+            ..mark
+        };
+        self.marks.write_mark(&dataset.uuid, &mark)?;
+        Ok(Outcome::Changed)
+    }
+
+    fn read_file(
+        &self,
+        name: &PoolPath,
+        path: &GuestPath,
+        limit: usize,
+    ) -> HostResult<Option<Vec<u8>>> {
+        read_from_tree(name, &self.private(name)?, path, limit)
     }
 
     fn reap(&self, condemned: &Condemned) -> HostResult<Outcome> {

@@ -116,6 +116,7 @@ impl TemplateStaging for Staging<'_> {
                 run: None,
                 made_as: PoolPath::template(digest, part),
                 condemned_by: None,
+                unharvested: false,
             };
             self.pool.marks.write_mark(uuid, &mark)?;
         }

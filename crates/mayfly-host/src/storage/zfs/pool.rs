@@ -26,7 +26,7 @@ use crate::storage::mirrors::Mirrors;
 use crate::storage::probe::resolve_init;
 use crate::storage::records::Records;
 use crate::storage::refusals::{not_ours, pool_full};
-use crate::storage::tree::put_into_tree;
+use crate::storage::tree::{put_into_tree, read_from_tree};
 
 /// Where the platform keeps its own things in a pool.
 pub(super) const OWN: &str = ".mayfly";
@@ -310,6 +310,31 @@ impl Storage for ZfsPool {
 
     fn bury(&self, burial: &Burial, grave: &PoolPath) -> HostResult<Outcome> {
         self.move_to_grave(burial, grave)
+    }
+
+    fn mark_harvested(&self, root: &PoolPath) -> HostResult<Outcome> {
+        let row = self.row_must(root)?;
+        let mark = self.own_mark(&row)?;
+        if !mark.unharvested {
+            return Ok(Outcome::Unchanged);
+        }
+        let written = marks::written(&Mark {
+            unharvested: false,
+            ..mark
+        })?;
+        self.zfs
+            .run(["set", &written, &row.name])
+            .map_err(|f| f.of_change(&format!("marking {root} as harvested"), &row.name))?;
+        Ok(Outcome::Changed)
+    }
+
+    fn read_file(
+        &self,
+        name: &PoolPath,
+        path: &GuestPath,
+        limit: usize,
+    ) -> HostResult<Option<Vec<u8>>> {
+        read_from_tree(name, &self.private(name)?, path, limit)
     }
 
     fn reap(&self, condemned: &Condemned) -> HostResult<Outcome> {

@@ -112,6 +112,7 @@ impl TemplateStaging for Staging<'_> {
                 run: None,
                 made_as,
                 condemned_by: None,
+                unharvested: false,
             };
             // What clones are made from never changes again.
             pool.zfs

@@ -98,6 +98,7 @@ fn nix_layout() -> Layout {
         ],
         impermanence: false,
         storage: "/persistent".parse().ok(),
+        persistence: Default::default(),
     }
 }
 

@@ -1,33 +1,38 @@
-//! What the host says about this run.
+//! What the host tells the helper in the guest about one run.
 
-use mayfly_core::persist::path::TreePath;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// The version of [`Spec`] that is understood.
-const VERSION: u32 = 1;
+use super::path::TreePath;
+
+/// The version of [`Spec`] that is written and understood.
+pub const VERSION: u32 = 1;
 
 /// One run, and what its template declares.
-#[derive(Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Spec {
-    version: u32,
+pub struct Spec {
+    /// [`VERSION`] of the writer.
+    pub version: u32,
     /// The run, under whose name is recorded what is placed.
-    pub(crate) run: String,
+    pub run: String,
     /// Whether `/` lives for this run only.
-    pub(crate) temporary_root: bool,
+    pub temporary_root: bool,
     /// The storage that has the guest's own declarations.
     #[serde(default)]
-    pub(crate) storage: Option<TreePath>,
+    pub storage: Option<TreePath>,
+    /// Files that the platform wrote into the root: a declaration of one of them beats it.
+    #[serde(default)]
+    pub platform: Vec<TreePath>,
     /// The declarations of the manifest: storage to settings.
     #[serde(default = "nothing")]
-    pub(crate) manifest: Value,
+    pub manifest: Value,
     /// Owners and modes as the Nix module gives them.
     #[serde(default)]
-    pub(crate) like_module: bool,
+    pub like_module: bool,
     /// Nothing is applied where anything is wrong.
     #[serde(default)]
-    pub(crate) strict: bool,
+    pub strict: bool,
 }
 
 fn nothing() -> Value {
@@ -35,8 +40,26 @@ fn nothing() -> Value {
 }
 
 impl Spec {
+    /// A run with nothing declared by its template.
+    pub fn new(run: impl Into<String>, temporary_root: bool) -> Self {
+        Self {
+            version: VERSION,
+            run: run.into(),
+            temporary_root,
+            storage: None,
+            platform: Vec::new(),
+            manifest: nothing(),
+            like_module: false,
+            strict: false,
+        }
+    }
+
     /// Reads a spec.
-    pub(crate) fn parse(text: &[u8]) -> Result<Self, String> {
+    ///
+    /// # Errors
+    ///
+    /// Why it is none.
+    pub fn parse(text: &[u8]) -> Result<Self, String> {
         let spec: Self =
             serde_json::from_slice(text).map_err(|e| format!("the spec is not understood: {e}"))?;
         if spec.version != VERSION {
@@ -51,7 +74,11 @@ impl Spec {
 }
 
 /// A run's name is part of a file's name.
-pub(crate) fn check_run(run: &str) -> Result<(), String> {
+///
+/// # Errors
+///
+/// The rule that it breaks.
+pub fn check_run(run: &str) -> Result<(), String> {
     let well = |b: u8| b.is_ascii_alphanumeric() || b == b'-';
     if run.is_empty() || run.len() > 64 || !run.bytes().all(well) {
         return Err("a run is named by 1 to 64 letters, digits and -".to_owned());
