@@ -123,6 +123,8 @@ codes! {
     NotOurs = "storage.not_ours", 409;
     /// A look at the host failed; nothing was changed.
     CouldNotLook = "host.could_not_look", 503;
+    /// Copies of declared files could not be taken back from a root.
+    HarvestFailed = "root.harvest_failed", 409;
     /// Something of a run is still alive.
     StillAlive = "run.still_alive", 409;
     /// A change on the host failed.

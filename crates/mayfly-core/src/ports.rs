@@ -285,8 +285,6 @@ pub struct HarvestOrder {
     pub ids: IdRange,
     /// Where declared paths really live.
     pub storage: GuestPath,
-    /// When the end of the run was heard of at once, in milliseconds since 1970; none where it was found out later.
-    pub heard_unix_ms: Option<u64>,
 }
 
 /// Runs. At most one run of a VPS exists at a time; the implementation refuses to make a second.

@@ -104,8 +104,32 @@ fn nothing_alive(name: &PoolPath, vps: VpsId, evidence: &[Evidence]) -> Result<(
 }
 
 impl EphemeralRoot {
-    /// `seen` is the mark as read back just now, `evidence` the signs of life of the VPS as of just now.
+    /// `seen` is the mark as read back just now, `evidence` the signs of life of the VPS as of just now. A root with copies
+    /// of declared files that were not taken back yet holds persistent data.
     pub fn prove(
+        name: &PoolPath,
+        seen: &MarkSeen,
+        node: &NodeId,
+        owner: (VpsId, &Incarnation),
+        evidence: &[Evidence],
+    ) -> Result<Self, Refusal> {
+        match owned(name, seen, node, owner)? {
+            mark if mark.unharvested => Err(Refusal::new(
+                Code::HarvestFailed,
+                format!(
+                    "dataset {name} is kept: copies of declared files in it were not taken back yet"
+                ),
+                format!(
+                    "start the VPS, which tries it again and says why it fails; to give them up: mayfly stop {} --discard --force",
+                    owner.0
+                ),
+            )),
+            _ => Self::prove_given_up(name, seen, node, owner, evidence),
+        }
+    }
+
+    /// The same, also where copies were not taken back: for whoever destroys the VPS, or gave them up in so many words.
+    pub fn prove_given_up(
         name: &PoolPath,
         seen: &MarkSeen,
         node: &NodeId,

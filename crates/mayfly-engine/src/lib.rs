@@ -16,6 +16,7 @@ mod doing;
 mod engine;
 mod executor;
 mod fsck;
+mod harvest;
 mod held;
 mod history;
 mod intent;

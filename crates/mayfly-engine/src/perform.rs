@@ -71,13 +71,22 @@ impl Engine {
             } => deps
                 .runtime
                 .await_init(*vps, run, Duration::from_millis(*deadline_ms))?,
+            Step::Harvest { harvest } => self.harvest(harvest)?,
             Step::BuryRoot {
                 vps,
                 incarnation,
                 root,
                 grave,
+                give_up,
             } => self.bury(root, grave, |mark| {
-                self.prove_root((*vps, incarnation), root, mark, op)
+                let evidence = deps.runtime.evidence(*vps)?;
+                let owner = (*vps, incarnation);
+                let prove = match give_up {
+                    true => EphemeralRoot::prove_given_up,
+                    false => EphemeralRoot::prove,
+                };
+                let proof = prove(root, mark, &self.node().id, owner, &evidence)?;
+                Ok(Burial::of_root(proof, op.clone()))
             })?,
             Step::BuryData {
                 vps,
@@ -125,18 +134,6 @@ impl Engine {
         };
         let burial = prove(&seen.mark)?;
         Ok(self.deps().storage.bury(&burial, grave)?)
-    }
-
-    fn prove_root(
-        &self,
-        owner: (VpsId, &Incarnation),
-        root: &PoolPath,
-        mark: &MarkSeen,
-        op: &OperationId,
-    ) -> Result<Burial, Refusal> {
-        let evidence = self.deps().runtime.evidence(owner.0)?;
-        let proof = EphemeralRoot::prove(root, mark, &self.node().id, owner, &evidence)?;
-        Ok(Burial::of_root(proof, op.clone()))
     }
 
     fn prove_data(

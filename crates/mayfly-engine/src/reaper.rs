@@ -94,10 +94,18 @@ impl Engine {
             graves.retain(|grave| is_due(known.get(grave)));
             burials.retain(|step| is_due(buried_by(step).and_then(|name| known.get(name))));
         }
+        let mut waits = BTreeSet::new();
         for step in &burials {
+            // Where its harvest failed, the burial is due with the next one.
+            if buried_by(step).is_some_and(|name| waits.contains(name)) {
+                continue;
+            }
             match (self.bury_leftover(step, &id), buried_by(step)) {
                 (Ok(grave), _) => graves.extend(grave),
-                (Err(why), Some(name)) => self.wait_longer(name, &why.into()),
+                (Err(why), Some(name)) => {
+                    self.wait_longer(name, &why.into());
+                    waits.insert(name.clone());
+                }
                 (Err(why), None) => tracing::warn!(%step, %why, "a leftover stays"),
             }
         }
@@ -238,6 +246,7 @@ impl Engine {
 fn buried_by(step: &Step) -> Option<&PoolPath> {
     match step {
         Step::BuryRoot { root: name, .. } | Step::BuryTemplate { dataset: name, .. } => Some(name),
+        Step::Harvest { harvest } => Some(&harvest.root),
         _ => None,
     }
 }

@@ -19,7 +19,7 @@ pub fn plan_destroy(
     let root = doc.pool_path(&DatasetName::root());
     // No dataset of the pool has the empty name, so none is spared.
     let none = PoolPath::grave("");
-    let mut burials = old_roots(doc, seen, &none, ctx);
+    let mut burials = old_roots(doc, seen, &none, true, ctx);
     let in_temporary_root = |name: &PoolPath| {
         burials
             .iter()

@@ -1,5 +1,6 @@
 //! What the end of a run calls for.
 
+use super::harvest::harvest;
 use super::parts::record_ended;
 use super::{Plan, Step};
 use crate::documents::{AutostartWhen, Crash, Desired, Lifecycle, OnCrash, VpsDoc};
@@ -76,9 +77,12 @@ pub fn plan_run_ended(
         doc: Some(Box::new(after)),
     }
     .final_because("the run is over, whatever comes next");
-    Plan {
-        steps: vec![sweep, record],
-    }
+    let mut steps = vec![sweep, record];
+    let root = doc.run.as_ref().map(|run| &run.root);
+    // Where it fails now, the next start insists on it.
+    let harvest = root.and_then(|root| harvest(doc, root));
+    steps.extend(harvest.map(Step::as_housekeeping));
+    Plan { steps }
 }
 
 /// Whether a VPS with which the host went down is started when the host is there again.

@@ -1,5 +1,6 @@
 //! The feature `impermanence`, on and off. A running VPS is restarted, a stopped one stays stopped.
 
+use super::harvest::before_a_start;
 use super::parts::{end_run, record, record_ended, running};
 use super::start::{check_boots, start_steps};
 use super::{Plan, PlanContext, Step};
@@ -63,11 +64,9 @@ pub fn plan_set_impermanence(
         doc: Some(Box::new(stopped.clone())),
     }
     .final_because("the run is over, whatever comes next");
-    let mut steps = vec![
-        end_run(doc, HALT_MS, false),
-        over,
-        record(&stopped, new.clone(), what),
-    ];
+    let mut steps = vec![end_run(doc, HALT_MS, false), over];
+    steps.extend(before_a_start(&stopped, seen)?);
+    steps.push(record(&stopped, new.clone(), what));
     steps.extend(start_steps(&new, seen, run, ctx)?);
     Ok(Plan { steps })
 }

@@ -59,6 +59,7 @@ impl Step {
             }
             Self::BuildTemplate { .. } | Self::ImportTemplate { .. } => LONG,
             Self::CreateDataset { .. }
+            | Self::Harvest { .. }
             | Self::SetQuota { .. }
             | Self::PrepareTree { .. }
             | Self::Record { .. }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use super::Step;
 use super::bases::{base_path, is_part_of, needs_of};
+use super::harvest::harvest;
 use crate::documents::{TemplateDoc, VpsDoc};
 use crate::ids::{NodeId, OperationId, VpsId};
 use crate::names::PoolPath;
@@ -147,7 +148,20 @@ fn ours(
                 Some(doc) => {
                     let current = doc.run.as_ref().is_some_and(|r| r.root == *name);
                     if !current && doc.last_root.as_ref() != Some(name) {
+                        if mark.unharvested {
+                            // Records of roots that are older than the present one are gone: nothing old is taken.
+                            match harvest(doc, name) {
+                                Some(step) => out.burials.push(step),
+                                None => {
+                                    out.reports.push(format!(
+                                        "{name}: copies in it were not taken back, and the storage of VPS {id} is not mounted; left alone"
+                                    ));
+                                    return;
+                                }
+                            }
+                        }
                         out.burials.push(Step::BuryRoot {
+                            give_up: false,
                             vps: *id,
                             incarnation: life.clone(),
                             root: name.clone(),

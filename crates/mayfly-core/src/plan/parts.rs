@@ -120,9 +120,10 @@ pub(super) fn bury_data(doc: &VpsDoc, name: &PoolPath, ctx: &PlanContext) -> Ste
     }
 }
 
-/// Moves a temporary root of this VPS to the graveyard.
-pub(super) fn bury_root(doc: &VpsDoc, root: &PoolPath, ctx: &PlanContext) -> Step {
+/// Moves a temporary root of this VPS to the graveyard; with `give_up` also one with copies that were not taken back.
+pub(super) fn bury_root(doc: &VpsDoc, root: &PoolPath, give_up: bool, ctx: &PlanContext) -> Step {
     Step::BuryRoot {
+        give_up,
         vps: doc.id,
         incarnation: doc.incarnation.clone(),
         root: root.clone(),
@@ -136,6 +137,7 @@ pub(super) fn old_roots(
     doc: &VpsDoc,
     seen: &Observed,
     but: &PoolPath,
+    give_up: bool,
     ctx: &PlanContext,
 ) -> Vec<Step> {
     use crate::observed::MarkSeen;
@@ -155,7 +157,7 @@ pub(super) fn old_roots(
             };
             ours && *name != but && !name.is_grave()
         })
-        .map(|(name, _)| bury_root(doc, name, ctx))
+        .map(|(name, _)| bury_root(doc, name, give_up, ctx))
         .collect()
 }
 

@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use super::bases::base_path;
+use super::harvest::{before_a_start, harvest, has_storage};
 use super::mounts::{mount_order, mount_points};
 use super::parts::{bury_root, end_run, old_roots, record, record_ended, running};
 use super::platform::{PROFILE_INIT, init_link, path, platform_files, skeleton};
@@ -41,6 +42,7 @@ pub fn plan_start(
     if stopped != *doc {
         steps.push(record_over(&stopped));
     }
+    steps.extend(before_a_start(&stopped, seen)?);
     steps.extend(start_steps(&stopped, seen, run, ctx)?);
     Ok(Plan { steps })
 }
@@ -60,6 +62,7 @@ pub fn plan_restart(
     if stopped != *doc {
         steps.push(record_over(&stopped));
     }
+    steps.extend(before_a_start(&stopped, seen)?);
     steps.extend(start);
     Ok(Plan { steps })
 }
@@ -168,7 +171,7 @@ pub(super) fn start_steps(
         );
     }
     steps.extend(
-        old_roots(doc, seen, &root, ctx)
+        old_roots(doc, seen, &root, false, ctx)
             .into_iter()
             .map(Step::as_housekeeping),
     );
@@ -201,7 +204,7 @@ fn create_root(
         run: Some(run.clone()),
         made_as: root.clone(),
         condemned_by: None,
-        unharvested: false,
+        unharvested: has_storage(doc),
     };
     let new = NewDataset {
         name: root.clone(),
@@ -209,7 +212,7 @@ fn create_root(
         quota: Some(on.root_quota_bytes),
         origin,
     };
-    Step::CreateDataset { new }.undone_by(bury_root(doc, root, ctx))
+    Step::CreateDataset { new }.undone_by(bury_root(doc, root, false, ctx))
 }
 
 fn tree_steps(doc: &VpsDoc, root: &PoolPath) -> Vec<PlannedStep> {
@@ -236,7 +239,15 @@ fn tree_steps(doc: &VpsDoc, root: &PoolPath) -> Vec<PlannedStep> {
     let why = "mount points and platform files stay; the next start needs them as well";
     steps
         .into_iter()
-        .map(|(dataset, tree)| Step::PrepareTree { dataset, tree }.final_because(why))
+        .map(|(dataset, tree)| {
+            // A guest that a dead daemon had started may have lived in the root for long before the start is put back.
+            let lived_in = (dataset == *root).then(|| harvest(doc, root)).flatten();
+            let step = Step::PrepareTree { dataset, tree };
+            match lived_in {
+                Some(harvest) => step.undone_by(harvest),
+                None => step.final_because(why),
+            }
+        })
         .collect()
 }
 

@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::harvest::HarvestPlan;
 use crate::bytes::Bytes;
 use crate::documents::{TemplateDoc, VpsDoc};
 use crate::ids::{Incarnation, NodeId, RunId, VpsId};
@@ -147,6 +148,11 @@ pub enum Step {
         /// The deadline, in milliseconds.
         deadline_ms: u64,
     },
+    /// Take back what changed of the copies in the root of a run that is over.
+    Harvest {
+        /// The root, and what is needed for it.
+        harvest: Box<HarvestPlan>,
+    },
     /// Move a temporary root to the graveyard, with proof.
     BuryRoot {
         /// The VPS that it belonged to.
@@ -157,6 +163,9 @@ pub enum Step {
         root: PoolPath,
         /// Its grave.
         grave: PoolPath,
+        /// Whether copies that were not taken back are given up with it.
+        #[serde(default)]
+        give_up: bool,
     },
     /// Move persistent data to the graveyard, with proof, because its destruction was confirmed.
     BuryData {
@@ -227,6 +236,7 @@ pub enum StepKind {
     SetLimits,
     Launch,
     AwaitInit,
+    Harvest,
     BuryRoot,
     BuryData,
     BuryTemplate,
@@ -239,7 +249,7 @@ pub enum StepKind {
 
 impl StepKind {
     /// Every kind.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::EndRun,
         Self::CreateDataset,
         Self::SetQuota,
@@ -248,6 +258,7 @@ impl StepKind {
         Self::SetLimits,
         Self::Launch,
         Self::AwaitInit,
+        Self::Harvest,
         Self::BuryRoot,
         Self::BuryData,
         Self::BuryTemplate,
@@ -270,6 +281,7 @@ impl StepKind {
             Self::SetLimits => "set_limits",
             Self::Launch => "launch",
             Self::AwaitInit => "await_init",
+            Self::Harvest => "harvest",
             Self::BuryRoot => "bury_root",
             Self::BuryData => "bury_data",
             Self::BuryTemplate => "bury_template",
@@ -294,6 +306,7 @@ impl Step {
             Self::SetLimits { .. } => StepKind::SetLimits,
             Self::Launch { .. } => StepKind::Launch,
             Self::AwaitInit { .. } => StepKind::AwaitInit,
+            Self::Harvest { .. } => StepKind::Harvest,
             Self::BuryRoot { .. } => StepKind::BuryRoot,
             Self::BuryData { .. } => StepKind::BuryData,
             Self::BuryTemplate { .. } => StepKind::BuryTemplate,
@@ -314,7 +327,7 @@ impl Step {
     pub fn is_journalled_later(&self) -> bool {
         match self {
             Self::EndRun { .. } | Self::PrepareTree { .. } | Self::Launch { .. } => true,
-            Self::AwaitInit { .. } | Self::ForgetRuns { .. } => true,
+            Self::AwaitInit { .. } | Self::Harvest { .. } | Self::ForgetRuns { .. } => true,
             Self::CreateDataset { new } => new.mark.role == Role::Temporary,
             Self::SetQuota { .. }
             | Self::Record { .. }
@@ -444,8 +457,19 @@ impl fmt::Display for Step {
                     deadline_ms / 1000
                 )
             }
-            Self::BuryRoot { root, grave, .. } => {
-                write!(f, "move temporary root {root} to {grave}")
+            Self::Harvest { harvest } => write!(
+                f,
+                "take back changed copies of {} into {} of {}",
+                harvest.root, harvest.storage, harvest.vps
+            ),
+            Self::BuryRoot {
+                root,
+                grave,
+                give_up,
+                ..
+            } => {
+                write!(f, "move temporary root {root} to {grave}")?;
+                f.write_str(if *give_up { ", whatever it holds" } else { "" })
             }
             Self::BuryData { dataset, grave, .. } => {
                 write!(f, "move dataset {dataset} to {grave}, to be destroyed")

@@ -1,5 +1,6 @@
 //! Stop: the run ends, the last root stays unless it is to be discarded.
 
+use super::harvest::{harvest, is_owed, no_way};
 use super::parts::{bury_root, end_run, record_ended};
 use super::{Plan, PlanContext, Step};
 use crate::documents::{Desired, VpsDoc};
@@ -29,7 +30,14 @@ pub fn plan_stop(
     let mut steps = vec![end_run(doc, timeout_ms, force)];
     let mut stopped = record_ended(doc);
     stopped.desired = Desired::Stopped;
+    let owed = stopped.last_root.clone().filter(|root| is_owed(seen, root));
+    let harvest = owed.as_ref().and_then(|root| harvest(doc, root));
     let last = stopped.last_root.clone().filter(|_| discard);
+    if let (true, false, Some(root)) = (discard, force, &owed) {
+        // Declared files are no part of what is discarded.
+        let step = harvest.clone().ok_or_else(|| no_way(doc, root))?;
+        steps.push(step.final_because("what was taken back stays"));
+    }
     if last.is_some() {
         stopped.last_root = None;
         stopped.last_root_base = None;
@@ -44,8 +52,15 @@ pub fn plan_stop(
             .final_because("the run is over, whatever comes next"),
         );
     }
-    if let Some(root) = last.filter(|root| seen.pool.datasets.contains_key(root)) {
-        steps.push(bury_root(doc, &root, ctx).as_housekeeping());
+    match last {
+        Some(root) if seen.pool.datasets.contains_key(&root) => {
+            // By force also where copies could not be taken back; it is tried.
+            steps.extend(harvest.filter(|_| force).map(Step::as_housekeeping));
+            steps.push(bury_root(doc, &root, force, ctx).as_housekeeping());
+        }
+        Some(_) => {}
+        // Where it fails now, the next start insists on it.
+        None => steps.extend(harvest.map(Step::as_housekeeping)),
     }
     Ok(Plan { steps })
 }

@@ -223,14 +223,25 @@ impl Hands {
             } => {
                 host.await_init(*vps, run, Duration::from_millis(*deadline_ms))?;
             }
+            Step::Harvest { harvest } => {
+                if host.look(&harvest.root)?.is_some() {
+                    host.harvest(&harvest.to_order(|n| host.mount_source(n)))?;
+                    host.mark_harvested(&harvest.root)?;
+                }
+            }
             Step::BuryRoot {
                 vps,
                 incarnation,
                 root,
                 grave,
+                give_up,
             } => self.bury(root, grave, |mark| {
                 let owner = (*vps, incarnation);
-                let root = EphemeralRoot::prove(root, mark, &node, owner, &host.evidence(*vps)?)?;
+                let prove = match give_up {
+                    true => EphemeralRoot::prove_given_up,
+                    false => EphemeralRoot::prove,
+                };
+                let root = prove(root, mark, &node, owner, &host.evidence(*vps)?)?;
                 Ok(Burial::of_root(
                     root,
                     condemner(mark, self.context().operation),
