@@ -335,7 +335,7 @@ pub trait Runtime: Send + Sync {
     fn forget(&self, vps: VpsId, keep: Option<&RunId>, console: bool) -> HostResult<Outcome>;
 
     /// Takes back what has changed of the copies that were placed in the root of a run that is over, in a process that sees
-    /// nothing of the host. It reads when and how the run ended off the run's record. Nothing of the VPS may be alive. What
+    /// nothing of the host. It reads when and how the run ended off the run's record. Nothing of that run may be alive. What
     /// was taken is not taken again; an error means that something could not be taken now and may be later.
     fn harvest(&self, order: &HarvestOrder) -> HostResult<Taken>;
 

@@ -254,6 +254,7 @@ impl Engine {
         match repair {
             Repair::Bury { step } => {
                 self.refuse_if_held()?;
+                self.harvest_leftover(step, &id)?;
                 if let Some(grave) = self.bury_leftover(step, &id)? {
                     if !self.has_threads() {
                         self.reap_graves(vec![grave])?;

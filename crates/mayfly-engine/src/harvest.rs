@@ -1,8 +1,9 @@
 //! Taking back changed copies of declared files from a root, with its mark as witness of what is done.
 
 use mayfly_core::error::{Code, LookFailed, Refusal};
+use mayfly_core::ids::OperationId;
 use mayfly_core::observed::MarkSeen;
-use mayfly_core::plan::HarvestPlan;
+use mayfly_core::plan::{HarvestPlan, Step};
 use mayfly_core::ports::{HostError, Outcome};
 
 use crate::engine::Engine;
@@ -33,6 +34,21 @@ impl Engine {
             );
         }
         Ok(deps.storage.mark_harvested(&plan.root)?)
+    }
+
+    /// What comes before the burial of a root that nobody needs, where something is owed of it.
+    pub(crate) fn harvest_leftover(&self, burial: &Step, id: &OperationId) -> Result<(), Refusal> {
+        let Step::BuryRoot { root, .. } = burial else {
+            return Ok(());
+        };
+        let (_, leftovers) = self.leftovers(id)?;
+        for step in leftovers.burials {
+            match step {
+                Step::Harvest { harvest } if harvest.root == *root => drop(self.harvest(&harvest)?),
+                _ => {}
+            }
+        }
+        Ok(())
     }
 }
 

@@ -31,6 +31,7 @@ impl FakeHost {
                 }
             }
         }
+        losses.extend(world.lost_copies());
         losses
     }
 

@@ -6,12 +6,22 @@ use super::tree::Node;
 use super::world::{Run, World};
 use crate::error::{Code, Refusal};
 use crate::names::{GuestPath, PoolPath};
+use crate::observed::Evidence;
 use crate::persist::record::{DIRECTORY, Taken};
 use crate::ports::{HarvestOrder, HostError, HostResult};
 use crate::run::RunMount;
 
 /// The file that every guest with a storage declares as a copy.
 pub const COPIED: &str = "/etc/copied";
+
+/// The last version that a guest wrote of its copy.
+#[derive(Clone, Debug)]
+pub(super) struct Owed {
+    /// The root that it was written in, by identity.
+    root: u64,
+    path: String,
+    text: String,
+}
 
 /// A storage, as a dataset and the path in it.
 struct Storage {
@@ -20,6 +30,13 @@ struct Storage {
 }
 
 impl Storage {
+    /// That of a run with copies.
+    fn of_run(run: &Run) -> Option<Self> {
+        let spec = run.spec.persistence.as_ref()?;
+        let storage = spec.storage.as_ref().filter(|_| spec.temporary_root)?;
+        Self::find(&run.spec.mounts, &storage.as_str().parse().ok()?)
+    }
+
     /// The innermost mount that holds `path`.
     fn find(mounts: &[RunMount], path: &GuestPath) -> Option<Self> {
         let holds = |mount: &&RunMount| path.below(&mount.target).is_some();
@@ -56,16 +73,19 @@ impl World {
     /// What the helper does at a birth: the stored version comes into the root, and that is recorded in the storage, where
     /// records of roots before it are of no use any more.
     pub(super) fn place(&mut self, run: &Run) {
-        let Some(spec) = &run.spec.persistence else {
-            return;
-        };
-        let storage = spec.storage.as_ref().filter(|_| spec.temporary_root);
-        let storage = storage.and_then(|path| path.as_str().parse().ok());
-        let storage = storage.and_then(|path| Storage::find(&run.spec.mounts, &path));
-        let (Some(storage), Some(root)) = (storage, dataset_of(&run.spec.root)) else {
+        let (Some(storage), Some(root)) = (Storage::of_run(run), dataset_of(&run.spec.root)) else {
             return;
         };
         let stored = self.text_at(&storage.dataset, &storage.at(COPIED));
+        let uid = self.datasets.get(&storage.dataset).map(|d| d.uid);
+        if let Some(owed) = uid.and_then(|uid| self.owed.remove(&uid)) {
+            if stored.as_ref() != Some(&owed.text) {
+                self.catastrophes.push(format!(
+                    "run {} of {} began with {stored:?} and not with {:?}",
+                    run.run, run.vps, owed.text
+                ));
+            }
+        }
         if let Some(text) = &stored {
             self.put_text(&root, COPIED, text);
         }
@@ -82,17 +102,51 @@ impl World {
         );
     }
 
+    /// A guest wrote into its root.
+    pub(super) fn note_copy(&mut self, run: &Run, root: u64, inside: &str, text: &str) {
+        let Some(storage) = Storage::of_run(run).filter(|_| inside == COPIED) else {
+            return;
+        };
+        if run.view.root == Some(root) {
+            if let Some(dataset) = self.datasets.get(&storage.dataset) {
+                let owed = Owed {
+                    root,
+                    path: storage.at(COPIED),
+                    text: text.to_owned(),
+                };
+                self.owed.insert(dataset.uid, owed);
+            }
+        }
+    }
+
+    /// Versions that were in a root that is given up, and that no storage has.
+    pub(super) fn lost_copies(&self) -> Vec<String> {
+        let lives = |root: u64| {
+            let mut all = self.datasets.iter();
+            all.any(|(name, d)| d.uid == root && !name.is_grave())
+        };
+        let of = |(uid, owed): (&u64, &Owed)| {
+            let (name, dataset) = self.datasets.iter().find(|(_, d)| d.uid == *uid)?;
+            let stored = dataset.tree.get(&owed.path);
+            let is_there = matches!(stored, Some(Node::File { text, .. }) if *text == owed.text);
+            (!is_there && !lives(owed.root) && !name.is_grave())
+                .then(|| format!("{name}: {} was never {:?}", owed.path, owed.text))
+        };
+        self.owed.iter().filter_map(of).collect()
+    }
+
     pub(super) fn harvest(&mut self, order: &HarvestOrder, reach: Reach) -> HostResult<Taken> {
         self.can_look(&format!("evidence of {}", order.vps))?;
-        if let Some(sign) = self.evidence(order.vps).iter().find(|s| s.is_alive()) {
-            let message = format!("something of VPS {} is alive: {sign}", order.vps);
-            return Err(Refusal::new(Code::StillAlive, message, "end it").into());
-        }
         let action = format!("harvesting run {} of {}", order.run, order.vps);
         let storage = Storage::find(&order.mounts, &order.storage);
         let (Some(storage), Some(root)) = (storage, dataset_of(&order.root)) else {
             return Err(HostError::failed(action, "its storage is not mounted"));
         };
+        let concerns = |s: &&Evidence| s.is_alive() && s.concerns(order.vps, &order.run, &root);
+        if let Some(sign) = self.evidence(order.vps).iter().find(concerns) {
+            let message = format!("something of VPS {} is alive: {sign}", order.vps);
+            return Err(Refusal::new(Code::StillAlive, message, "end it").into());
+        }
         for dataset in [&storage.dataset, &root] {
             if !self.datasets.contains_key(dataset) {
                 return Err(HostError::failed(action, format!("there is no {dataset}")));

@@ -49,7 +49,16 @@ impl World {
         if read_only {
             return Err(GuestError::ReadOnly);
         }
-        self.put_into(uid.ok_or(GuestError::NotFound)?, &inside, node)
+        let uid = uid.ok_or(GuestError::NotFound)?;
+        let text = match &node {
+            Node::File { text, .. } => Some(text.clone()),
+            _ => None,
+        };
+        self.put_into(uid, &inside, node)?;
+        if let Some(text) = text {
+            self.note_copy(&run, uid, &inside, &text);
+        }
+        Ok(())
     }
 
     /// Puts something into a dataset, with the directories above it, where quota and pool have room for it.

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use super::copies::Owed;
 use super::snapshots::Received;
 use super::tree::{Node, Tree, View, skeleton};
 use super::{Backend, Cut, FakeRecipe, StartFault};
@@ -136,6 +137,8 @@ pub(super) struct World {
     pub(super) catastrophes: Vec<String>,
     pub(super) ledger: BTreeMap<u64, Deposit>,
     pub(super) given_up: Vec<PoolPath>,
+    /// Copies that guests changed and that their storages, by identity, do not have yet.
+    pub(super) owed: BTreeMap<u64, Owed>,
     last_uid: u64,
     last_pid: i32,
 }
@@ -178,6 +181,7 @@ impl World {
             catastrophes: Vec::new(),
             ledger: BTreeMap::new(),
             given_up: Vec::new(),
+            owed: BTreeMap::new(),
             last_uid: 0,
             last_pid: 1000,
         }

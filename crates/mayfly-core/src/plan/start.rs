@@ -212,7 +212,8 @@ fn create_root(
         quota: Some(on.root_quota_bytes),
         origin,
     };
-    Step::CreateDataset { new }.undone_by(bury_root(doc, root, false, ctx))
+    // Whatever came to live in it was harvested by then: that is the undo of the next step.
+    Step::CreateDataset { new }.undone_by(bury_root(doc, root, true, ctx))
 }
 
 fn tree_steps(doc: &VpsDoc, root: &PoolPath) -> Vec<PlannedStep> {

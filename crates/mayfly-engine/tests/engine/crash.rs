@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex};
 use mayfly_core::bytes::Bytes;
 use mayfly_core::change::{SetAutostart, VpsChange};
 use mayfly_core::documents::{AutostartWhen, Mount, OnCrash, Track};
-use mayfly_core::fake::{FakeRecipe, StartFault};
+use mayfly_core::fake::{COPIED, FakeRecipe, StartFault};
 use mayfly_core::ids::Digest;
 use mayfly_core::plan::StepKind;
 use mayfly_core::ports::ImportSource;
@@ -55,6 +55,8 @@ pub(crate) fn there(world: &World, engine: &Engine, template: &str, start: bool)
         };
         world.host.guest_write(vps(), kept, "dear data").unwrap();
         world.host.guest_write(vps(), "/scratch", "not dear").ok();
+        // Declared as a copy where the template has a storage: whatever happens, the next run begins with it.
+        world.host.guest_write(vps(), COPIED, "changed").unwrap();
     }
 }
 

@@ -348,11 +348,11 @@ fn ends_of_runs() {
         hands.ask(id(11327), &start(n)).unwrap();
         hands.host.kill_supervisor(id(11327));
         let file = if n < 5 {
-            "ended-crashed"
+            format!("ended-crashed-{n}")
         } else {
-            "ended-crashed-too-often"
+            "ended-crashed-too-often".to_owned()
         };
-        check(file, &mut hands, &ended(n, crashed()));
+        check(&file, &mut hands, &ended(n, crashed()));
         assert_eq!(
             crate::plan::should_start(hands.doc(id(11327))),
             n < 5,
