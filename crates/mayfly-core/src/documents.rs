@@ -14,8 +14,9 @@ use crate::template::{Manifest, RootKind};
 
 pub use self::operation::{BY_ITSELF, NewVps, OperationDoc, OperationState, Request};
 
-/// The version of all documents that this program writes. 1 knew pools on btrfs only; 2 knew no base that changes.
-pub const SCHEMA: u32 = 3;
+/// The version of all documents that this program writes. 1 knew pools on btrfs only; 2 knew no base that
+/// changes; 3 knew no declarations.
+pub const SCHEMA: u32 = 4;
 
 /// The node itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

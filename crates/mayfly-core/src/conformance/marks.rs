@@ -150,3 +150,38 @@ pub(super) fn an_older_proof_does_not_outlive_its_mark(scene: &Scene<'_>) -> Can
     assert_eq!(storage.reap(&stale), Ok(Outcome::Unchanged));
     Ok(())
 }
+
+pub(super) fn a_root_is_kept_until_it_was_harvested(scene: &Scene<'_>) -> Can<()> {
+    let (storage, node) = (scene.storage(), scene.node());
+    let mut new = root(&node, 163, 1, Origin::Empty);
+    new.mark.unharvested = true;
+    scene.create(&new);
+    let seen = || mark_of(&storage, &new.name);
+    assert_eq!(seen(), MarkSeen::Local(new.mark.clone()));
+    let prove = || EphemeralRoot::prove(&new.name, &seen(), &node, (vps(163), &life(1)), &[]);
+    assert_eq!(prove().unwrap_err().code, Code::HarvestFailed);
+    assert!(
+        EphemeralRoot::prove_given_up(&new.name, &seen(), &node, (vps(163), &life(1)), &[]).is_ok()
+    );
+
+    assert_eq!(storage.mark_harvested(&new.name), Ok(Outcome::Changed));
+    assert_eq!(storage.mark_harvested(&new.name), Ok(Outcome::Unchanged));
+    new.mark.unharvested = false;
+    assert_eq!(seen(), MarkSeen::Local(new.mark.clone()));
+    assert!(prove().is_ok());
+    scene.bury_root(&new, 1);
+    let gone = code(storage.mark_harvested(&new.name));
+    assert_eq!(gone, Code::DatasetNotFound);
+
+    let mut foreign = new.clone();
+    foreign.mark.node = NodeId::from_random([0xee; 8]);
+    foreign.mark.unharvested = true;
+    scene
+        .rig
+        .plant(&foreign.name, &Planted::Local(foreign.mark.clone()))?;
+    let refused = code(storage.mark_harvested(&foreign.name));
+    assert_eq!(refused, Code::NotOurs);
+    assert_eq!(seen(), MarkSeen::Local(foreign.mark));
+    scene.rig.uproot(&foreign.name);
+    Ok(())
+}

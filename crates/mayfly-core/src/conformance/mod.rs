@@ -82,7 +82,8 @@ const CASES: &[(&str, Case)] = cases! {
         a_mark_that_came_with_the_data_proves_nothing
         a_mark_that_cannot_be_read_is_not_the_same_as_none
         a_mark_of_another_node_is_left_alone
-        an_older_proof_does_not_outlive_its_mark;
+        an_older_proof_does_not_outlive_its_mark
+        a_root_is_kept_until_it_was_harvested;
     looks:
         a_look_sees_what_an_observation_sees
         what_is_absent_is_certainly_absent
@@ -97,6 +98,7 @@ const CASES: &[(&str, Case)] = cases! {
         what_a_guest_planted_is_never_followed
         files_take_the_place_of_what_is_no_directory
         devices_and_pipes_are_not_touched
+        a_file_is_read_and_nothing_else
         an_init_is_found_in_the_assembled_datasets
         an_init_is_resolved_as_the_guest_would
         an_init_without_an_end_is_none

@@ -142,6 +142,8 @@ pub(super) fn devices_and_pipes_are_not_touched(scene: &Scene<'_>) -> Can<()> {
         let path = format!("/{name}");
         scene.put(&new.name, &path, &thing)?;
         is_not_followed(scene, &new.name, name);
+        let read = storage.read_file(&new.name, &at(&path), 99);
+        assert_eq!(code(read), Code::Invalid, "{name}");
         let put = storage.prepare_tree(&new.name, &file(&path, "new"));
         assert_eq!(put, Ok(Outcome::Changed), "{name}");
         assert_eq!(scene.rig.read(&new.name, &path).as_deref(), Some("new"));
@@ -255,5 +257,39 @@ pub(super) fn a_pipe_is_no_init(scene: &Scene<'_>) -> Can<()> {
     let probe = |init: &str| storage.probe_init(&whole, &at(init)).unwrap();
     is_no_program(&probe("/pipe"));
     is_no_program(&probe("/pipe/x"));
+    Ok(())
+}
+
+pub(super) fn a_file_is_read_and_nothing_else(scene: &Scene<'_>) -> Can<()> {
+    let storage = scene.storage();
+    let new = scene.data(188, "");
+    let read = |path: &str, limit| storage.read_file(&new.name, &at(path), limit);
+    assert_eq!(read("/etc/file", 4), Ok(None));
+    assert_eq!(
+        storage.prepare_tree(&new.name, &directory("/etc")),
+        Ok(Outcome::Changed)
+    );
+    let put = storage.prepare_tree(&new.name, &file("/etc/file", "text"));
+    assert_eq!(put, Ok(Outcome::Changed));
+    assert_eq!(read("/etc/file", 4), Ok(Some(b"text".to_vec())));
+    assert_eq!(code(read("/etc/file", 3)), Code::Invalid, "it is too long");
+    for (name, thing) in [
+        ("/link", to("/etc/file")),
+        ("/inner", to("etc")),
+        ("/host", to("/etc")),
+    ] {
+        scene.put(&new.name, name, &thing)?;
+    }
+    for path in [
+        "/link",
+        "/etc",
+        "/inner/file",
+        "/host/passwd",
+        "/etc/file/below",
+    ] {
+        assert_eq!(code(read(path, 99)), Code::Invalid, "{path}");
+    }
+    let absent = storage.read_file(&super::given::in_pool("999"), &at("/etc/file"), 9);
+    assert_eq!(code(absent), Code::DatasetNotFound);
     Ok(())
 }

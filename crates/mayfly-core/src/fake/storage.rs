@@ -505,7 +505,16 @@ impl Storage for FakeHost {
             let Some(dataset) = world.datasets.get(name) else {
                 return not_there(name);
             };
-            match dataset.tree.get(path.as_str()) {
+            let whole = path.as_str();
+            let above = whole.match_indices('/').map(|(at, _)| &whole[..at]);
+            let in_the_way = above.filter(|part| !part.is_empty()).find(|part| {
+                let there = dataset.tree.get(part);
+                there.is_some_and(|node| !matches!(node, Node::Directory))
+            });
+            if let Some(part) = in_the_way {
+                return refuse(Code::Invalid, format!("{part} is no directory"));
+            }
+            match dataset.tree.get(whole) {
                 None => Ok(None),
                 Some(Node::File { text, .. }) if text.len() <= limit => {
                     Ok(Some(text.clone().into_bytes()))

@@ -6,6 +6,7 @@ mod bases;
 mod giving_up;
 mod golden;
 mod hands;
+mod harvest;
 mod history;
 mod leftovers;
 mod properties;

@@ -25,6 +25,7 @@ const APPLICATION_ID: u32 = 0x6d61_7966;
 ///
 /// 2: documents may speak of pools on ZFS, which a program that knows 1 must not touch.
 /// 3: documents may have fields that a program which knows 2 would drop where it writes them.
+/// 4: plans may have steps, and manifests declarations, that a program which knows 3 takes for damage.
 pub(super) const SCHEMAS: &[&str] = &[
     "
     CREATE TABLE store (
@@ -63,6 +64,12 @@ pub(super) const SCHEMAS: &[&str] = &[
         WHERE CASE WHEN json_valid(value) THEN json_extract(value, '$.schema') = 2 END;
     UPDATE history SET value = json_set(value, '$.schema', 3)
         WHERE CASE WHEN json_valid(value) THEN json_extract(value, '$.schema') = 2 END;
+",
+    "
+    UPDATE entries SET value = json_set(value, '$.schema', 4)
+        WHERE CASE WHEN json_valid(value) THEN json_extract(value, '$.schema') = 3 END;
+    UPDATE history SET value = json_set(value, '$.schema', 4)
+        WHERE CASE WHEN json_valid(value) THEN json_extract(value, '$.schema') = 3 END;
 ",
 ];
 
