@@ -48,8 +48,23 @@ pub struct RunEventView {
     pub starts_again: Option<bool>,
     /// The how manieth crash of late it was, where it was one (`ended`).
     pub crash: Option<usize>,
+    /// Copies of declared files that were taken back (`copies`).
+    pub taken: Option<TakenView>,
     /// Why (`operation_failed`).
     pub error: Option<ErrorInfo>,
+}
+
+/// What came of taking copies back from a root.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct TakenView {
+    /// How many files were taken.
+    pub count: usize,
+    /// The first of them.
+    pub files: Vec<String>,
+    /// The first of those that never will be, with the reason.
+    pub refused: Vec<String>,
+    /// Why not all could be looked at; it is tried again before the next start.
+    pub failed: Option<String>,
 }
 
 /// What happened.
@@ -60,6 +75,8 @@ pub enum RunEventKind {
     Started,
     /// A run is over, or came to nothing.
     Ended,
+    /// Copies of declared files were taken back from a root, or could not be.
+    Copies,
     /// An operation was refused or failed.
     OperationFailed,
 }
@@ -81,6 +98,7 @@ impl From<HistoryDoc> for RunEventView {
             detail: None,
             starts_again: None,
             crash: None,
+            taken: None,
             error: None,
         };
         match doc.what {
@@ -112,6 +130,17 @@ impl From<HistoryDoc> for RunEventView {
                 detail,
                 starts_again: Some(starts_again),
                 crash,
+                ..view
+            },
+            Happened::Copies { run, taken, failed } => Self {
+                what: RunEventKind::Copies,
+                run: Some(run),
+                taken: Some(TakenView {
+                    count: taken.count,
+                    files: taken.files,
+                    refused: taken.refused,
+                    failed,
+                }),
                 ..view
             },
             Happened::Failed { run, error } => {

@@ -13,6 +13,7 @@ use crate::documents::{
 use crate::error::Refusal;
 use crate::ids::{Digest, Incarnation, OperationId, RunId, VpsId};
 use crate::names::PoolPath;
+use crate::persist::record::Taken;
 use crate::plan::{Plan, Step, should_start};
 use crate::run::RunEnd;
 
@@ -21,6 +22,9 @@ pub const KEEP: usize = 64;
 
 /// So many operations that failed are remembered: whoever asks for the impossible every minute pushes no run out.
 pub const KEEP_FAILURES: usize = 24;
+
+/// So many files are named in one entry.
+const KEEP_FILES: usize = 8;
 
 /// A longer detail or message is cut.
 const TEXT_CHARS: usize = 600;
@@ -75,6 +79,15 @@ pub enum Happened {
         starts_again: bool,
         /// The how manieth crash of late it was; none where it was none.
         crash: Option<usize>,
+    },
+    /// Copies of declared files were taken back from a root, or could not be.
+    Copies {
+        /// The run whose root it was.
+        run: RunId,
+        /// What came of it, so much of it as is told.
+        taken: Taken,
+        /// Why not all could be looked at; it is tried again before the next start.
+        failed: Option<String>,
     },
     /// An operation was refused or failed.
     Failed {
@@ -179,6 +192,43 @@ pub fn ended_by_destroy(op: &OperationDoc) -> Option<HistoryDoc> {
             crash: None,
         },
     })
+}
+
+/// What came of taking copies back from the root of `run`; none where there is nothing to tell, or that was told last.
+pub fn copies(
+    run: &RunId,
+    result: Result<&Taken, &Refusal>,
+    past: &[HistoryDoc],
+) -> Option<Happened> {
+    let few = |texts: &[String]| {
+        texts
+            .iter()
+            .take(KEEP_FILES)
+            .map(|text| cut(text))
+            .collect()
+    };
+    let what = match result {
+        Ok(taken) if taken.count == 0 && taken.refused.is_empty() => return None,
+        Ok(taken) => Happened::Copies {
+            run: run.clone(),
+            taken: Taken {
+                files: few(&taken.files),
+                count: taken.count,
+                refused: few(&taken.refused),
+            },
+            failed: None,
+        },
+        Err(refusal) => Happened::Copies {
+            run: run.clone(),
+            taken: Taken::default(),
+            failed: Some(cut(&refusal.message)),
+        },
+    };
+    let again = past
+        .iter()
+        .rev()
+        .find(|entry| matches!(entry.what, Happened::Copies { .. }));
+    (again.is_none_or(|last| last.what != what)).then_some(what)
 }
 
 /// Which of `past` (in order) are to be forgotten so that `new` can be remembered.
@@ -292,7 +342,7 @@ fn started(op: &OperationDoc, now: &VpsDoc, past: &[HistoryDoc]) -> Option<Happe
             ..
         } => Some((run, *crash)),
         Happened::Ended { .. } | Happened::Started { .. } => Some((&current.run, None)),
-        Happened::Failed { .. } => None,
+        Happened::Failed { .. } | Happened::Copies { .. } => None,
     });
     Some(Happened::Started {
         run: current.run.clone(),

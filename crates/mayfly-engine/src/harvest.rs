@@ -10,7 +10,7 @@ use crate::engine::Engine;
 
 impl Engine {
     /// A root that is gone, or that nothing is owed of, is done. So is one of somebody else: whoever buries it is refused.
-    pub(crate) fn harvest(&self, plan: &HarvestPlan) -> Result<Outcome, Refusal> {
+    pub(crate) fn harvest(&self, plan: &HarvestPlan, op: &OperationId) -> Result<Outcome, Refusal> {
         let deps = self.deps();
         let Some(seen) = deps.storage.look(&plan.root)? else {
             return Ok(Outcome::Unchanged);
@@ -26,13 +26,21 @@ impl Engine {
         let taken = deps
             .runtime
             .harvest(&order)
-            .map_err(|error| explained(plan, error))?;
-        if taken.count > 0 || !taken.refused.is_empty() {
-            tracing::info!(
-                vps = %plan.vps, run = %plan.run, files = ?taken.files, refused = ?taken.refused,
-                "copies were taken back"
-            );
+            .map_err(|error| explained(plan, error));
+        match &taken {
+            Ok(taken) => {
+                let (files, refused) = (&taken.files, &taken.refused);
+                tracing::info!(vps = %plan.vps, run = %plan.run, ?files, ?refused, "copies were taken back");
+            }
+            Err(why) => {
+                tracing::warn!(vps = %plan.vps, run = %plan.run, %why, "copies were not taken back")
+            }
         }
+        let told = self.remember_copies(plan.vps, &plan.run, op, taken.as_ref());
+        if let Err(why) = told {
+            tracing::warn!(vps = %plan.vps, %why, "what was taken back could not be remembered");
+        }
+        taken?;
         Ok(deps.storage.mark_harvested(&plan.root)?)
     }
 
@@ -44,7 +52,9 @@ impl Engine {
         let (_, leftovers) = self.leftovers(id)?;
         for step in leftovers.burials {
             match step {
-                Step::Harvest { harvest } if harvest.root == *root => drop(self.harvest(&harvest)?),
+                Step::Harvest { harvest } if harvest.root == *root => {
+                    _ = self.harvest(&harvest, id)?
+                }
                 _ => {}
             }
         }

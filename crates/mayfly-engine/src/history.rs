@@ -4,9 +4,11 @@
 //! is missed, and no start waits for another write. It goes with its VPS, and bears its incarnation in the key, so a new
 //! VPS of the same number never sees it. It is not mirrored in the pool: a rebuilt state remembers nothing.
 
-use mayfly_core::documents::{OperationDoc, VpsDoc};
+use mayfly_core::documents::{BY_ITSELF, OperationDoc, SCHEMA, VpsDoc};
 use mayfly_core::error::Refusal;
-use mayfly_core::history::{HistoryDoc, KEEP, forgotten, happened, is_worth_a_look};
+use mayfly_core::history::{HistoryDoc, KEEP, copies, forgotten, happened, is_worth_a_look};
+use mayfly_core::ids::{OperationId, RunId, VpsId};
+use mayfly_core::persist::record::Taken;
 
 use crate::engine::Engine;
 use crate::keys;
@@ -63,14 +65,62 @@ impl Engine {
                 .map(|e| Write::Delete(e.key))
                 .collect());
         };
-        let ours = keys::history_of(&doc);
-        let listed = store.list_docs::<HistoryDoc>(&ours)?;
+        self.remembered(&doc, |past| happened(op, &doc, past))
+    }
+
+    /// Remembers what came of taking copies back from a root, at once: the operation that did it may go on for long.
+    pub(crate) fn remember_copies(
+        &self,
+        id: VpsId,
+        run: &RunId,
+        op: &OperationId,
+        result: Result<&Taken, &Refusal>,
+    ) -> Result<(), Refusal> {
+        let Some(doc) = self.vps_by_id(id)? else {
+            return Ok(());
+        };
+        let found: Option<Doc<OperationDoc>> = self.deps().store.get_doc(&keys::operation(op))?;
+        // The reaper's work has an id and no document.
+        let (verb, by) = found.map_or_else(
+            || ("harvest".to_owned(), BY_ITSELF.to_owned()),
+            |found| (found.doc.request.verb().to_owned(), found.doc.by),
+        );
+        let entry = |what| HistoryDoc {
+            schema: SCHEMA,
+            vps: id,
+            incarnation: doc.incarnation.clone(),
+            unix_ms: self.deps().clock.unix_ms(),
+            operation: op.clone(),
+            verb,
+            by,
+            what,
+        };
+        let writes = self.remembered(&doc, |past| {
+            copies(run, result, past).map(entry).into_iter().collect()
+        })?;
+        if !writes.is_empty() {
+            self.commit(Txn {
+                conditions: Vec::new(),
+                writes,
+            })?;
+        }
+        Ok(())
+    }
+
+    /// The writes that add to what is remembered of a VPS, and forget what is too much.
+    fn remembered(
+        &self,
+        doc: &VpsDoc,
+        new: impl FnOnce(&[HistoryDoc]) -> Vec<HistoryDoc>,
+    ) -> Result<Vec<Write>, Refusal> {
+        let ours = keys::history_of(doc);
+        let listed = self.deps().store.list_docs::<HistoryDoc>(&ours)?;
         let (past_keys, past): (Vec<_>, Vec<_>) = listed
             .docs
             .into_iter()
             .map(|found| (found.key, found.doc))
             .unzip();
-        let new = happened(op, &doc, &past);
+        let new = new(&past);
         let number = |key: &str| key.rsplit('/').next().and_then(|n| n.parse::<u64>().ok());
         let bad_keys: Vec<String> = listed.bad.into_iter().map(|bad| bad.key).collect();
         let all_keys = past_keys.iter().chain(&bad_keys);

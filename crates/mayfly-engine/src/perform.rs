@@ -71,7 +71,7 @@ impl Engine {
             } => deps
                 .runtime
                 .await_init(*vps, run, Duration::from_millis(*deadline_ms))?,
-            Step::Harvest { harvest } => self.harvest(harvest)?,
+            Step::Harvest { harvest } => self.harvest(harvest, op)?,
             Step::BuryRoot {
                 vps,
                 incarnation,

@@ -156,9 +156,12 @@ pub(crate) fn tell(
     told
 }
 
-/// That a run began or is over.
+/// That a run began or is over, or what was taken back from its root.
 fn run_event(revision: u64, doc: HistoryDoc) -> Option<EventView> {
-    let (Happened::Started { run, .. } | Happened::Ended { run, .. }) = &doc.what else {
+    let (Happened::Started { run, .. }
+    | Happened::Ended { run, .. }
+    | Happened::Copies { run, .. }) = &doc.what
+    else {
         return None;
     };
     Some(EventView {

@@ -1,6 +1,7 @@
 //! What is remembered of runs, through crashes of the daemon at every point.
 
 use mayfly_core::documents::OnCrash;
+use mayfly_core::fake::COPIED;
 use mayfly_core::history::{Happened, HistoryDoc, HowEnded};
 use mayfly_core::ids::RunId;
 use mayfly_engine::store::TypedStore as _;
@@ -26,7 +27,7 @@ fn runs(engine: &Engine) -> (Vec<RunId>, Vec<(RunId, HowEnded)>) {
         match entry.what {
             Happened::Started { run, .. } => begun.push(run),
             Happened::Ended { run, how, .. } => over.push((run, how)),
-            Happened::Failed { .. } => {}
+            Happened::Failed { .. } | Happened::Copies { .. } => {}
         }
     }
     (begun, over)
@@ -164,4 +165,52 @@ fn it_goes_with_its_vps_and_a_new_one_of_that_number_sees_nothing_of_it() {
         found.map(|f| f.create_revision.0)
     );
     assert_eq!(engine.came_to_be(&first).unwrap(), None);
+}
+
+#[test]
+fn what_was_taken_back_is_told_and_what_could_not_be_too() {
+    let mut world = World::new(&Default::default());
+    let engine = world.engine(Death::Never);
+    ask(&engine, create("debian-12-impermanence", true));
+    settle(&engine);
+    let run = doc(&engine).run.unwrap().run;
+    let copies = |engine: &Engine| {
+        let all = told(engine).into_iter().map(|entry| entry.what);
+        let of = |what| match what {
+            Happened::Copies { run, taken, failed } => Some((run, taken.files, failed.is_some())),
+            _ => None,
+        };
+        all.filter_map(of).collect::<Vec<_>>()
+    };
+    world.host.guest_write(vps(), COPIED, "changed").unwrap();
+    world.host.pool_full(true);
+    ask(&engine, stop());
+    settle(&engine);
+    assert_eq!(copies(&engine), [(run.clone(), vec![], true)]);
+    // A start that cannot either is refused, and says nothing new.
+    ask(&engine, Intent::Start);
+    settle(&engine);
+    assert!(!world.host.is_running(vps()));
+    assert_eq!(copies(&engine).len(), 1);
+    world.host.pool_full(false);
+    ask(&engine, Intent::Start);
+    settle(&engine);
+    assert_eq!(
+        copies(&engine)[1..],
+        [(run, vec![COPIED.to_owned()], false)]
+    );
+    assert_eq!(
+        world.host.guest_read(vps(), COPIED).as_deref(),
+        Some("changed")
+    );
+    world.host = world.host.restart_daemon();
+    world.assert_sound("after a harvest that failed at first");
+}
+
+fn stop() -> Intent {
+    Intent::Stop {
+        timeout_ms: 1000,
+        force: false,
+        discard: false,
+    }
 }

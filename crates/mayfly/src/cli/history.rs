@@ -30,6 +30,7 @@ pub(super) fn failure(op: &OperationView) -> Option<RunEventView> {
         detail: None,
         starts_again: None,
         crash: None,
+        taken: None,
         error: Some(error),
     })
 }
@@ -53,6 +54,7 @@ pub(super) fn sentence(event: &RunEventView) -> String {
             }
         }
         RunEventKind::Ended => format!("{run} ended: {}", how_it_ended(event)),
+        RunEventKind::Copies => format!("of {run}: {}", taken_back(event)),
         RunEventKind::OperationFailed => {
             let why = event
                 .error
@@ -61,6 +63,27 @@ pub(super) fn sentence(event: &RunEventView) -> String {
             format!("{verb} by {by} failed{why}")
         }
     }
+}
+
+fn taken_back(event: &RunEventView) -> String {
+    let Some(taken) = &event.taken else {
+        return "copies were taken back".to_owned();
+    };
+    if let Some(why) = &taken.failed {
+        return format!("{why}; it is tried again before the next start");
+    }
+    let mut text = match (taken.count, taken.files.join(", ")) {
+        (0, _) => "no copy was taken back".to_owned(),
+        (1, files) => format!("1 copy was taken back: {files}"),
+        (n, files) => {
+            let more = if n > taken.files.len() { ", …" } else { "" };
+            format!("{n} copies were taken back: {files}{more}")
+        }
+    };
+    if !taken.refused.is_empty() {
+        text.push_str(&format!("; not taken: {}", taken.refused.join("; ")));
+    }
+    text
 }
 
 fn how_it_ended(event: &RunEventView) -> String {
@@ -133,6 +156,14 @@ mod tests {
             (
                 json!({"how": "crashed", "detail": "init \u{1b}[2J\n", "starts_again": false, "crash": 4}),
                 "run c5a8b7 ended: it crashed (init \\u{1b}[2J\\n), crash 4 in 5 minutes; it stays stopped",
+            ),
+            (
+                json!({"what": "copies", "taken": {"count": 9, "files": ["/etc/a", "/etc/b"], "refused": ["/etc/c is a FIFO"]}}),
+                "of run c5a8b7: 9 copies were taken back: /etc/a, /etc/b, …; not taken: /etc/c is a FIFO",
+            ),
+            (
+                json!({"what": "copies", "taken": {"count": 0, "files": [], "refused": [], "failed": "no space"}}),
+                "of run c5a8b7: no space; it is tried again before the next start",
             ),
             (
                 json!({"what": "operation_failed", "verb": "start", "by": "uid 0", "run": null,
