@@ -4,11 +4,13 @@
  *   first                   note /first, become systemd
  *   first --mark FILE       note FILE
  *   first --fill N DIR      make N small files, and leave them unsynced
+ *   first --binds FILE      bind each path of FILE, which lies below /persistent, to its place below /; then as `first`
  */
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -44,9 +46,40 @@ static int fill(long count, const char *directory)
     return 0;
 }
 
+/* What a thousand declarations come down to at the least: a directory and a mount each. */
+static int binds(const char *file)
+{
+    char line[512], from[600];
+    FILE *list = fopen(file, "re");
+    if (!list)
+        return 1;
+    while (fgets(line, sizeof line, list)) {
+        line[strcspn(line, "\n")] = 0;
+        snprintf(from, sizeof from, "/persistent%s", line);
+        for (char *at = line + 1; (at = strchr(at, '/')); at++) {
+            *at = 0;
+            mkdir(line, 0755);
+            *at = '/';
+        }
+        mkdir(line, 0755);
+        if (mount(from, line, NULL, MS_BIND, NULL)) {
+            perror(line);
+            return 1;
+        }
+    }
+    fclose(list);
+    return 0;
+}
+
 int main(int count, char **words)
 {
     struct timespec now;
+    if (count == 3 && strcmp(words[1], "--binds") == 0) {
+        if (binds(words[2]))
+            return 1;
+        words[1] = NULL;
+        count = 1;
+    }
     clock_gettime(CLOCK_MONOTONIC, &now);
     if (count == 3 && strcmp(words[1], "--mark") == 0)
         return mark(words[2], &now);

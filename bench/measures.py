@@ -208,6 +208,32 @@ def many(scene, sides, words, report):
     report.target(f"list of {words.guests} running VPSes with state", report.median("list with state", "mayfly"), 10, " ms")
 
 
+def declared(scene, sides, words, report):
+    """What a thousand declared directories add to a start, beside as many plain mounts."""
+    what, paths = "start to first instruction", [f"/srv/group{n % 50}/place{n}" for n in range(words.declared)]
+    sides = [side for side in sides if side.name != "incus"]
+    guests, seen = one_each(sides, 4) + one_each(sides, 5), {}
+    for guest in guests[len(sides):]:
+        guest.declare(paths)
+
+    def once(guest, counts):
+        began, _ = guest.start()
+        kind = "declared" if guest in guests[len(sides):] else "none declared"
+        first = milliseconds(began, noted(guest.root()))
+        guest.stop()
+        guest.tidy()
+        if counts:
+            seen.setdefault((kind, guest.side_of.name), []).append(first)
+    turns(scene, guests, words.rounds, once)
+    for (kind, side), values in sorted(seen.items()):
+        count = words.declared if kind == "declared" else 0
+        report.add(f"{what}, {count} declared", "ms", side, values)
+    more = {side: report.median(f"{what}, {words.declared} declared", side) - report.median(f"{what}, 0 declared", side)
+            for side in ("mayfly", "plain")}
+    report.target(f"{words.declared} declarations add to a start", more["mayfly"], 50, " ms")
+    report.target("the same beside as many plain mounts", more["mayfly"] / more["plain"], 2)
+
+
 def all_have_roots(guests):
     try:
         return all(guest.root() for guest in guests)
@@ -231,4 +257,4 @@ def weigh(side, guests, report):
         report.add("list with state", "ms", side.name, times)
 
 
-ALL = {"start": start, "restart": restart, "dirty": dirty, "many": many}
+ALL = {"start": start, "restart": restart, "declared": declared, "dirty": dirty, "many": many}

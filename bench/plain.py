@@ -18,7 +18,7 @@ SNAP_CREATE_V2, SNAP_DESTROY = 0x50009417, 0x5000940F
 IDS = 262144
 # What Mayfly renders for a VPS, less what serves only its own ends (its helper, the records of the run).
 CONFIG = """lxc.uts.name = {name}
-lxc.init.cmd = /usr/sbin/first
+lxc.init.cmd = {init}
 lxc.idmap = u 0 {first} 262144
 lxc.idmap = g 0 {first} 262144
 lxc.net.0.type = empty
@@ -63,6 +63,7 @@ class Container:
         sh("btrfs", "subvolume", "create", self.data)
         (self.data / "private").mkdir()
         self.config = side.dir / f"{self.name}.conf"
+        self.init_command = "/usr/sbin/first"
         self.lxc = self.root = self.old = None
         threading.Thread(target=self.drain, daemon=True).start()
 
@@ -78,7 +79,7 @@ class Container:
         self.root = self.side.dir / name
         subvolume_call(self.side.directory, SNAP_CREATE_V2, name, self.side.template)
         self.config.write_text(CONFIG.format(name=self.name, first=self.first, root=self.root, data=self.data,
-                                             seccomp=self.side.seccomp))
+                                             init=self.init_command, seccomp=self.side.seccomp))
         # Where it finds newuidmap it uses that, and then wants these ids in /etc/subuid.
         argv = ["/usr/bin/lxc-start", "-F", "-C", "-P", str(self.side.dir), "-n", self.name, "-f", str(self.config),
                 "-s", f"lxc.console.path={self.console}"]
@@ -176,6 +177,13 @@ class Guest:
 
     def tidy(self):
         self.it.delete()
+
+    def declare(self, paths):
+        """The same as plain mounts, made by the guest's first process."""
+        for path in paths:
+            (self.it.data / "private" / path.lstrip("/")).mkdir(parents=True)
+        (self.it.data / "private/list").write_text("".join(f"{path}\n" for path in paths))
+        self.it.init_command = "/usr/sbin/first --binds /persistent/list"
 
     def processes(self):
         return [self.it.lxc.pid]

@@ -97,6 +97,14 @@ class Guest:
     def run(self, *command):
         self.side.command("exec", self.vps, "--", *command)
 
+    def declare(self, paths):
+        """Directories that are to stay."""
+        at = self.side.pool / str(self.vps) / "private"
+        for path in ["/etc/mayfly", *paths]:
+            (at / path.lstrip("/")).mkdir(parents=True)
+        listed = ", ".join(f'"{path}"' for path in paths)
+        (at / "etc/mayfly/persistence.toml").write_text(f'["/persistent"]\ndirectories = [{listed}]\n')
+
     def tidy(self):
         """The node does that itself."""
 
