@@ -118,7 +118,7 @@ fn mounts(config: &mut Config, spec: &RunSpec, dir: &RunDir) {
             ),
         );
     }
-    for name in HANDOVER {
+    for name in handover(spec) {
         let from = dir.handover(name);
         config.set(
             "lxc.mount.entry",
@@ -130,8 +130,17 @@ fn mounts(config: &mut Config, spec: &RunSpec, dir: &RunDir) {
     }
 }
 
-/// The files in `/dev/.mayfly`.
-pub(crate) const HANDOVER: [&str; 3] = ["guest", "boot.json", "report"];
+/// What may be in `/dev/.mayfly`.
+pub(crate) const HANDOVER: [&str; 4] = ["guest", "boot.json", "report", PERSISTENCE];
+const PERSISTENCE: &str = "persistence.json";
+
+/// The files in the `/dev/.mayfly` of a run: that of declarations only where something is said about them.
+pub(crate) fn handover(spec: &RunSpec) -> impl Iterator<Item = &'static str> {
+    let told = spec.persistence.is_some();
+    HANDOVER
+        .into_iter()
+        .filter(move |name| told || *name != PERSISTENCE)
+}
 
 /// Every cgroup has a place of this run alone, also the one that LXC moves itself to when it ends: what is found
 /// below that place belongs to this run, and nothing of it is anywhere else.
@@ -184,6 +193,8 @@ pub fn render_post_stop() -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use mayfly_core::persist;
+
     use super::*;
 
     fn spec() -> RunSpec {
@@ -240,6 +251,12 @@ mod tests {
             );
         }
         assert!(!config.contains("include"));
+        assert!(!config.contains("persistence.json"));
+        let mut spec = spec();
+        spec.persistence = Some(persist::spec::Spec::new("c5a8b7", true));
+        let config = render_lxc_config(&spec, &RunDir::new("/run/r"), "/proc/7/fd/9", host);
+        let line = "lxc.mount.entry = /run/r/mnt/persistence.json dev/.mayfly/persistence.json none bind,ro,create=file 0 0";
+        assert!(config.lines().any(|l| l == line), "{config}");
     }
 
     #[test]

@@ -50,6 +50,8 @@ impl RunDir {
         report = "report";
         /// The boot report that the guest helper hands to the guest.
         boot_report = "boot.json";
+        /// What the guest helper is told of declarations.
+        persistence = "persistence.json";
         /// LXC's configuration.
         lxc_config = "lxc.conf";
         /// LXC's log.

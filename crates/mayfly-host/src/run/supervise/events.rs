@@ -7,7 +7,7 @@
 
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use mayfly_core::run::RunPhase;
 use rustix::event::{PollFd, PollFlags, poll};
@@ -125,8 +125,14 @@ impl<'g> Watch<'g> {
         ready: PollFlags,
     ) -> bool {
         match source {
-            Source::Lxc => self.over = true,
-            Source::Init => self.on_init_gone(facts),
+            Source::Lxc => {
+                self.over = true;
+                own.note_death();
+            }
+            Source::Init => {
+                own.note_death();
+                self.on_init_gone(facts);
+            }
             Source::Report => self.on_report(own, facts),
             Source::Signals => {
                 if take_signal(own.signals.as_fd()).is_some() {
@@ -167,8 +173,12 @@ impl<'g> Watch<'g> {
     fn on_report(&mut self, own: &mut Supervisor, facts: &mut Facts) {
         // The helper speaks: LXC has set the console's modes and will not do it again.
         own.console.make_transparent();
-        match self.report.on_ready() {
-            Some(Told::Executed) => {
+        let Some((told, persistence)) = self.report.on_ready() else {
+            return;
+        };
+        own.state.persistence = persistence;
+        match told {
+            Told::Executed => {
                 facts.reached = true;
                 own.state.phase = RunPhase::Running;
                 own.state.launch_us = u64::try_from(self.began.elapsed().as_micros()).ok();
@@ -179,8 +189,8 @@ impl<'g> Watch<'g> {
                 }
                 crash_point("supervise.after_running");
             }
-            Some(Told::Error(why)) => facts.helper = Some(why),
-            Some(Told::Nothing) | None => {}
+            Told::Error(why) => facts.helper = Some(why),
+            Told::Nothing => {}
         }
     }
 
@@ -325,6 +335,14 @@ impl Supervisor {
             .zip(&fds)
             .map(|(source, fd)| (*source, fd.revents()));
         Ok(ready.filter(|(_, flags)| !flags.is_empty()).collect())
+    }
+
+    /// The guest is dead, as of now.
+    fn note_death(&mut self) {
+        let now = UNIX_EPOCH.elapsed().unwrap_or_default();
+        self.state
+            .ended_unix_ms
+            .get_or_insert(u64::try_from(now.as_millis()).unwrap_or(u64::MAX));
     }
 
     fn on_console_event(&mut self, source: Source, ready: PollFlags) -> bool {

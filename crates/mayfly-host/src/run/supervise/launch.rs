@@ -64,9 +64,10 @@ pub(super) fn launch(spec: &RunSpec, dir: &RunDir, console: &Console) -> io::Res
         .mode(0o711)
         .create(dir.mounts())?;
     let report = serde_json::to_vec_pretty(&spec.boot_report)?;
-    replace_for_this_boot(&dir.boot_report(), &report)?;
-    chown(dir.boot_report(), Some(0), Some(spec.ids.first))?;
-    fs::set_permissions(dir.boot_report(), fs::Permissions::from_mode(0o640))?;
+    write_for_guest(&dir.boot_report(), &report, spec)?;
+    if let Some(persistence) = &spec.persistence {
+        write_for_guest(&dir.persistence(), &serde_json::to_vec(persistence)?, spec)?;
+    }
     mounts::enter(spec, dir)?;
     crash_point("supervise.after_mounts");
     let user_namespace = ns::create_user_namespace(spec.ids.first, spec.ids.count)
@@ -110,6 +111,13 @@ pub(super) fn launch(spec: &RunSpec, dir: &RunDir, console: &Console) -> io::Res
         lxc,
         _user_namespace: user_namespace,
     })
+}
+
+/// Writes a file that the guest's root may read, and nobody else of the guest.
+fn write_for_guest(path: &Path, text: &[u8], spec: &RunSpec) -> io::Result<()> {
+    replace_for_this_boot(path, text)?;
+    chown(path, Some(0), Some(spec.ids.first))?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o640))
 }
 
 /// Shows the root with the guest's ids. LXC could do that as well, but its version 6 does so only for user namespaces that

@@ -13,7 +13,7 @@ use rustix::mount::{
     open_tree, unmount,
 };
 
-use crate::run::lxc_config::HANDOVER;
+use crate::run::lxc_config::{HANDOVER, handover};
 use crate::run::paths::RunDir;
 use crate::storage::zfs::{mount_detached, open_private};
 use crate::sys::mount::{
@@ -36,10 +36,11 @@ pub(super) fn enter(spec: &RunSpec, dir: &RunDir) -> io::Result<()> {
     for (index, mount) in spec.mounts.iter().enumerate() {
         show_directory(&mount.source, &dir.dataset(index), mount.read_only)?;
     }
-    for name in HANDOVER {
+    for name in handover(spec) {
         let source = match name {
             "guest" => PathBuf::from(&spec.guest_helper),
             "boot.json" => dir.boot_report(),
+            "persistence.json" => dir.persistence(),
             _ => dir.report(),
         };
         let target = dir.handover(name);

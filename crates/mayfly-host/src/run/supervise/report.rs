@@ -5,12 +5,15 @@ use std::io::{self, Read as _};
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt as _;
 
+use mayfly_core::persist::report::Summary;
 use rustix::fs::{AtFlags, CWD, Gid, Mode, Uid, chownat, mkfifoat};
 
 use crate::run::paths::RunDir;
 
-/// More is no report.
-const LIMIT: usize = 4096;
+/// More is no report: the helper tells four lines of 2 KiB each at most.
+const LIMIT: usize = 8192;
+/// So many troubles of a summary are kept; the helper tells no more.
+const TROUBLES: usize = 16;
 
 /// The reading side of the FIFO.
 #[derive(Debug)]
@@ -63,7 +66,7 @@ impl Report {
     }
 
     /// Takes what is there. A report is complete when the helper's side is closed: by the exec, or by its end.
-    pub(super) fn on_ready(&mut self) -> Option<Told> {
+    pub(super) fn on_ready(&mut self) -> Option<(Told, Option<Summary>)> {
         let fifo = self.fifo.as_mut()?;
         let mut buffer = [0; 1024];
         loop {
@@ -79,13 +82,31 @@ impl Report {
             }
         }
         self.fifo = None;
-        Some(parse_report(&self.text))
+        Some((parse_report(&self.text), parse_persistence(&self.text)))
     }
+}
+
+fn lines(text: &[u8]) -> impl Iterator<Item = &[u8]> {
+    text[..text.len().min(LIMIT)].split(|b| *b == b'\n')
+}
+
+/// What became of the declarations: the last line that tells it and makes sense. Every text in it is escaped and bounded.
+fn parse_persistence(text: &[u8]) -> Option<Summary> {
+    let told = lines(text).filter_map(|line| line.strip_prefix(b"persistence "));
+    let summary: Summary = told
+        .filter_map(|json| serde_json::from_slice(json).ok())
+        .last()?;
+    let troubles = summary.troubles.iter().take(TROUBLES);
+    Some(Summary {
+        why: summary.why.as_deref().map(bounded),
+        troubles: troubles.map(|text| bounded(text)).collect(),
+        ..summary
+    })
 }
 
 fn parse_report(text: &[u8]) -> Told {
     let mut told = Told::Nothing;
-    for line in text[..text.len().min(LIMIT)].split(|b| *b == b'\n') {
+    for line in lines(text) {
         let line = String::from_utf8_lossy(line);
         match line.split_once(' ') {
             Some(("exec", _)) if told == Told::Nothing => told = Told::Executed,
@@ -130,6 +151,31 @@ mod tests {
         );
         assert_eq!(parse_report(b""), Told::Nothing);
         assert_eq!(parse_report(b"executed\nx"), Told::Nothing);
+    }
+
+    #[test]
+    fn declarations_are_told_in_one_line_of_json() {
+        let good = br#"persistence {"state":"degraded","staying":3,"troubled":1,"troubles":["/a: it is \u001b[2J \"b\""]}"#;
+        let mut text = b"begin \npersistence {\n".to_vec();
+        text.extend(good);
+        text.extend(b"\nexec /sbin/init\n");
+        let summary = parse_persistence(&text).unwrap();
+        assert_eq!((summary.staying, summary.troubled), (3, 1));
+        assert_eq!(summary.troubles, ["/a: it is \\u{1b}[2J \"b\""]);
+        assert_eq!(parse_report(&text), Told::Executed);
+        for other in [
+            &b"persistence {}\n"[..],
+            b"persistence \xff\n",
+            b"persistence [[[[\n",
+            b"persist {}\n",
+            b"",
+        ] {
+            assert_eq!(parse_persistence(other), None, "{other:?}");
+        }
+        let many = vec!["x"; 1_000];
+        let flood = serde_json::json!({"state": "applied", "staying": 0, "troubled": 0, "troubles": many});
+        let kept = parse_persistence(format!("persistence {flood}").as_bytes()).unwrap();
+        assert_eq!(kept.troubles.len(), TROUBLES);
     }
 
     #[test]
