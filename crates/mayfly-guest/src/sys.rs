@@ -1,13 +1,15 @@
 //! The only unsafe code of this crate.
 #![allow(
     unsafe_code,
-    reason = "execve with the process's own environment and leases have no safe form in rustix"
+    reason = "execve with the process's own environment, fork, signals and leases have no safe form in rustix"
 )]
 
 use std::ffi::CString;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd as _;
+
+use rustix::process::Pid;
 
 /// Replaces this process by `program`; returns only when that failed.
 pub(crate) fn exec(program: &CString, arguments: &[CString]) -> io::Error {
@@ -19,6 +21,36 @@ pub(crate) fn exec(program: &CString, arguments: &[CString]) -> io::Error {
         libc::execv(program.as_ptr(), pointers.as_ptr());
     }
     io::Error::last_os_error()
+}
+
+/// Which of the two a process is after [`fork`].
+pub(crate) enum Forked {
+    /// The new one.
+    Child,
+    /// The old one, and who the new one is.
+    Parent(Pid),
+}
+
+/// Makes a second process of this one.
+pub(crate) fn fork() -> io::Result<Forked> {
+    // SAFETY: this program is single-threaded, so that no lock is held by somebody who is not there in the child. In
+    // tests other threads may be; the C library takes care of its own locks.
+    match unsafe { libc::fork() } {
+        -1 => Err(io::Error::last_os_error()),
+        child => Ok(Pid::from_raw(child).map_or(Forked::Child, Forked::Parent)),
+    }
+}
+
+/// Ends a child at once: what its parent has registered for its own end is not done.
+pub(crate) fn end(status: i32) -> ! {
+    // SAFETY: it takes a number and does not come back.
+    unsafe { libc::_exit(status) }
+}
+
+/// Takes back that the language's runtime ignores a closed pipe: an ignored signal stays ignored over `exec`.
+pub(crate) fn reset_signals() {
+    // SAFETY: the default action installs no handler.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
 }
 
 /// Whether anybody has `file` open for writing, as far as the kernel tells: it gives a read lease only where nobody has.

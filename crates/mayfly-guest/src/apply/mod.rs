@@ -108,6 +108,9 @@ fn apply_to_temporary(spec: &Spec, root: &Path) -> Report {
     wanted.like_module |= spec.like_module;
     wanted.strict |= spec.strict;
     let (inactive, strange) = storages::inactive(&tree, &wanted);
+    if spec.storage.is_none() && wanted.is_empty() {
+        return Report::inactive("there is no storage, and nothing is declared");
+    }
     if let Some((storage, Err(storages::Why::Unknown(why)))) = &main {
         wanted.problems.error(storage.as_str(), why.as_str());
     }
