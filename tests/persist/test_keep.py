@@ -222,6 +222,44 @@ def test_the_base_preset_on_a_template(work):
         assert stat.S_IMODE(os.stat(vps.kept + "/root/.ssh").st_mode) == 0o700
 
 
+def test_what_the_platform_wrote_is_the_first_version_and_then_gives_way(work):
+    files = {"/etc/machine-id": "id of this machine\n", "/etc/hostname": "web\n", "/etc/hosts": "127.0.0.1 web\n"}
+    declared = ('["/persistent"]\nfiles = ["/etc/machine-id", { file = "/etc/hostname", method = "symlink" }, '
+                '{ file = "/etc/hosts", method = "copy" }, "/etc/other"]')
+
+    def seen(vps):
+        # Links lead to where the storage is in the root.
+        links = {path: os.path.islink(vps.at + path) for path in files}
+        return {path: vps.read(os.readlink(vps.at + path) if links[path] else path) for path in files}
+
+    with root(work) as vps:
+        vps.declare(declared)
+        for path, text in files.items():
+            vps.write(path, text, 0o640, (3, 4))
+        vps.write("/etc/other", "of the base")
+        for fate in ["applied", "already"]:
+            report, lines = vps.apply(platform=list(files))
+            assert {path: lines[path]["fate"] for path in files} == dict.fromkeys(files, fate), report
+            assert [line["path"] for line in lines.values() if line["fate"] == "refused"] == ["/etc/other"]
+            assert seen(vps) == files
+        assert vps.is_kept("/etc/machine-id") and os.readlink(vps.at + "/etc/hostname") == "/persistent/etc/hostname"
+        for path in ["/etc/machine-id", "/etc/hostname"]:
+            info = os.stat(vps.kept + path)
+            assert (vps.read("/persistent" + path), info.st_uid, stat.S_IMODE(info.st_mode)) == (files[path], 3, 0o640)
+        saved = work + "/saved"
+        os.system(f"cp -a {vps.kept} {saved}")
+    os.mkdir(work + "/next")
+    with root(work + "/next") as vps:
+        # A new root, into which the platform wrote what it always writes.
+        os.system(f"cp -a {saved}/. {vps.kept}/")
+        for path, text in files.items():
+            vps.write(path, "new " + text)
+            vps.write("/persistent" + path, "kept " + text)
+        _, lines = vps.apply(platform=list(files), run="r2")
+        assert {path: lines[path]["fate"] for path in files} == dict.fromkeys(files, "applied"), lines
+        assert seen(vps) == {path: "kept " + text for path, text in files.items()}
+
+
 def test_mount_options_are_where_libmount_looks(work):
     """In a root of its own, since paths are seen from there."""
     with root(work) as vps:

@@ -121,7 +121,7 @@ fn apply_to_temporary(spec: &Spec, root: &Path) -> Report {
         return report;
     }
     let plan = plan(&wanted, &people, &inactive);
-    let mut run = steps::Run::new(&tree, &wanted);
+    let mut run = steps::Run::new(&tree, &wanted, &spec.platform);
     let mut problems = plan.problems.clone();
     let records = match &main {
         Some((storage, Ok(()))) => Some((*storage).clone()),
