@@ -4,7 +4,7 @@
 //! spec (host) ─┐                                       ┌ storages   which of them are other datasets
 //! persistence.toml (guest) ─ unite ─ plan (mayfly-core) ┤ steps      directories, bind mounts
 //! passwd, uid-map (guest) ─┘                           ├ files      bound, linked
-//!                                                      ├ copies     placed, and recorded for the harvest
+//!                                                      ├ copies     placed, and recorded (records) for the harvest
 //!                                                      └ accounts   merged into the base's
 //! ```
 //!
@@ -15,6 +15,7 @@ mod accounts;
 mod copies;
 mod files;
 mod options;
+mod records;
 mod steps;
 mod storages;
 
@@ -31,7 +32,7 @@ use mayfly_core::persist::spec::Spec;
 use mayfly_core::persist::unite::{Wanted, unite};
 use mayfly_core::persist::{limits, read};
 
-pub(crate) use copies::{read_record, record_path, write_record};
+pub(crate) use records::{read_record, record_path, remove_record, write_record};
 
 use crate::tree::Tree;
 
@@ -135,6 +136,9 @@ fn apply_to_temporary(spec: &Spec, root: &Path) -> Report {
                 .cloned()
         }
     };
+    if let Some(storage) = &records {
+        records::prune_records(&tree, storage, &spec.run, &mut problems);
+    }
     run.copies.keep_records_in(records, &spec.run);
     if let Some(storage) = wanted
         .accounts
@@ -257,7 +261,7 @@ fn guest_file(tree: &Tree, storage: &TreePath) -> Source {
                 Ok(text) => parse(&text),
                 Err(_) => trouble("it is no UTF-8; nothing of it is read".to_owned()),
             },
-            Err(why) => trouble(why),
+            Err(why) => trouble(why.into()),
         };
         source.problems.come_from(path.as_str());
         return source;
