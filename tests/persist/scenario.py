@@ -44,14 +44,14 @@ class Root:
     def record(self, run="r1"):
         return f"{self.kept}/var/lib/mayfly/placed/{run}.json"
 
-    def harvest(self, *arguments, run="r1", code=0, once=False):
+    def harvest(self, *arguments, run="r1", code=0, once=False, by=()):
         """A record that goes with its root comes back, so that one test can harvest several times, unless `once`."""
         try:
             with open(self.record(run)) as file:
                 record = file.read()
         except OSError:
             record = None
-        done = trees.guest("harvest", "--root", self.at, "--storage", "/persistent", "--run", run, *arguments)
+        done = trees.guest("harvest", "--root", self.at, "--storage", "/persistent", "--run", run, *arguments, by=by)
         assert done.returncode == code, (done.returncode, done.stderr, done.stdout)
         report = json.loads(done.stdout)
         assert (report["state"] == "incomplete") == (code == 1), report

@@ -34,9 +34,10 @@ impl Found {
         })
     }
 
-    /// The file.
-    pub(crate) fn file(&self) -> Option<&File> {
-        self.file.as_ref()
+    /// The file, and who owns it.
+    pub(crate) fn file(&self) -> Option<(&File, u32)> {
+        let owner = self.stat.as_ref()?.st_uid;
+        self.file.as_ref().map(|file| (file, owner))
     }
 
     /// Its length.

@@ -233,7 +233,7 @@ impl Harvest<'_> {
         self.when != When::Running
             || found
                 .file()
-                .is_none_or(|file| !sys::is_open_for_writing(file))
+                .is_none_or(|(file, owner)| !sys::is_open_for_writing(file, owner))
     }
 }
 

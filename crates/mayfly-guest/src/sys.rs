@@ -1,7 +1,7 @@
 //! The only unsafe code of this crate.
 #![allow(
     unsafe_code,
-    reason = "execve with the process's own environment, fork, signals and leases have no safe form in rustix"
+    reason = "execve with the process's own environment, fork, signals, leases and file system ids have no safe form in rustix"
 )]
 
 use std::ffi::CString;
@@ -54,20 +54,58 @@ pub(crate) fn reset_signals() {
 }
 
 /// Whether anybody has `file` open for writing, as far as the kernel tells: it gives a read lease only where nobody has.
-/// A file system without leases, or a file of another owner, says nothing.
-pub(crate) fn is_open_for_writing(file: &File) -> bool {
-    // SAFETY: both calls take the descriptor, which is open as long as `file`, and a number.
-    let refused = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, libc::F_RDLCK) } == -1;
-    if refused {
-        return io::Error::last_os_error().raw_os_error() == Some(libc::EAGAIN);
-    }
+/// A file system without leases says nothing.
+///
+/// In a guest the kernel gives leases to the file's owner alone, so this process is that for the moment of the question.
+pub(crate) fn is_open_for_writing(file: &File, owner: u32) -> bool {
+    as_owner(owner, || {
+        // SAFETY: both calls take the descriptor, which is open as long as `file`, and a number.
+        let refused =
+            unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, libc::F_RDLCK) } == -1;
+        if refused {
+            return io::Error::last_os_error().raw_os_error() == Some(libc::EAGAIN);
+        }
+        // SAFETY: as above.
+        unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, libc::F_UNLCK) };
+        false
+    })
+}
+
+/// Does `act` with the files' side of this thread's identity changed to `owner`, where that is possible.
+fn as_owner<T>(owner: u32, act: impl FnOnce() -> T) -> T {
+    // SAFETY: these change the identity of this thread for file systems, and no memory.
+    let before = unsafe { libc::setfsuid(owner) };
+    let done = act();
+    // What comes next would be somebody else's: the second call tells what the first one has made of it.
     // SAFETY: as above.
-    unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, libc::F_UNLCK) };
-    false
+    let after = unsafe {
+        libc::setfsuid(before as libc::uid_t);
+        libc::setfsuid(u32::MAX)
+    };
+    if after != before {
+        std::process::abort();
+    }
+    done
 }
 
 /// Keeps a lease that somebody breaks from ending this process: the kernel tells of it by a signal.
 pub(crate) fn survive_lease_breaks() {
     // SAFETY: ignoring a signal installs no handler, and nothing else in this program uses this one.
     unsafe { libc::signal(libc::SIGIO, libc::SIG_IGN) };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_asked_as_its_owner_and_never_after() {
+        // SAFETY: it changes nothing, since there is no such number.
+        let who = || unsafe { libc::setfsuid(u32::MAX) };
+        let before = who();
+        let inside = as_owner(1, who);
+        assert_eq!(who(), before);
+        // Only root can be somebody else.
+        assert_eq!(inside, if before == 0 { 1 } else { before });
+    }
 }
