@@ -41,11 +41,29 @@ class Root:
         report = json.loads(done.stdout)
         return report, {line["path"]: line for line in report["declarations"]}
 
-    def harvest(self, *arguments, run="r1", code=0):
-        done = trees.guest("harvest", "--root", self.at, "--storage", "/persistent", "--run", run, *arguments)
+    def record(self, run="r1"):
+        return f"{self.kept}/var/lib/mayfly/placed/{run}.json"
+
+    def harvest(self, *arguments, run="r1", code=0, once=False, by=()):
+        """A record that goes with its root comes back, so that one test can harvest several times, unless `once`."""
+        try:
+            with open(self.record(run)) as file:
+                record = file.read()
+        except OSError:
+            record = None
+        done = trees.guest("harvest", "--root", self.at, "--storage", "/persistent", "--run", run, *arguments, by=by)
         assert done.returncode == code, (done.returncode, done.stderr, done.stdout)
         report = json.loads(done.stdout)
-        return report, {line["path"]: line for line in report["files"]}
+        assert (report["state"] == "incomplete") == (code == 1), report
+        goes = report["state"] == "done" and "--when" in arguments and "running" not in arguments
+        assert record is None or os.path.exists(self.record(run)) != goes, report
+        if goes and record is not None and not once:
+            with open(self.record(run), "w") as file:
+                file.write(record)
+        lines = {line["path"]: line for line in report["files"]}
+        taken = [line["path"] for line in report["files"] if line["what"] == "taken"]
+        assert report["omitted"] or report["taken"] == taken and report["taken_count"] == len(taken)
+        return report, lines
 
     def is_kept(self, path):
         one, other = os.stat(self.at + path), os.stat(self.kept + path)

@@ -160,5 +160,5 @@ def program():
     raise SystemExit("error: mayfly-guest is not built\n  next: ./run build")
 
 
-def guest(*arguments, timeout=60):
-    return subprocess.run([program(), *arguments], capture_output=True, text=True, timeout=timeout)
+def guest(*arguments, timeout=60, by=()):
+    return subprocess.run([*by, program(), *arguments], capture_output=True, text=True, timeout=timeout)

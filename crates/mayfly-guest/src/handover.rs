@@ -5,12 +5,16 @@ use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
+use mayfly_core::persist::report::Report;
 use rustix::mount::{UnmountFlags, unmount};
+use serde_json::{Map, Value};
 
 /// Where the host's files are bound; a directory of the tmpfs that LXC mounts on `/dev`.
 const HANDOVER: &str = "/dev/.mayfly";
-/// A boot report is a page or two; more is not one.
-const REPORT_LIMIT: u64 = 1 << 20;
+const BOOT_REPORT: &str = "boot.json";
+const PERSISTENCE: &str = "persistence.json";
+/// A boot report is a page or two, and a spec has a manifest's declarations; more is neither.
+const FILE_LIMIT: u64 = 4 << 20;
 /// What is told to the host at most, so that one write to the FIFO is whole.
 const LINE_LIMIT: usize = 2048;
 
@@ -28,6 +32,20 @@ impl Host {
             .custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW)
             .open(path);
         Self { fifo: fifo.ok() }
+    }
+
+    /// Tells how the declarations went: one line, which stays JSON however much there was to say.
+    pub(crate) fn tell_persistence(&mut self, report: &Report) {
+        if let Some(fifo) = &mut self.fifo {
+            let keyword = "persistence ";
+            let json = report.summary().to_line(LINE_LIMIT - keyword.len() - 1);
+            let _ = fifo.write_all(format!("{keyword}{json}\n").as_bytes());
+        }
+    }
+
+    /// Lets go of the FIFO. A child does, so that the host does not wait for it after its parent has become the init.
+    pub(crate) fn close(&mut self) {
+        self.fifo = None;
     }
 
     /// Tells one line: a keyword and a text.
@@ -51,36 +69,95 @@ fn line(keyword: &str, text: &str) -> String {
     line
 }
 
-/// Copies the boot report to where the VPS can read it. Everything that goes wrong is a text for the console.
-pub(crate) fn place_boot_report() -> Result<(), String> {
-    let from = Path::new(HANDOVER).join("boot.json");
-    let mut report = Vec::new();
-    let file = File::open(&from).map_err(|e| format!("cannot open {}: {e}", from.display()))?;
-    file.take(REPORT_LIMIT)
-        .read_to_end(&mut report)
-        .map_err(|e| format!("cannot read {}: {e}", from.display()))?;
-    let directory = Path::new("/run/mayfly");
-    match fs::DirBuilder::new().mode(0o755).create(directory) {
-        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
-            return Err(format!("cannot make {}: {e}", directory.display()));
+/// What the host says about this run.
+pub(crate) struct Handover {
+    /// The boot report, or why there is none.
+    boot_report: Result<Vec<u8>, String>,
+    /// What stays, as a spec that has yet to be parsed; none where the host says nothing of it.
+    pub(crate) persistence: Option<Result<Vec<u8>, String>>,
+}
+
+impl Handover {
+    /// Reads it. Everything that goes wrong is told where it matters.
+    pub(crate) fn read() -> Self {
+        let persistence = match read(PERSISTENCE) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => None,
+            read => Some(read.map_err(|e| cannot_read(PERSISTENCE, &e))),
+        };
+        Self {
+            boot_report: read(BOOT_REPORT).map_err(|e| cannot_read(BOOT_REPORT, &e)),
+            persistence,
         }
-        _ => {}
     }
-    let to = directory.join("boot.json");
-    OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o644)
-        .open(&to)
-        .and_then(|mut file| file.write_all(&report))
-        .map_err(|e| format!("cannot write {}: {e}", to.display()))
+
+    /// Puts the boot report where the VPS can read it, with what became of the declarations. Everything that goes wrong
+    /// is a text for the console.
+    pub(crate) fn place_boot_report(&self, persistence: Option<&Report>) -> Result<(), String> {
+        let (bytes, trouble) = match (&self.boot_report, persistence) {
+            (Err(why), None) => return Err(why.clone()),
+            (Ok(bytes), None) => (bytes.clone(), None),
+            (read, Some(report)) => extend(read, report),
+        };
+        let directory = Path::new("/run/mayfly");
+        match fs::DirBuilder::new().mode(0o755).create(directory) {
+            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
+                return Err(format!("cannot make {}: {e}", directory.display()));
+            }
+            _ => {}
+        }
+        let to = directory.join(BOOT_REPORT);
+        OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o644)
+            .open(&to)
+            .and_then(|mut file| file.write_all(&bytes))
+            .map_err(|e| format!("cannot write {}: {e}", to.display()))?;
+        trouble.map_or(Ok(()), Err)
+    }
+}
+
+fn read(name: &str) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let file = File::open(Path::new(HANDOVER).join(name))?;
+    file.take(FILE_LIMIT).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+fn cannot_read(name: &str, error: &io::Error) -> String {
+    format!("cannot read {HANDOVER}/{name}: {error}")
+}
+
+/// The boot report with one key more; where there is no boot report, with that key alone, and why.
+fn extend(read: &Result<Vec<u8>, String>, report: &Report) -> (Vec<u8>, Option<String>) {
+    let parsed = read.as_ref().map_err(Clone::clone).and_then(|bytes| {
+        serde_json::from_slice::<Map<String, Value>>(bytes)
+            .map_err(|e| format!("the boot report is not understood: {e}"))
+    });
+    let (mut map, mut trouble) = match parsed {
+        Ok(map) => (map, None),
+        Err(why) => (Map::new(), Some(why)),
+    };
+    match serde_json::to_value(report) {
+        Ok(report) => {
+            map.insert("persistence".to_owned(), report);
+        }
+        Err(e) => trouble = Some(e.to_string()),
+    }
+    let bytes = serde_json::to_vec_pretty(&map).unwrap_or_default();
+    (bytes, trouble)
 }
 
 /// Takes the host's mounts off and removes the directory. Returns what stayed.
 pub(crate) fn remove_traces() -> Vec<String> {
     let mut stayed = Vec::new();
-    for name in ["guest", "boot.json", "report"] {
+    for name in ["guest", BOOT_REPORT, "report", PERSISTENCE] {
         let path = Path::new(HANDOVER).join(name);
+        let absent =
+            fs::symlink_metadata(&path).is_err_and(|e| e.kind() == io::ErrorKind::NotFound);
+        if name == PERSISTENCE && absent {
+            continue;
+        }
         if let Err(e) = unmount(&path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
             stayed.push(format!("cannot unmount {}: {e}", path.display()));
             continue;
@@ -105,5 +182,21 @@ mod tests {
         assert_eq!(line("error", "a\nb\u{1b}[0m"), "error a\\nb\\u{1b}[0m\n");
         let long = line("error", &"ä".repeat(5_000));
         assert!(long.len() <= LINE_LIMIT + 1 && long.ends_with('\n'));
+    }
+
+    #[test]
+    fn the_boot_report_gets_a_key_more() {
+        let report = Report::inactive("nothing is declared");
+        let (bytes, trouble) = extend(&Ok(br#"{"vps": "web"}"#.to_vec()), &report);
+        let value: Value = serde_json::from_slice(&bytes).unwrap();
+        assert_eq!(trouble, None);
+        assert_eq!(value["vps"], "web");
+        assert_eq!(value["persistence"]["state"], "inactive");
+        for read in [Ok(b"[1]".to_vec()), Err("it is gone".to_owned())] {
+            let (bytes, trouble) = extend(&read, &report);
+            let value: Value = serde_json::from_slice(&bytes).unwrap();
+            assert!(trouble.is_some());
+            assert_eq!(value["persistence"]["why"], "nothing is declared");
+        }
     }
 }

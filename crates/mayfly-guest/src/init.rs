@@ -1,4 +1,4 @@
-//! The verb `init`: from the host's first process to the VPS's own.
+//! The verb `init`: from the host's first process to the VPS's own, with what is declared to stay in its place.
 
 use std::ffi::{CString, OsString};
 use std::fs;
@@ -6,25 +6,66 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
-use crate::handover::{self, Host};
-use crate::sys;
+use mayfly_core::persist::report::Report;
+use mayfly_core::persist::spec::Spec;
+
+use crate::handover::{self, Handover, Host};
+use crate::{apply, child, sys};
+
+/// How long the declarations may keep a VPS from booting.
+const APPLY_LIMIT: Duration = Duration::from_secs(20);
+/// What a report is long at most; the bound of boot.json is smaller.
+const REPORT_BYTES: usize = 2 << 20;
 
 /// Becomes `command[0]` with the rest as its arguments; comes back only when that is impossible.
 pub(crate) fn run(command: &[OsString]) -> ExitCode {
     let mut host = Host::open();
     // From here on the console is LXC's final one; the host may set its modes.
     host.tell("begin", "");
-    if let Err(trouble) = handover::place_boot_report() {
-        eprintln!("mayfly: {trouble}");
-    }
+    let handover = Handover::read();
+    // Before anything of the VPS's is looked at: nobody finds these files by way of what was declared.
     for trouble in handover::remove_traces() {
         eprintln!("mayfly: {trouble}");
+    }
+    let report = handover
+        .persistence
+        .as_ref()
+        .map(|spec| apply_apart(spec, &mut host));
+    if let Err(trouble) = handover.place_boot_report(report.as_ref()) {
+        eprintln!("mayfly: {trouble}");
+    }
+    if let Some(report) = &report {
+        host.tell_persistence(report);
     }
     let trouble = become_init(command, &mut host);
     eprintln!("mayfly: {trouble}");
     host.tell("error", &trouble);
     ExitCode::FAILURE
+}
+
+/// Applies the declarations in a child: no crash and no hang of it stops a boot.
+fn apply_apart(spec: &Result<Vec<u8>, String>, host: &mut Host) -> Report {
+    let done = child::run(APPLY_LIMIT, REPORT_BYTES, || {
+        host.close();
+        // Every mode is given as it is to be.
+        rustix::process::umask(rustix::fs::Mode::empty());
+        let spec = spec.as_deref().map_err(Clone::clone).and_then(Spec::parse);
+        let report = match spec {
+            Ok(spec) => apply::apply(&spec, Path::new("/")),
+            Err(why) => Report::unknown(why),
+        };
+        serde_json::to_vec(&report).unwrap_or_default()
+    });
+    done.and_then(|bytes| {
+        serde_json::from_slice(&bytes).map_err(|e| format!("its report is not understood: {e}"))
+    })
+    .unwrap_or_else(|why| {
+        let why = format!("the declarations were not applied to their end: {why}");
+        eprintln!("mayfly: {why}");
+        Report::unknown(why)
+    })
 }
 
 fn become_init(command: &[OsString], host: &mut Host) -> String {
@@ -40,6 +81,7 @@ fn become_init(command: &[OsString], host: &mut Host) -> String {
         }
     }
     host.tell("exec", &asked.to_string_lossy());
+    sys::reset_signals();
     let error = sys::exec(&arguments[0].clone(), &arguments);
     format!(
         "cannot execute {}: {error}{}",

@@ -1,15 +1,16 @@
 //! The helper that runs as the first process of every VPS.
 //!
 //! `mayfly-guest init -- /sbin/init` takes over what the host left in `/dev/.mayfly`, removes every trace of it,
-//! finds the VPS's own init inside the VPS, and becomes it. It is one static file and allocates little: the loader
-//! and the libraries of the VPS may not exist yet.
+//! applies what is declared to stay, finds the VPS's own init inside the VPS, and becomes it. It is one static file: the
+//! loader and the libraries of the VPS may not exist yet.
 //!
-//! Trouble with the boot report never stops a boot. No init does, and the host is told why.
+//! Trouble with the boot report or with declarations never stops a boot. No init does, and the host is told why.
 //!
 //! `mayfly-guest apply` puts what is declared to stay into a new root ([`apply`]), and `mayfly-guest harvest` takes back
 //! what was placed as a copy and has changed ([`harvest`]). Both work on any tree, and take its owner for hostile.
 
 mod apply;
+mod child;
 mod content;
 mod handover;
 mod harvest;

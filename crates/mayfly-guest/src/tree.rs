@@ -17,6 +17,65 @@ const NEW: &str = ".mayfly-new";
 /// How often the kernel may ask for another try because somebody renames at that moment.
 const TRIES: usize = 16;
 
+/// Why something in a tree cannot be read or written.
+#[derive(Debug)]
+pub(crate) struct Trouble {
+    /// For a person.
+    pub(crate) what: String,
+    /// Whether it will be the same whenever it is tried.
+    pub(crate) is_lasting: bool,
+}
+
+impl Trouble {
+    /// What will be the same at each try.
+    pub(crate) fn lasting(what: impl Into<String>) -> Self {
+        Self {
+            what: what.into(),
+            is_lasting: true,
+        }
+    }
+
+    /// What may go well later.
+    pub(crate) fn passing(what: impl Into<String>) -> Self {
+        Self {
+            what: what.into(),
+            is_lasting: false,
+        }
+    }
+
+    /// What the kernel said. Lasting is what a guest can make of its files: nothing that waits for it must wait for ever.
+    /// All else passes, want of room above all; what nobody expects is not taken for a reason to give something up.
+    pub(crate) fn of(at: impl std::fmt::Display, error: impl Into<std::io::Error>) -> Self {
+        let error = error.into();
+        let is_lasting = matches!(
+            error.raw_os_error(),
+            Some(
+                libc::ELOOP
+                    | libc::ENOTDIR
+                    | libc::EISDIR
+                    | libc::ENOENT
+                    | libc::EEXIST
+                    | libc::ENOTEMPTY
+                    | libc::ENAMETOOLONG
+                    | libc::EMLINK
+                    | libc::EACCES
+                    | libc::EPERM
+                    | libc::ENXIO
+            )
+        );
+        Self {
+            what: format!("{at}: {error}"),
+            is_lasting,
+        }
+    }
+}
+
+impl From<Trouble> for String {
+    fn from(trouble: Trouble) -> Self {
+        trouble.what
+    }
+}
+
 /// The top of a tree.
 pub(crate) struct Tree {
     top: OwnedFd,
@@ -60,6 +119,14 @@ impl Tree {
             Ok(fd) => Ok(Some(fs::fstat(fd)?)),
             Err(Errno::NOENT) => Ok(None),
             Err(e) => Err(e),
+        }
+    }
+
+    /// Why `path` cannot be opened, and whether that stays so.
+    pub(crate) fn trouble(&self, path: &TreePath, error: Errno) -> Trouble {
+        Trouble {
+            what: self.explain(path, error),
+            ..Trouble::of(path, error)
         }
     }
 
@@ -113,27 +180,33 @@ impl Tree {
         &self,
         path: &TreePath,
         limit: usize,
-    ) -> std::result::Result<Option<Vec<u8>>, String> {
-        let looked = self.look(path).map_err(|e| self.explain(path, e))?;
+    ) -> std::result::Result<Option<Vec<u8>>, Trouble> {
+        let looked = self.look(path).map_err(|e| self.trouble(path, e))?;
         let Some(looked) = looked else {
             return Ok(None);
         };
         if kind(&looked) != FileType::RegularFile {
-            return Err(format!("{path} is {}", name_of(kind(&looked))));
+            return Err(Trouble::lasting(format!(
+                "{path} is {}",
+                name_of(kind(&looked))
+            )));
         }
         let fd = self
             .open(path, OFlags::RDONLY | OFlags::NONBLOCK)
-            .map_err(|e| self.explain(path, e))?;
-        let stat = fs::fstat(&fd).map_err(|e| format!("{path}: {e}"))?;
-        if (stat.st_dev, stat.st_ino) != (looked.st_dev, looked.st_ino) {
-            return Err(format!("{path} was replaced while it was looked at"));
+            .map_err(|e| self.trouble(path, e))?;
+        let stat = fs::fstat(&fd).map_err(|e| Trouble::of(path, e))?;
+        if !same(&stat, &looked) {
+            let what = format!("{path} was replaced while it was looked at");
+            return Err(Trouble::passing(what));
         }
         let mut bytes = Vec::new();
         let reader = std::io::Read::take(std::fs::File::from(fd), limit as u64 + 1);
         let mut reader = std::io::BufReader::new(reader);
-        std::io::Read::read_to_end(&mut reader, &mut bytes).map_err(|e| format!("{path}: {e}"))?;
+        std::io::Read::read_to_end(&mut reader, &mut bytes).map_err(|e| Trouble::of(path, e))?;
         if bytes.len() > limit {
-            return Err(format!("{path} is larger than {limit} bytes, and not read"));
+            return Err(Trouble::lasting(format!(
+                "{path} is larger than {limit} bytes, and not read"
+            )));
         }
         Ok(Some(bytes))
     }

@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use mayfly_core::persist::path::TreePath;
+use mayfly_core::persist::record::HarvestState;
 use mayfly_core::persist::spec::{Spec, check_run};
 
 use crate::apply;
@@ -120,7 +121,7 @@ pub(crate) fn run_harvest(arguments: &[OsString]) -> ExitCode {
         };
         let report = harvest(&plan);
         print(&serde_json::to_string(&report).map_err(|e| e.to_string())?)?;
-        if report.state == "incomplete" {
+        if report.state == HarvestState::Incomplete {
             Err("not all could be looked at or taken".to_owned())
         } else {
             Ok(())

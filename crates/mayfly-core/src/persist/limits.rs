@@ -18,9 +18,17 @@ pub const NESTING: usize = 16;
 pub const PROBLEMS: usize = 256;
 /// Files that are named when copies are taken back; of more only the number is told.
 pub const TOLD: usize = 64;
+/// Files of which a harvest tells each; of more only the number is told.
+pub const TOLD_FILES: usize = 128;
+/// The report of a harvest, in bytes: it is always shorter.
+pub const HARVESTED_BYTES: usize = 1 << 20;
 /// passwd, group and the like, in bytes each.
 pub const ACCOUNT_BYTES: usize = 1 << 20;
 /// A file that is copied, in bytes.
 pub const COPY_BYTES: u64 = 16 << 20;
 /// All files that are copied at one birth, in bytes.
 pub const COPY_TOTAL_BYTES: u64 = 256 << 20;
+/// What one harvest reads of a root, and of a storage, in bytes each.
+pub const HARVEST_BYTES: u64 = COPY_TOTAL_BYTES;
+/// Names that are looked at in the directory of the records.
+pub const RECORDS: usize = 1_024;

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::declare::cut;
+use super::limits;
 use super::path::TreePath;
 
 /// The version of [`Record`] that is written.
@@ -85,7 +87,7 @@ pub enum Ending {
 /// What came of taking copies back.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Taken {
-    /// The files that were taken, the first [`limits::TOLD`](super::limits::TOLD) of them.
+    /// The files that were taken, the first [`limits::TOLD`] of them.
     #[serde(default)]
     pub files: Vec<String>,
     /// How many there were.
@@ -94,6 +96,105 @@ pub struct Taken {
     /// What never will be taken and why, such as a file that is too large; as many.
     #[serde(default)]
     pub refused: Vec<String>,
+}
+
+/// How taking copies back from one root went, as the helper tells it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Harvested {
+    /// Which version this is.
+    pub version: u32,
+    /// Whether all was looked at.
+    pub state: HarvestState,
+    /// Why not, or what else there is to say.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub why: Option<String>,
+    /// The files that were taken, the first [`limits::TOLD`] of them.
+    pub taken: Vec<String>,
+    /// How many there were.
+    pub taken_count: usize,
+    /// What never will be taken and why; as many.
+    pub refused: Vec<String>,
+    /// All files, as far as there is room.
+    pub files: Vec<HarvestLine>,
+    /// How many more there are.
+    pub omitted: usize,
+}
+
+/// Whether a harvest has to be made again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HarvestState {
+    /// All that ever can be taken was taken.
+    Done,
+    /// Something may be taken later.
+    Incomplete,
+    /// There is no record: nothing was placed.
+    None,
+}
+
+/// One file of a harvest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HarvestLine {
+    /// In the root.
+    pub path: String,
+    /// `taken`, `unchanged`, `stored`, `absent`, `empty`, `unsettled`, `refused` (for good) or `failed` (perhaps later).
+    pub what: String,
+    /// Why it is refused or failed.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub why: Option<String>,
+}
+
+impl Harvested {
+    /// A harvest of nothing yet.
+    pub fn new(state: HarvestState, why: Option<String>) -> Self {
+        Self {
+            version: VERSION,
+            state,
+            why: why.as_deref().map(cut),
+            taken: Vec::new(),
+            taken_count: 0,
+            refused: Vec::new(),
+            files: Vec::new(),
+            omitted: 0,
+        }
+    }
+
+    /// Adds what became of one file. A guest can make a record of very many: only so much is told.
+    pub fn add(&mut self, path: &str, what: &str, why: Option<String>) {
+        let why = why.as_deref().map(cut);
+        match (what, &why) {
+            ("taken", _) => {
+                self.taken_count += 1;
+                if self.taken.len() < limits::TOLD {
+                    self.taken.push(path.to_owned());
+                }
+            }
+            ("refused", Some(why)) => self.refuse(path, why),
+            ("failed", _) => self.state = HarvestState::Incomplete,
+            _ => {}
+        }
+        let room = if why.is_some() {
+            limits::TOLD_FILES
+        } else {
+            limits::TOLD_FILES / 2
+        };
+        if self.files.len() < room {
+            self.files.push(HarvestLine {
+                path: path.to_owned(),
+                what: what.to_owned(),
+                why,
+            });
+        } else {
+            self.omitted += 1;
+        }
+    }
+
+    /// Adds what never will be taken.
+    pub fn refuse(&mut self, path: &str, why: &str) {
+        if self.refused.len() < limits::TOLD {
+            self.refused.push(cut(&format!("{path}: {why}")));
+        }
+    }
 }
 
 /// Why a file of a dead root is not taken back, or that it is.
@@ -164,5 +265,23 @@ mod tests {
             target: "a".to_owned(),
         };
         assert_eq!(judge(&a, &link, &a, true), Verdict::Take);
+    }
+    #[test]
+    fn a_harvest_of_very_many_files_is_told_in_bounds() {
+        let mut told = Harvested::new(HarvestState::Done, None);
+        let path = format!("/{}", "\"".repeat(1_000));
+        for what in ["taken", "refused", "unchanged"] {
+            for _ in 0..20_000 {
+                let why = (what == "refused").then(|| "\u{1}".repeat(2_000));
+                told.add(&path, what, why);
+            }
+        }
+        assert_eq!((told.taken.len(), told.taken_count), (64, 20_000));
+        assert_eq!((told.refused.len(), told.files.len()), (64, 128));
+        assert_eq!(told.omitted, 59_872);
+        assert_eq!(told.state, HarvestState::Done);
+        told.add("/a", "failed", Some("no space".to_owned()));
+        assert_eq!(told.state, HarvestState::Incomplete);
+        assert!(serde_json::to_vec(&told).unwrap().len() < limits::HARVESTED_BYTES);
     }
 }

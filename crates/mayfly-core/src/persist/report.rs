@@ -78,7 +78,7 @@ pub struct Report {
     pub version: u32,
     /// How all of it went.
     pub state: State,
-    /// Why it is inactive as a whole.
+    /// Why it is inactive as a whole, or that nobody knows how it went.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub why: Option<String>,
     /// The declarations, troubled ones first where not all find room.
@@ -120,10 +120,58 @@ pub struct Summary {
     pub troubles: Vec<String>,
 }
 
+impl Summary {
+    /// The summary as JSON in one line of printable ASCII, `room` bytes at most: where it does not fit, the last troubles
+    /// are left out, and then of the reason what does not.
+    pub fn to_line(&self, room: usize) -> String {
+        let mut short = self.clone();
+        loop {
+            let line = ascii(&serde_json::to_string(&short).unwrap_or_default());
+            if line.len() <= room {
+                return line;
+            }
+            if short.troubles.pop().is_some() {
+                continue;
+            }
+            match short.why.take() {
+                Some(why) if !why.is_empty() => {
+                    let half = why.chars().count() / 2;
+                    short.why = Some(why.chars().take(half).collect());
+                }
+                _ => return String::new(),
+            }
+        }
+    }
+}
+
+/// JSON that has the same meaning and no byte that a terminal or a line knows.
+fn ascii(json: &str) -> String {
+    let mut line = String::with_capacity(json.len());
+    for c in json.chars() {
+        if c == ' ' || c.is_ascii_graphic() {
+            line.push(c);
+        } else {
+            let mut units = [0; 2];
+            for unit in c.encode_utf16(&mut units) {
+                line.push_str(&format!("\\u{unit:04x}"));
+            }
+        }
+    }
+    line
+}
+
 /// What the texts of a report may have together, so that boot.json stays below its limit of 1 MiB.
 const ROOM_BYTES: usize = 512 << 10;
 
 impl Report {
+    /// The report of an application that came to no report of its own, because of `why`.
+    pub fn unknown(why: impl Into<String>) -> Self {
+        Self {
+            state: State::Degraded,
+            ..Self::inactive(why)
+        }
+    }
+
     /// A report of nothing, because of `why`.
     pub fn inactive(why: impl Into<String>) -> Self {
         Self {
@@ -218,4 +266,46 @@ fn escaped(text: &str) -> usize {
             }
         })
         .sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn summary(why: Option<&str>, troubles: &[&str]) -> Summary {
+        Summary {
+            state: State::Degraded,
+            why: why.map(str::to_owned),
+            staying: 3,
+            troubled: troubles.len(),
+            troubles: troubles.iter().map(|t| (*t).to_owned()).collect(),
+        }
+    }
+
+    #[test]
+    fn a_line_says_the_same_as_its_summary() {
+        let all = summary(
+            Some("ž \u{9b}31m\u{7f}\u{202e}"),
+            &["/a \"b\"\\: it\nis 🦀", "/c"],
+        );
+        let line = all.to_line(2_000);
+        assert!(
+            line.bytes().all(|b| b == b' ' || b.is_ascii_graphic()),
+            "{line}"
+        );
+        assert_eq!(serde_json::from_str::<Summary>(&line).unwrap(), all);
+    }
+
+    #[test]
+    fn a_line_that_is_too_long_stays_json() {
+        let (long, wide) = ("x".repeat(240), "\u{1}🦀".repeat(40));
+        let all = summary(Some(&wide), &[&long, &wide, &long, &wide, &wide]);
+        for room in [2_000, 1_200, 500, 300, 120] {
+            let line = all.to_line(room);
+            assert!(line.len() <= room, "{room}: {line}");
+            let read: Summary = serde_json::from_str(&line).unwrap();
+            assert_eq!((read.staying, read.troubled), (3, 5));
+            assert!(all.troubles.starts_with(&read.troubles));
+        }
+    }
 }

@@ -97,6 +97,13 @@ pub struct Wanted {
     pub problems: Problems,
 }
 
+impl Wanted {
+    /// Whether nothing is declared, and nothing is wrong with that.
+    pub fn is_empty(&self) -> bool {
+        self.declarations.is_empty() && self.accounts.is_empty() && self.problems.is_empty()
+    }
+}
+
 /// One storage's settings in effect.
 struct Storage<'a> {
     name: &'a TreePath,

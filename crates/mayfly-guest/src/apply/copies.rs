@@ -1,19 +1,17 @@
-//! Declared files that are copied at birth, and the record of them that the harvest reads.
+//! Declared files that are copied at birth, and recorded for the harvest.
 
 use std::collections::BTreeMap;
 
 use mayfly_core::persist::limits;
 use mayfly_core::persist::path::TreePath;
-use mayfly_core::persist::record::{Content, DIRECTORY, Placed, Record, VERSION};
+use mayfly_core::persist::record::{Content, Placed, Record, VERSION};
 use mayfly_core::persist::report::{Fate, How};
 
 use super::Outcome;
 use super::files::replaceable;
+use super::records::{read_record, record_path, write_record};
 use crate::content::{find, put};
-use crate::tree::{Tree, write};
-
-/// What a record may be long, in bytes.
-pub(crate) const RECORD_BYTES: usize = 8 << 20;
+use crate::tree::Tree;
 
 /// All copies of one root.
 #[derive(Default)]
@@ -24,27 +22,6 @@ pub(crate) struct Copies {
     placed: Option<Result<BTreeMap<TreePath, Placed>, String>>,
     changed: bool,
     bytes: u64,
-}
-
-/// The record of `run`.
-pub(crate) fn record_path(storage: &TreePath, run: &str) -> Result<TreePath, String> {
-    storage
-        .join(DIRECTORY)
-        .and_then(|at| at.join(&format!("{run}.json")))
-        .map_err(str::to_owned)
-}
-
-/// Reads the record of `run`; none where there is none.
-pub(crate) fn read_record(tree: &Tree, at: &TreePath, run: &str) -> Result<Option<Record>, String> {
-    let Some(bytes) = tree.read(at, RECORD_BYTES)? else {
-        return Ok(None);
-    };
-    let record: Record =
-        serde_json::from_slice(&bytes).map_err(|e| format!("{at} is not understood: {e}"))?;
-    if record.version != VERSION || record.run != run {
-        return Err(format!("{at} is not the record of this run"));
-    }
-    Ok(Some(record))
 }
 
 impl Copies {
@@ -137,13 +114,4 @@ impl Copies {
         };
         write_record(tree, &record_path(storage, run)?, &record)
     }
-}
-
-/// Writes a record so that it is whole or not there.
-pub(crate) fn write_record(tree: &Tree, at: &TreePath, record: &Record) -> Result<(), String> {
-    if let Some(directory) = at.parent() {
-        tree.make_directories(&directory, 0o700)?;
-    }
-    let bytes = serde_json::to_vec(record).map_err(|e| e.to_string())?;
-    write(tree, at, &bytes, 0o600)
 }

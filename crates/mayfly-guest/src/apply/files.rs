@@ -5,22 +5,26 @@ use std::os::fd::OwnedFd;
 use mayfly_core::persist::declare::Method;
 use mayfly_core::persist::path::TreePath;
 use mayfly_core::persist::report::{Fate, How};
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, fstat, openat, readlinkat, symlinkat, unlinkat};
+use rustix::fs::{
+    AtFlags, FileType, Mode, OFlags, Stat, fstat, openat, readlinkat, symlinkat, unlinkat,
+};
 use rustix::io::Errno;
 
 use super::Outcome;
 use super::steps::bind_over;
-use crate::tree::{Tree, kind, name_of, same, write};
+use crate::content::{find, put};
+use crate::tree::{Tree, abandon, finish, kind, name_of, new_link, same, write};
 
 /// What systemd takes for "make one at this boot, and write it here".
 const NO_MACHINE_ID: &[u8] = b"uninitialized\n";
 
-/// Makes the file at `path` stay as `stored`.
+/// Makes the file at `path` stay as `stored`. What the platform wrote there gives way.
 pub(super) fn place(
     tree: &Tree,
     path: &TreePath,
     stored: &TreePath,
     method: Method,
+    platform: bool,
 ) -> Result<Outcome, String> {
     let parent = path.parent().unwrap_or_else(TreePath::top);
     let parent_fd = tree
@@ -34,6 +38,14 @@ pub(super) fn place(
             FileType::Directory => return Err("a directory is in the way".to_owned()),
             _ if kept.as_ref().is_some_and(|kept| same(kept, found)) => {
                 return Ok(Outcome::done(Fate::Already, How::Bind));
+            }
+            FileType::RegularFile if platform => {
+                if kept.is_none() {
+                    kept = Some(store_first(tree, path, stored)?);
+                }
+                if method == Method::Symlink {
+                    return link_over(&parent_fd, path, stored);
+                }
             }
             _ if found.st_size > 0 => {
                 return Err("a file is there already, and it is not empty".to_owned());
@@ -65,6 +77,32 @@ pub(super) fn place(
             },
         },
     }
+}
+
+/// Makes what the platform wrote the first version that is stored: a machine keeps the id that it was made with.
+fn store_first(tree: &Tree, path: &TreePath, stored: &TreePath) -> Result<Stat, String> {
+    let found = find(tree, path)?;
+    let parent = stored.parent().unwrap_or_else(TreePath::top);
+    let parent = tree
+        .directory(&parent)
+        .map_err(|e| tree.explain(&parent, e))?;
+    put(&found, path, &parent, stored.name(), true, || Ok(()))?;
+    match tree.look(stored) {
+        Ok(Some(kept)) => Ok(kept),
+        Ok(None) => Err(format!("{stored} is gone again")),
+        Err(e) => Err(tree.explain(stored, e)),
+    }
+}
+
+/// Puts the link into the place of the file, which is there until the link is.
+fn link_over(parent: &OwnedFd, path: &TreePath, stored: &TreePath) -> Result<Outcome, String> {
+    new_link(parent, stored.as_str())
+        .and_then(|()| finish(parent, path.name()))
+        .map_err(|e| {
+            abandon(parent);
+            format!("it cannot be linked: {e}")
+        })?;
+    Ok(Outcome::done(Fate::Applied, How::Symlink))
 }
 
 fn linked(parent: &OwnedFd, path: &TreePath, stored: &TreePath) -> Result<Outcome, String> {

@@ -4,7 +4,7 @@
 //! spec (host) ─┐                                       ┌ storages   which of them are other datasets
 //! persistence.toml (guest) ─ unite ─ plan (mayfly-core) ┤ steps      directories, bind mounts
 //! passwd, uid-map (guest) ─┘                           ├ files      bound, linked
-//!                                                      ├ copies     placed, and recorded for the harvest
+//!                                                      ├ copies     placed, and recorded (records) for the harvest
 //!                                                      └ accounts   merged into the base's
 //! ```
 //!
@@ -15,6 +15,7 @@ mod accounts;
 mod copies;
 mod files;
 mod options;
+mod records;
 mod steps;
 mod storages;
 
@@ -31,7 +32,7 @@ use mayfly_core::persist::spec::Spec;
 use mayfly_core::persist::unite::{Wanted, unite};
 use mayfly_core::persist::{limits, read};
 
-pub(crate) use copies::{read_record, record_path, write_record};
+pub(crate) use records::{read_record, record_path, remove_record, write_record};
 
 use crate::tree::Tree;
 
@@ -108,6 +109,9 @@ fn apply_to_temporary(spec: &Spec, root: &Path) -> Report {
     wanted.like_module |= spec.like_module;
     wanted.strict |= spec.strict;
     let (inactive, strange) = storages::inactive(&tree, &wanted);
+    if spec.storage.is_none() && wanted.is_empty() {
+        return Report::inactive("there is no storage, and nothing is declared");
+    }
     if let Some((storage, Err(storages::Why::Unknown(why)))) = &main {
         wanted.problems.error(storage.as_str(), why.as_str());
     }
@@ -118,7 +122,7 @@ fn apply_to_temporary(spec: &Spec, root: &Path) -> Report {
         return report;
     }
     let plan = plan(&wanted, &people, &inactive);
-    let mut run = steps::Run::new(&tree, &wanted);
+    let mut run = steps::Run::new(&tree, &wanted, &spec.platform);
     let mut problems = plan.problems.clone();
     let records = match &main {
         Some((storage, Ok(()))) => Some((*storage).clone()),
@@ -132,6 +136,9 @@ fn apply_to_temporary(spec: &Spec, root: &Path) -> Report {
                 .cloned()
         }
     };
+    if let Some(storage) = &records {
+        records::prune_records(&tree, storage, &spec.run, &mut problems);
+    }
     run.copies.keep_records_in(records, &spec.run);
     if let Some(storage) = wanted
         .accounts
@@ -254,7 +261,7 @@ fn guest_file(tree: &Tree, storage: &TreePath) -> Source {
                 Ok(text) => parse(&text),
                 Err(_) => trouble("it is no UTF-8; nothing of it is read".to_owned()),
             },
-            Err(why) => trouble(why),
+            Err(why) => trouble(why.into()),
         };
         source.problems.come_from(path.as_str());
         return source;

@@ -27,6 +27,8 @@ const PENDING: &str = "user.mayfly.pending";
 pub(crate) struct Run<'a> {
     tree: &'a Tree,
     wanted: &'a Wanted,
+    /// What the platform wrote into the root.
+    platform: &'a [TreePath],
     /// The mount that `/` is.
     root_mount: u64,
     /// Directories that could not be made, by where they would be, and why.
@@ -41,13 +43,14 @@ pub(crate) struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    pub(crate) fn new(tree: &'a Tree, wanted: &'a Wanted) -> Self {
+    pub(crate) fn new(tree: &'a Tree, wanted: &'a Wanted, platform: &'a [TreePath]) -> Self {
         let top = tree
             .directory(&TreePath::top())
             .and_then(|fd| mount_of(fd.as_fd()));
         Self {
             tree,
             wanted,
+            platform,
             // Where it is not known no directory is taken for one of the root's.
             root_mount: top.map_or(u64::MAX, |(mount, _)| mount),
             broken: BTreeMap::new(),
@@ -286,7 +289,10 @@ impl<'a> Run<'a> {
             Kind::File {
                 method: Method::Copy,
             } => self.copies.place(self.tree, path, &stored),
-            Kind::File { method } => files::place(self.tree, path, &stored, method),
+            Kind::File { method } => {
+                let platform = self.platform.contains(path);
+                files::place(self.tree, path, &stored, method, platform)
+            }
             Kind::Directory { .. } => Err("it is a directory".to_owned()),
         }
     }
