@@ -34,8 +34,8 @@ def template(node, name, declared="", init=None, impermanence=True):
         node.run("template", "import", name, images.tar(tree, top / "tree.tar"), text)
         shutil.rmtree(top)
         yield name
-        node.run("template", "remove", name)
     finally:
+        node.run("template", "remove", name, check=False)
         shutil.rmtree(top, ignore_errors=True)
 
 
