@@ -32,6 +32,6 @@ pub use self::operation::{IfBusy, OperationFilter, OperationView, PlanBody, Plan
 pub use self::template::{BuildTemplate, ImportTemplate, TemplateView};
 pub use self::vps::{
     AddMount, BaseView, CreateDataset, CreateVps, DatasetView, FeatureState, FeatureView,
-    ImpermanenceView, MountView, RestartVps, RunView, SetDataset, SetFeatures, SetImpermanence,
-    SetVps, StopVps, VpsState, VpsView,
+    ImpermanenceView, MountView, RescueVps, RestartVps, RunView, SetDataset, SetFeatures,
+    SetImpermanence, SetVps, StopVps, VpsState, VpsView,
 };

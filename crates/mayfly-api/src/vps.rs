@@ -2,9 +2,10 @@
 
 use mayfly_core::bytes::Bytes;
 use mayfly_core::change::VpsChange;
-use mayfly_core::documents::{Autostart, Desired, Lifecycle, OnCrash, Track, VpsDoc};
+use mayfly_core::documents::{Autostart, Desired, Lifecycle, OnCrash, Rescue, Track, VpsDoc};
 use mayfly_core::ids::{Digest, Incarnation, RunId, VpsId};
 use mayfly_core::names::{DatasetName, GuestPath, Hostname, PoolPath, TemplateName};
+use mayfly_core::plan::RESCUE_ROOT;
 use mayfly_core::run::{IdRange, Limits, RunPhase, RunState};
 use mayfly_core::template::RootKind;
 use serde::{Deserialize, Serialize};
@@ -88,6 +89,21 @@ impl Default for RestartVps {
             force: false,
         }
     }
+}
+
+/// `POST /v1/vps/{v}/rescue`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RescueVps {
+    /// The template whose system boots.
+    pub template: TemplateName,
+    /// Where the root dataset is in it; null to leave it out.
+    #[serde(default = "rescue_root")]
+    pub root_at: Option<GuestPath>,
+}
+
+fn rescue_root() -> Option<GuestPath> {
+    RESCUE_ROOT.parse().ok()
 }
 
 /// `PATCH /v1/vps/{v}`: absent means unchanged. All of it is changed, or nothing.
@@ -290,6 +306,9 @@ pub struct RunView {
     pub init_pid: Option<i32>,
     /// From the supervisor's first instruction to the guest's first, in microseconds.
     pub launch_us: Option<u64>,
+    /// What is shown where, where it is a rescue system that runs.
+    #[serde(default)]
+    pub rescue: Option<Rescue>,
 }
 
 /// A VPS.
@@ -411,6 +430,7 @@ impl VpsView {
                 phase: run.map(|r| r.phase),
                 init_pid: run.and_then(|r| r.init_pid),
                 launch_us: run.and_then(|r| r.launch_us),
+                rescue: current.rescue,
             }),
             last_root: doc.last_root,
             last_root_base: doc.last_root_base,

@@ -151,6 +151,7 @@ pub struct Dataset {
 
 /// A dataset at a path of the guest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Mount {
     /// Which dataset.
     pub dataset: DatasetName,
@@ -205,6 +206,23 @@ pub struct CurrentRun {
     pub boot_id: String,
     /// When it began, in milliseconds since 1970.
     pub started_unix_ms: u64,
+    /// What is shown where, where it is a rescue system that runs.
+    #[serde(default)]
+    pub rescue: Option<Rescue>,
+}
+
+/// A rescue system: another template's in a root of its own, with the VPS's datasets in reach.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct Rescue {
+    /// The template.
+    pub template: TemplateName,
+    /// Where the root dataset is; none where it is not shown.
+    pub root_at: Option<GuestPath>,
+    /// All datasets that are shown, where they are.
+    pub mounts: Vec<Mount>,
+    /// Datasets that would hide the rescue system at their usual paths, by these.
+    pub moved: Vec<GuestPath>,
 }
 
 /// A run that crashed, or that was to be started and did not.

@@ -347,6 +347,11 @@ impl PoolPath {
         Self(format!("{vps}.impermanence-{run}"))
     }
 
+    /// The root of one run in rescue mode.
+    pub fn rescue_root(vps: VpsId, run: &RunId) -> Self {
+        Self(format!("{vps}.rescue-{run}"))
+    }
+
     /// Where something lies in the graveyard; `grave` is one path component, of characters that every backend takes.
     pub fn grave(grave: &str) -> Self {
         let taken = |b: u8| b.is_ascii_alphanumeric() || b"-_.:".contains(&b);
@@ -400,6 +405,14 @@ impl PoolPath {
     pub fn named_temporary_root(&self) -> Option<(VpsId, RunId)> {
         let (vps, run) = self.0.split_once(".impermanence-")?;
         Some((vps.parse().ok()?, run.parse().ok()?))
+    }
+
+    /// The same for any root that one run alone has, a rescue root as well.
+    pub fn named_root_of_a_run(&self) -> Option<(VpsId, RunId)> {
+        self.named_temporary_root().or_else(|| {
+            let (vps, run) = self.0.split_once(".rescue-")?;
+            Some((vps.parse().ok()?, run.parse().ok()?))
+        })
     }
 }
 

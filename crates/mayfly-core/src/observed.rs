@@ -172,7 +172,7 @@ impl Evidence {
                 // The VPS's own number names its persistent datasets, which are no part of a temporary root.
                 let number = vps.to_string();
                 let another = dataset.split('/').any(|part| {
-                    let other = |p: PoolPath| p != *root && p.named_temporary_root().is_some();
+                    let other = |p: PoolPath| p != *root && p.named_root_of_a_run().is_some();
                     part == number || PoolPath::from_pool(part).is_some_and(other)
                 });
                 !another

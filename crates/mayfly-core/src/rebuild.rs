@@ -349,6 +349,7 @@ fn adopt_run(
                 base: None,
                 boot_id: boot_id.to_owned(),
                 started_unix_ms: now_unix_ms,
+                rescue: None,
             });
             doc.desired = Desired::Running;
         }

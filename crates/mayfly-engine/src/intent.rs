@@ -48,6 +48,13 @@ pub enum Intent {
         /// Whether to kill it at once.
         force: bool,
     },
+    /// Boot another system with its datasets in reach.
+    Rescue {
+        /// The template that boots.
+        template: TemplateName,
+        /// Where the root dataset is shown, where it is.
+        root_at: Option<GuestPath>,
+    },
     /// Destroy it with all its data.
     Destroy {
         /// Whether to wait until its space is free.

@@ -274,6 +274,11 @@ impl Engine {
                 timeout_ms,
                 force,
             },
+            Intent::Rescue { template, root_at } => Request::Rescue {
+                run: run(),
+                template,
+                root_at,
+            },
             Intent::Destroy { now } => Request::Destroy { now },
             Intent::DatasetCreate { name, quota, mount } => Request::DatasetCreate {
                 name,

@@ -3,7 +3,7 @@
 use axum::Json;
 use axum::extract::State;
 use axum::response::Response;
-use mayfly_api::{CreateVps, IfBusy, RestartVps, SetVps, StopVps, VpsView};
+use mayfly_api::{CreateVps, IfBusy, RescueVps, RestartVps, SetVps, StopVps, VpsView};
 use mayfly_core::plan::CreateInput;
 use mayfly_engine::Intent;
 use serde::Deserialize;
@@ -23,6 +23,7 @@ pub(crate) fn routes() -> Routes {
         .routes(routes!(start))
         .routes(routes!(stop))
         .routes(routes!(restart))
+        .routes(routes!(rescue))
 }
 
 /// All VPSes.
@@ -185,6 +186,31 @@ pub(crate) async fn restart(
             &how,
             Some(vps),
             Intent::Restart { timeout_ms, force },
+        )
+        .await
+}
+
+/// Boots another system in a VPS, with the VPS's datasets in reach, until the next restart or stop.
+#[utoipa::path(
+    post,
+    path = "/v1/vps/{vps}/rescue",
+    params(How),
+    request_body = RescueVps,
+    responses(Changed),
+)]
+pub(crate) async fn rescue(
+    State(state): State<AppState>,
+    caller: Caller,
+    Path(vps): Path<String>,
+    Params(how): Params<How>,
+    Body(RescueVps { template, root_at }): Body<RescueVps>,
+) -> Result<Response, ApiError> {
+    state
+        .change(
+            caller,
+            &how,
+            Some(vps),
+            Intent::Rescue { template, root_at },
         )
         .await
 }

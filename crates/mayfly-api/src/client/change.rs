@@ -5,8 +5,8 @@ use mayfly_core::names::{DatasetName, GuestPath, TemplateName};
 use serde::Serialize;
 
 use crate::{
-    AddMount, BuildTemplate, CreateDataset, CreateVps, ImportTemplate, RestartVps, SetDataset,
-    SetFeatures, SetVps, StopVps, paths,
+    AddMount, BuildTemplate, CreateDataset, CreateVps, ImportTemplate, RescueVps, RestartVps,
+    SetDataset, SetFeatures, SetVps, StopVps, paths,
 };
 
 /// A request for a change.
@@ -36,6 +36,11 @@ impl Change {
     /// Stops and starts it.
     pub fn restart(vps: &str, body: &RestartVps) -> Self {
         Self::with_body(Method::POST, paths::of_vps(vps, "restart"), body)
+    }
+
+    /// Boots another system with its datasets in reach.
+    pub fn rescue(vps: &str, body: &RescueVps) -> Self {
+        Self::with_body(Method::POST, paths::of_vps(vps, "rescue"), body)
     }
 
     /// Changes what it is.

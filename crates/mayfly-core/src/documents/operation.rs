@@ -59,6 +59,15 @@ pub enum Request {
         /// Whether to wait until its space is free.
         now: bool,
     },
+    /// Boot another system with its datasets in reach.
+    Rescue {
+        /// The run to be.
+        run: RunId,
+        /// The template that boots.
+        template: TemplateName,
+        /// Where the root dataset is shown, where it is.
+        root_at: Option<GuestPath>,
+    },
     /// Settle what the end of a run calls for.
     RunEnded {
         /// The run that ended.
@@ -153,6 +162,7 @@ impl Request {
             Self::Stop { .. } => "stop",
             Self::Restart { .. } => "restart",
             Self::Destroy { .. } => "destroy",
+            Self::Rescue { .. } => "rescue",
             Self::RunEnded { .. } => "run ended",
             Self::DatasetCreate { .. } => "dataset create",
             Self::DatasetSet { .. } => "dataset set",

@@ -18,6 +18,9 @@ pub struct Spec {
     pub run: String,
     /// Whether `/` lives for this run only.
     pub temporary_root: bool,
+    /// Why nothing is to be done in this run, where that is certain beforehand.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inactive: Option<String>,
     /// The storage that has the guest's own declarations.
     #[serde(default)]
     pub storage: Option<TreePath>,
@@ -46,6 +49,7 @@ impl Spec {
             version: VERSION,
             run: run.into(),
             temporary_root,
+            inactive: None,
             storage: None,
             platform: Vec::new(),
             manifest: nothing(),

@@ -29,7 +29,7 @@ pub fn plan_destroy(
         // Nothing that lies in a temporary root is made by a VPS, so what is found there bears no mark of it.
         let within = *name == root || name.is_below(&root) || in_temporary_root(name);
         let named_root = name
-            .named_temporary_root()
+            .named_root_of_a_run()
             .is_some_and(|(id, _)| id == doc.id);
         if let (true, MarkSeen::Unreadable(why)) = (within || named_root, &dataset.mark) {
             // Once the record is gone, nobody could prove any more whose it is.

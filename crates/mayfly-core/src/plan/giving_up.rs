@@ -142,12 +142,15 @@ impl Request {
     pub fn makes_way_for_a_forced_stop(&self) -> bool {
         matches!(
             self,
-            Self::Start { .. } | Self::Stop { .. } | Self::Restart { .. }
+            Self::Start { .. } | Self::Stop { .. } | Self::Restart { .. } | Self::Rescue { .. }
         )
     }
 
     /// Whether the VPS is not to run once this was cancelled: who cancels a start does not want another.
     pub fn is_a_start(&self) -> bool {
-        matches!(self, Self::Start { .. } | Self::Restart { .. })
+        matches!(
+            self,
+            Self::Start { .. } | Self::Restart { .. } | Self::Rescue { .. }
+        )
     }
 }

@@ -21,6 +21,7 @@ mod mounts;
 mod parts;
 mod platform;
 mod promises;
+mod rescue;
 mod set;
 mod start;
 mod step;
@@ -42,6 +43,7 @@ pub use self::harvest::HarvestPlan;
 pub use self::leftovers::{Busy, Leftovers, sort_leftovers};
 pub use self::mounts::{mount_order, plan_mount_add, plan_mount_remove};
 pub use self::promises::promised;
+pub use self::rescue::{RESCUE_ROOT, plan_rescue};
 pub use self::set::plan_set;
 pub use self::start::{AWAIT_INIT_MS, plan_restart, plan_start};
 pub use self::step::{LaunchPlan, PlannedStep, Step, StepKind, Undo};
@@ -137,6 +139,11 @@ pub fn plan_vps(
         Request::MountAdd { mount } => plan_mount_add(doc, seen, mount),
         Request::MountRemove { path } => plan_mount_remove(doc, seen, path),
         Request::Set { change } => plan_set(doc, seen, change, ctx),
+        Request::Rescue {
+            run,
+            template,
+            root_at,
+        } => plan_rescue(doc, seen, run, template, root_at.as_ref(), ctx),
         Request::SetImpermanence { want, run } => {
             plan_set_impermanence(doc, seen, want.as_ref(), run, ctx)
         }

@@ -67,7 +67,7 @@ pub fn plan_restart(
     Ok(Plan { steps })
 }
 
-fn end_remains(doc: &VpsDoc) -> PlannedStep {
+pub(super) fn end_remains(doc: &VpsDoc) -> PlannedStep {
     Step::EndRun {
         vps: doc.id,
         run: None,
@@ -76,7 +76,7 @@ fn end_remains(doc: &VpsDoc) -> PlannedStep {
     .final_because("what was left of a run that is over is of no use")
 }
 
-fn record_over(stopped: &VpsDoc) -> PlannedStep {
+pub(super) fn record_over(stopped: &VpsDoc) -> PlannedStep {
     Step::Record {
         vps: stopped.id,
         what: "the run is over".into(),
@@ -131,6 +131,7 @@ pub(super) fn start_steps(
         base: doc.clones_its_base().then(|| doc.base.template.clone()),
         boot_id: ctx.boot_id.clone(),
         started_unix_ms: ctx.now_unix_ms,
+        rescue: None,
     });
     steps.push(record(
         doc,
@@ -216,7 +217,7 @@ fn create_root(
     Step::CreateDataset { new }.undone_by(bury_root(doc, root, true, ctx))
 }
 
-fn tree_steps(doc: &VpsDoc, root: &PoolPath) -> Vec<PlannedStep> {
+pub(super) fn tree_steps(doc: &VpsDoc, root: &PoolPath) -> Vec<PlannedStep> {
     let mut trees = mount_points(doc, root);
     if let Some(on) = &doc.impermanence {
         let tree = trees.entry(root.clone()).or_default();
@@ -252,7 +253,12 @@ fn tree_steps(doc: &VpsDoc, root: &PoolPath) -> Vec<PlannedStep> {
         .collect()
 }
 
-fn launch_plan(doc: &VpsDoc, root: &PoolPath, run: &RunId, ctx: &PlanContext) -> LaunchPlan {
+pub(super) fn launch_plan(
+    doc: &VpsDoc,
+    root: &PoolPath,
+    run: &RunId,
+    ctx: &PlanContext,
+) -> LaunchPlan {
     let mounts = mount_order(&doc.mounts);
     let shown: Vec<_> = mounts
         .iter()

@@ -12,7 +12,7 @@ use mayfly_core::fake::StartFault;
 use mayfly_core::ids::OperationId;
 use mayfly_engine::{Engine, IfBusy, Intent};
 
-use crate::crash::{SCENARIOS, Scenario, restart, stop, there};
+use crate::scenarios::{SCENARIOS, Scenario, restart, stop, there};
 use crate::world::{Death, Died, World, ask, create, doc, settle, vps};
 
 /// What became of a wish to cancel.

@@ -15,4 +15,5 @@ mod lasting;
 mod leaked;
 mod missed;
 mod promises;
+mod scenarios;
 mod world;

@@ -73,7 +73,9 @@ impl Outcome {
 /// Applies `spec` to the root at `root`.
 pub(crate) fn apply(spec: &Spec, root: &Path) -> Report {
     let begun = Instant::now();
-    let mut report = if spec.temporary_root {
+    let mut report = if let Some(why) = &spec.inactive {
+        Report::inactive(why)
+    } else if spec.temporary_root {
         apply_to_temporary(spec, root)
     } else {
         Report::inactive("`/` is not a temporary root: what is in it stays anyway")

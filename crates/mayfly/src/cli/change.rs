@@ -81,6 +81,11 @@ impl ChangeArgs {
         Ok(ExitCode::SUCCESS)
     }
 
+    /// Whether the change is carried out and waited for.
+    pub(super) fn waits(self) -> bool {
+        !self.dry_run && !self.no_wait
+    }
+
     /// Asks twice whether data may be destroyed. Nothing is asked for a plan.
     pub(super) fn confirm(self, sure: ConfirmArgs, what: &str, name: &str) -> Result<(), Failure> {
         if self.dry_run || sure.yes {

@@ -13,6 +13,7 @@ mod manual;
 mod mount;
 mod node;
 mod operation;
+mod rescue;
 mod screen;
 mod set;
 mod table;
@@ -89,6 +90,8 @@ pub(crate) enum Verb {
     Stop(vps::StopArgs),
     /// Stop a VPS and start it
     Restart(vps::RestartArgs),
+    /// Boot another system in a VPS, with its datasets in reach, until the next restart or stop
+    Rescue(rescue::RescueArgs),
     /// Change what a VPS is and may take of the host, also while it runs
     Set(set::SetArgs),
     /// Destroy a VPS with all its data
@@ -190,6 +193,7 @@ async fn dispatch(verb: Verb, context: &Context) -> Result<ExitCode, Failure> {
         Verb::Start(args) => vps::start(context, args).await,
         Verb::Stop(args) => vps::stop(context, args).await,
         Verb::Restart(args) => vps::restart(context, args).await,
+        Verb::Rescue(args) => rescue::rescue(context, args).await,
         Verb::Set(args) => set::run(context, args).await,
         Verb::Destroy(args) => vps::destroy(context, args).await,
         Verb::Exec(args) => exec::run(context, args).await,

@@ -72,7 +72,7 @@ pub(crate) struct StopArgs {
     /// How long it may take to halt before it is killed
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = parse_duration)]
     timeout: Duration,
-    /// Give up its last root at once
+    /// Give up its last root at once; with --force also where copies of declared files could not be taken back from it
     #[arg(long)]
     discard: bool,
     #[command(flatten)]
@@ -248,6 +248,8 @@ fn render_one(v: &VpsView, now_unix_ms: u64) -> String {
         }
         rows.push(("run", told));
         rows.push(("root", cloned(&run.root, run.base.as_ref())));
+        let rescue = super::rescue::where_it_is(v).into_iter();
+        rows.extend(rescue.map(|line| ("rescue", line)));
     }
     if let Some(root) = &v.last_root {
         let root = cloned(root, v.last_root_base.as_ref());

@@ -1,0 +1,315 @@
+//! Rescue mode: another system boots, in a root that lives for one run, with the VPS's datasets in reach (SPEC X).
+//!
+//! Nothing of the VPS is changed: not its last root, not its features. The next start is that of the VPS itself.
+
+use super::bases::base_path;
+use super::harvest::{harvest, is_owed};
+use super::mounts::mount_order;
+use super::parts::{bury_root, end_run, old_roots, record, record_ended, running};
+use super::platform::path;
+use super::start::{AWAIT_INIT_MS, end_remains, launch_plan, record_over, tree_steps};
+use super::{NewVpsDefaults, Plan, PlanContext, PlannedStep, Step};
+use crate::documents::{
+    Base, CurrentRun, Desired, Impermanence, Mount, Rescue, TemplateDoc, Track, VpsDoc,
+};
+use crate::error::{Code, Refusal};
+use crate::ids::RunId;
+use crate::names::{DatasetName, GuestPath, PoolPath, TemplateName};
+use crate::observed::{Mark, Observed, Role};
+use crate::persist::spec::Spec;
+use crate::ports::{NewDataset, Origin};
+use crate::template::{RootKind, check_architecture};
+
+/// Where the root dataset is in a rescue system, if nothing else is said; what would hide that system is below.
+pub const RESCUE_ROOT: &str = "/mnt/vps";
+
+/// How long the guest that makes way may take to halt.
+const HALT_MS: u64 = 60_000;
+
+/// Paths at which nothing of the VPS may be, nor above or below them: the rescue system itself.
+const SYSTEM: [&str; 11] = [
+    "/bin", "/boot", "/etc", "/lib", "/lib32", "/lib64", "/libx32", "/root", "/sbin", "/tmp",
+    "/usr",
+];
+
+/// Boots `template` in a root of its own, whatever the VPS is at.
+pub fn plan_rescue(
+    doc: &VpsDoc,
+    seen: &Observed,
+    run: &RunId,
+    template: &TemplateName,
+    root_at: Option<&GuestPath>,
+    ctx: &PlanContext,
+) -> Result<Plan, Refusal> {
+    let template = find(doc, template, ctx)?;
+    let base = base_path(&template.digest);
+    if !seen.pool.datasets.contains_key(&base) {
+        return Err(Refusal::new(
+            Code::TemplateNotFound,
+            format!(
+                "template {} is recorded, and its dataset {base} is not in the pool",
+                template.name
+            ),
+            format!(
+                "build it again: mayfly template build {} --replace",
+                template.name
+            ),
+        ));
+    }
+    let rescue = place(doc, template, root_at)?;
+    let root = PoolPath::rescue_root(doc.id, run);
+    if seen.pool.datasets.contains_key(&root) {
+        return Err(Refusal::new(
+            Code::DatasetExists,
+            format!("VPS {}: dataset {root} is in the pool already", doc.title()),
+            "try again: each try draws another name",
+        ));
+    }
+    let stopped = record_ended(doc);
+    let mut steps = match running(doc, seen) {
+        true => vec![end_run(doc, HALT_MS, false)],
+        false => vec![end_remains(doc)],
+    };
+    if stopped != *doc {
+        steps.push(record_over(&stopped));
+    }
+    // A storage that is full, or damaged, is what a rescue system is for; the next start insists on it.
+    let owed = stopped
+        .last_root
+        .as_ref()
+        .filter(|root| is_owed(seen, root));
+    let harvest = owed.and_then(|root| harvest(&stopped, root));
+    steps.extend(harvest.map(Step::as_housekeeping));
+    steps.extend(boot(&stopped, template, rescue, &root, (seen, run), ctx));
+    Ok(Plan { steps })
+}
+
+fn find<'a>(
+    doc: &VpsDoc,
+    name: &TemplateName,
+    ctx: &'a PlanContext,
+) -> Result<&'a TemplateDoc, Refusal> {
+    let template = ctx
+        .templates
+        .iter()
+        .find(|t| t.name == *name)
+        .ok_or_else(|| {
+            Refusal::new(
+                Code::TemplateNotFound,
+                format!("there is no template {name}"),
+                "see `mayfly template list`",
+            )
+        })?;
+    check_architecture(&template.manifest.architecture, &doc.manifest.architecture)?;
+    if template.manifest.root_kind == RootKind::Empty {
+        return Err(Refusal::new(
+            Code::TemplateUnfit,
+            format!(
+                "template {name} cannot be a rescue system: its system lies in a dataset of its own, and such a rescue \
+                 system is not built yet"
+            ),
+            "choose a template of root kind template: mayfly template list",
+        ));
+    }
+    Ok(template)
+}
+
+/// What is shown where. A dataset that would hide the rescue system goes below [`RESCUE_ROOT`].
+fn place(
+    doc: &VpsDoc,
+    template: &TemplateDoc,
+    root_at: Option<&GuestPath>,
+) -> Result<Rescue, Refusal> {
+    let own = template.manifest.layout.mounts.iter();
+    let own = own
+        .filter(|mount| !mount.dataset.is_root())
+        .map(|mount| &mount.path);
+    let system: Vec<GuestPath> = SYSTEM
+        .iter()
+        .map(|text| path(text))
+        .chain(own.cloned())
+        .collect();
+    let hides = |at: &GuestPath| {
+        let var = ["/var", "/var/lib", "/opt", "/srv", "/home", "/mnt"].map(path);
+        at.is_top()
+            || *at == var[0]
+            || *at == var[1]
+            || system
+                .iter()
+                .any(|of| at.below(of).is_some() || of.below(at).is_some())
+    };
+    let aside = path(RESCUE_ROOT);
+    if let Some(at) = root_at {
+        let kernel = ["/dev", "/proc", "/run", "/sys"].map(path);
+        if hides(at) || kernel.iter().any(|of| at.below(of).is_some()) {
+            return Err(Refusal::new(
+                Code::MountPointRefused,
+                format!("the root dataset at {at} would hide the rescue system"),
+                format!("choose a path such as {RESCUE_ROOT}, or leave it out: --no-root"),
+            ));
+        }
+    }
+    let mut mounts: Vec<Mount> = root_at
+        .map(|at| Mount {
+            dataset: DatasetName::root(),
+            path: at.clone(),
+            read_only: false,
+        })
+        .into_iter()
+        .collect();
+    let mut moved = Vec::new();
+    for mount in doc.mounts.iter().filter(|mount| !mount.dataset.is_root()) {
+        let taken = root_at.is_some_and(|at| mount.path == *at || at.below(&mount.path).is_some());
+        let mut mount = mount.clone();
+        if hides(&mount.path) || taken {
+            moved.push(mount.path.clone());
+            let text = format!("{aside}{}", mount.path);
+            mount.path = text.parse().map_err(|_| {
+                Refusal::new(
+                    Code::MountPointRefused,
+                    format!(
+                        "VPS {}: {text} is too long to be a mount point",
+                        doc.title()
+                    ),
+                    "remove that mount first",
+                )
+            })?;
+        }
+        mounts.push(mount);
+    }
+    Ok(Rescue {
+        template: template.name.clone(),
+        root_at: root_at.cloned(),
+        mounts: mount_order(&mounts),
+        moved,
+    })
+}
+
+/// The steps from "nothing of it is alive" to "the rescue system's init lives".
+fn boot(
+    doc: &VpsDoc,
+    template: &TemplateDoc,
+    rescue: Rescue,
+    root: &PoolPath,
+    (seen, run): (&Observed, &RunId),
+    ctx: &PlanContext,
+) -> Vec<PlannedStep> {
+    let rescued = as_rescued(doc, template, &rescue);
+    let new = NewDataset {
+        name: root.clone(),
+        mark: Mark {
+            node: ctx.node.clone(),
+            owner: Some((doc.id, doc.incarnation.clone())),
+            role: Role::Temporary,
+            run: Some(run.clone()),
+            made_as: root.clone(),
+            condemned_by: None,
+            unharvested: false,
+        },
+        quota: rescued.impermanence.as_ref().map(|on| on.root_quota_bytes),
+        origin: Origin::Clone(base_path(&template.digest)),
+    };
+    let mut steps = vec![Step::CreateDataset { new }.undone_by(bury_root(doc, root, true, ctx))];
+    let mut trees = tree_steps(&rescued, root);
+    for planned in &mut trees {
+        if let Step::PrepareTree { dataset, tree } = &mut planned.step {
+            if dataset == root {
+                tree.directories.push(path("/etc"));
+                tree.files.extend(notices(doc, &rescue));
+            }
+        }
+    }
+    steps.extend(trees);
+    let mut begun = doc.clone();
+    begun.desired = Desired::Running;
+    begun.run = Some(CurrentRun {
+        run: run.clone(),
+        root: root.clone(),
+        base: Some(template.digest.clone()),
+        boot_id: ctx.boot_id.clone(),
+        started_unix_ms: ctx.now_unix_ms,
+        rescue: Some(rescue),
+    });
+    steps.push(record(
+        doc,
+        begun,
+        format!("run {run} in rescue mode with {root} at /"),
+    ));
+    let mut launch = launch_plan(&rescued, root, run, ctx);
+    launch.boot_report["root"]["kind"] = "rescue".into();
+    launch.persistence = Some(Spec {
+        inactive: Some(
+            "this is a rescue system: declarations are applied at the next start of the VPS itself"
+                .to_owned(),
+        ),
+        ..Spec::new(run.to_string(), false)
+    });
+    steps.push(
+        Step::Launch {
+            launch: Box::new(launch),
+        }
+        .undone_by(Step::EndRun {
+            vps: doc.id,
+            run: None,
+            halt_ms: None,
+        }),
+    );
+    steps.push(
+        Step::AwaitInit {
+            vps: doc.id,
+            run: run.clone(),
+            deadline_ms: AWAIT_INIT_MS,
+        }
+        .final_because("waiting changes nothing"),
+    );
+    // The last root of the VPS itself stays; roots of earlier rescues go.
+    let old = old_roots(doc, seen, root, false, ctx).into_iter();
+    let is_rescue = |step: &Step| matches!(step, Step::BuryRoot { root, .. } if root.named_temporary_root().is_none());
+    steps.extend(old.filter(is_rescue).map(Step::as_housekeeping));
+    steps.push(
+        Step::ForgetRuns {
+            vps: doc.id,
+            keep: Some(run.clone()),
+            console: false,
+        }
+        .as_housekeeping(),
+    );
+    steps
+}
+
+/// The VPS as the rescue system sees it: who it is and what it may take stay.
+fn as_rescued(doc: &VpsDoc, template: &TemplateDoc, rescue: &Rescue) -> VpsDoc {
+    VpsDoc {
+        template: template.name.clone(),
+        base: Base {
+            template: template.digest.clone(),
+            track: Track::Pinned,
+        },
+        manifest: template.manifest.clone(),
+        storage: None,
+        mounts: rescue.mounts.clone(),
+        impermanence: Some(Impermanence {
+            root_quota_bytes: NewVpsDefaults::ROOT_QUOTA,
+            root_kind: RootKind::Template,
+        }),
+        ..doc.clone()
+    }
+}
+
+/// Files that say where one is: the message of the day, and what Debian's shells put before their prompt.
+fn notices(doc: &VpsDoc, rescue: &Rescue) -> Vec<(GuestPath, String)> {
+    let mut text = format!(
+        "\nThis is a rescue system ({}), not VPS {} itself. What is changed in / is lost with the next start.\n",
+        rescue.template,
+        doc.title()
+    );
+    for mount in &rescue.mounts {
+        let name = doc.pool_path(&mount.dataset);
+        text.push_str(&format!("  {} is at {}\n", name, mount.path));
+    }
+    text.push_str("Leave it with a restart or a stop.\n\n");
+    vec![
+        (path("/etc/motd"), text),
+        (path("/etc/debian_chroot"), "rescue\n".to_owned()),
+    ]
+}
