@@ -28,6 +28,7 @@ mod protocol;
 pub mod ring;
 pub mod runtime;
 pub mod seccomp;
+mod show;
 mod state;
 pub mod supervise;
 mod sweep;

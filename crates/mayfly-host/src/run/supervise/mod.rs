@@ -43,6 +43,7 @@ use self::report::{Report, bounded};
 use super::apparmor;
 use super::cgroups::Groups;
 use super::paths::{RunDir, container_name};
+use super::show::explained;
 use super::state::{self, replace, replace_for_this_boot};
 use super::{evidence::LookError, ring};
 use crate::crash::crash_point;
@@ -311,7 +312,7 @@ fn listen(path: &Path) -> io::Result<UnixListener> {
         _ => {}
     }
     let listener = UnixListener::bind(path)
-        .map_err(|e| mounts::explained(&format!("cannot listen on {}", path.display()), &e))?;
+        .map_err(|e| explained(&format!("cannot listen on {}", path.display()), &e))?;
     listener.set_nonblocking(true)?;
     Ok(listener)
 }

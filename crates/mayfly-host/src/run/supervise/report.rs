@@ -173,7 +173,8 @@ mod tests {
             assert_eq!(parse_persistence(other), None, "{other:?}");
         }
         let many = vec!["x"; 1_000];
-        let flood = serde_json::json!({"state": "applied", "staying": 0, "troubled": 0, "troubles": many});
+        let flood =
+            serde_json::json!({"state": "applied", "staying": 0, "troubled": 0, "troubles": many});
         let kept = parse_persistence(format!("persistence {flood}").as_bytes()).unwrap();
         assert_eq!(kept.troubles.len(), TROUBLES);
     }
