@@ -20,6 +20,7 @@ pub mod cgroups;
 pub mod client;
 pub mod evidence;
 mod grace;
+pub mod harvest;
 mod limits;
 pub mod lxc_config;
 pub mod paths;
