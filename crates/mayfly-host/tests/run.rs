@@ -24,6 +24,8 @@ macro_rules! needs_host {
 mod bench;
 #[path = "run/harvest.rs"]
 mod harvest;
+#[path = "run/settle.rs"]
+mod settle;
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};

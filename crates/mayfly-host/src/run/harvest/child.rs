@@ -5,7 +5,7 @@
 
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _, Write as _};
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -77,6 +77,16 @@ impl Harvester {
                 Err(e.into())
             }
         }
+    }
+
+    /// Readable when it has ended.
+    pub(crate) fn end(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+
+    /// When [`Harvester::on_time`] is to be called; none when it was.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        (!self.late).then_some(self.deadline)
     }
 
     /// Kills it where its time is up.

@@ -21,6 +21,7 @@ mod launch;
 mod mounts;
 mod pace;
 mod report;
+mod settle;
 
 use std::fs;
 use std::io;
@@ -66,6 +67,7 @@ enum Source {
     Lxc,
     Init,
     Report,
+    Harvest,
     Console,
     ConsoleListener,
     Viewer(usize),
