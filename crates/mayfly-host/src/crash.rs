@@ -52,6 +52,8 @@ pub const SUPERVISOR_POINTS: &[&str] = &[
     "supervise.after_lxc_recorded",
     "supervise.init_seen",
     "supervise.after_running",
+    "supervise.before_settle",
+    "supervise.after_settle",
     "supervise.lxc_ended",
     "supervise.after_killing",
     "supervise.after_unmounting",

@@ -11,8 +11,21 @@
     reason = "a test fails by panicking, also in its helpers"
 )]
 
+macro_rules! needs_host {
+    () => {
+        if let Some(why) = unable() {
+            eprintln!("skipped: {why}");
+            return;
+        }
+    };
+}
+
 #[path = "run/bench.rs"]
 mod bench;
+#[path = "run/harvest.rs"]
+mod harvest;
+#[path = "run/settle.rs"]
+mod settle;
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -26,15 +39,6 @@ use mayfly_core::run::{RunEnd, RunPhase, RunState};
 use mayfly_host::run::client;
 use mayfly_host::run::evidence::Evidence;
 use mayfly_host::run::ring::read_ring;
-
-macro_rules! needs_host {
-    () => {
-        if let Some(why) = unable() {
-            eprintln!("skipped: {why}");
-            return;
-        }
-    };
-}
 
 fn kill9(pid: i32) {
     must(&format!("kill -9 {pid}"));

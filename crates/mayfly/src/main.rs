@@ -1,7 +1,8 @@
-//! The program: the daemon (`serve`), the supervisor of one run (`supervise`, internal), and the command line.
+//! The program: the daemon (`serve`), the supervisor of one run (`supervise`, internal), the confined harvest of one root
+//! (`harvest`, internal), and the command line.
 //!
 //! The command line talks to the daemon and to nothing else; only `init`, `serve`,
-//! `supervise`, `recover`, and `fsck` where no daemon runs, touch the host.
+//! `supervise`, `harvest`, `recover`, and `fsck` where no daemon runs, touch the host.
 
 mod cli;
 mod consoles;
@@ -25,10 +26,14 @@ fn main() -> ExitCode {
     if let Some(run_dir) = called_to_supervise() {
         mayfly_host::run::supervise::supervise(&run_dir)
     }
+    if std::env::args_os().skip(1).eq(["harvest"]) {
+        mayfly_host::run::harvest::harvest()
+    }
     let Cli { json, socket, verb } = Cli::try_parse().unwrap_or_else(|e| cli::exit_with_usage(&e));
     let done = match verb {
         // One thread and no runtime: each of them makes namespaces or forks before it does anything else.
         Verb::Supervise(args) => mayfly_host::run::supervise::supervise(&args.run_dir),
+        Verb::Harvest => mayfly_host::run::harvest::harvest(),
         Verb::Init(args) => init::run(args, json).map_err(Failure::from),
         Verb::Serve(args) => serve::run(args).map_err(Failure::from),
         Verb::Completions(args) => cli::completions(&args),

@@ -20,6 +20,7 @@ use super::apparmor::forget_compiled;
 use super::client::{self, CallError, FileError, Node};
 use super::evidence::{Evidence, LookError};
 use super::grace::Grace;
+use super::harvest::dead;
 use super::limits;
 use super::paths::{RunDir, container_name, node_cgroup, parse_run_name, run_name};
 use super::state::read_spec;
@@ -42,7 +43,7 @@ const WATCH: Duration = Duration::from_secs(3600);
 pub struct RuntimePlaces {
     /// The runs.
     pub node: Node,
-    /// The program that has the subcommand `supervise`.
+    /// The program that has the subcommands `supervise` and `harvest`.
     pub program: PathBuf,
     /// The static guest helper.
     pub guest_helper: PathBuf,
@@ -379,13 +380,16 @@ impl Runtime for LxcRuntime {
     }
 
     fn harvest(&self, order: &HarvestOrder) -> HostResult<Taken> {
-        Err(HostError::failed(
-            format!(
-                "taking back copies of run {} of VPS {}",
-                order.run, order.vps
-            ),
-            "not yet",
-        ))
+        let signs = self.places.node.observe_evidence(order.vps).map_err(look)?;
+        if let Some(sign) = signs.iter().find(|sign| sign.is_alive()) {
+            return Err(still_alive(order.vps, &sign.to_string()).into());
+        }
+        let state = self.state(order.vps, &order.run)?;
+        dead::harvest(
+            order,
+            (state.as_ref(), &self.run_dir(order.vps, &order.run)),
+            (&self.places.program, &self.places.guest_helper),
+        )
     }
 
     fn next_end(&self, timeout: Duration) -> Option<(VpsId, RunId, RunEnd)> {

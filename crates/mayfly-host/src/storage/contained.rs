@@ -15,7 +15,7 @@ const CONFINED: ResolveFlags = ResolveFlags::BENEATH
     .union(ResolveFlags::NO_XDEV);
 
 /// Opens a path below `dir` that must not leave it, nor go through a symlink or another mount.
-pub(super) fn open_below(dir: impl AsFd, path: &str, flags: OFlags) -> rustix::io::Result<OwnedFd> {
+pub(crate) fn open_below(dir: impl AsFd, path: &str, flags: OFlags) -> rustix::io::Result<OwnedFd> {
     loop {
         match openat2(
             dir.as_fd(),

@@ -15,6 +15,7 @@ mod refusals;
 mod template;
 mod tree;
 
+pub(crate) use contained::open_below;
 pub use identity::{KernelIdentity, Shown};
 pub use open::{OpenPool, format_pool, open_pool};
 pub use template::{TemplatePool, TemplateStaging};

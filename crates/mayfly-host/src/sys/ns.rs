@@ -25,6 +25,17 @@ pub(crate) fn unshare_mounts() -> io::Result<()> {
     unsafe { unshare_unsafe(UnshareFlags::NEWNS) }.map_err(io::Error::from)
 }
 
+/// Gives this process namespaces of its own of all that the harvest of a root has no need of, and of mounts.
+pub(crate) fn unshare_for_harvest() -> io::Result<()> {
+    let all = UnshareFlags::NEWNS
+        | UnshareFlags::NEWNET
+        | UnshareFlags::NEWIPC
+        | UnshareFlags::NEWUTS
+        | UnshareFlags::NEWCGROUP;
+    // SAFETY: as above.
+    unsafe { unshare_unsafe(all) }.map_err(io::Error::from)
+}
+
 /// Makes a user namespace with the ids `0..count` mapped to `first..`, created by the user `first`, so that the
 /// kernel charges that user for what the namespace takes. It may hold [`NETWORK_NAMESPACES`].
 pub(crate) fn create_user_namespace(first: u32, count: u32) -> io::Result<OwnedFd> {

@@ -102,6 +102,24 @@ pub(crate) fn spawn_tied(command: &mut Command) -> io::Result<Child> {
     command.spawn()
 }
 
+/// Has every descriptor but the first three closed by the next exec.
+pub(crate) fn close_on_exec_all() -> io::Result<()> {
+    // SAFETY: a system call on integers, which closes nothing by itself.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_close_range,
+            3,
+            libc::c_uint::MAX,
+            libc::CLOSE_RANGE_CLOEXEC,
+        )
+    };
+    if done == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
 /// Sends any signal, also a real-time one, to the process that `pidfd` stands for.
 pub(crate) fn signal(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
     // SAFETY: a system call on integers; a null siginfo means the same as kill(2).

@@ -12,6 +12,7 @@ use mayfly_core::run::{IdRange, Limits, MountSource, PROTOCOL, RunMount, RunSpec
 use mayfly_host::run::attach::attach_command;
 use mayfly_host::run::client::{self, Node};
 use mayfly_host::run::paths::RunDir;
+use mayfly_host::run::runtime::{LxcRuntime, RuntimePlaces};
 use mayfly_host::storage::KernelIdentity;
 
 pub(crate) const WITHIN: Duration = Duration::from_secs(20);
@@ -55,7 +56,7 @@ fn target() -> PathBuf {
     own.parent().and_then(Path::parent).unwrap().to_owned()
 }
 
-fn supervisor() -> PathBuf {
+pub(crate) fn supervisor() -> PathBuf {
     target().join("examples/supervise")
 }
 
@@ -180,7 +181,7 @@ impl Bench {
         fs::copy("/usr/bin/busybox", root.join("bin/busybox")).unwrap();
         fs::copy(&programs().1, root.join("bin/probe")).unwrap();
         for name in [
-            "sh", "mount", "cat", "ls", "sleep", "poweroff", "reboot", "touch", "stty", "id",
+            "sh", "mount", "cat", "ls", "sleep", "poweroff", "reboot", "touch", "stty", "id", "mv",
         ] {
             symlink("busybox", root.join("bin").join(name)).unwrap();
         }
@@ -228,6 +229,16 @@ impl Bench {
             console_dir: self.path("console").to_str().unwrap().into(),
             detach: vec![self.path("pool").to_str().unwrap().into()],
         }
+    }
+
+    /// The daemon's side, for runs of this bench.
+    pub(crate) fn runtime(&self) -> LxcRuntime {
+        LxcRuntime::new(RuntimePlaces {
+            node: self.node.clone(),
+            program: supervisor(),
+            guest_helper: programs().0.clone(),
+            consoles: self.path("consoles"),
+        })
     }
 
     fn dataset(&self, name: &str) -> PathBuf {

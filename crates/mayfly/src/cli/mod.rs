@@ -66,6 +66,9 @@ pub(crate) enum Verb {
     /// The life of one run
     #[command(hide = true)]
     Supervise(SuperviseArgs),
+    /// Take copies back from one root; the order comes on standard input
+    #[command(hide = true)]
+    Harvest,
     /// What is wrong with the node: its pool, what is alive on its host, its state
     Fsck(FsckArgs),
     /// Rebuild a lost, damaged or outdated state from the pool; no daemon may run
@@ -180,6 +183,7 @@ async fn dispatch(verb: Verb, context: &Context) -> Result<ExitCode, Failure> {
         Verb::Init(_)
         | Verb::Serve(_)
         | Verb::Supervise(_)
+        | Verb::Harvest
         | Verb::Fsck(_)
         | Verb::Recover(_)
         | Verb::Completions(_)

@@ -33,6 +33,7 @@ fn the_fixed_words_are_understood() {
         "init --pool loop:/srv/pool.img,size=20G --state-dir /srv/node",
         "serve --state-dir /srv/node",
         "supervise /srv/node/runs/100.c5a8b7",
+        "harvest",
         "status",
         "pool show --json",
         "template build debian-12 --name d12 --mirror http://mirror.example/debian",

@@ -15,9 +15,11 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::end::Facts;
 use super::report::{Report, Told};
+use super::settle::Settle;
 use super::{FLUSH_DEADLINE, Source, Supervisor, kill};
 use crate::crash::crash_point;
 use crate::run::cgroups::Groups;
+use crate::run::harvest::child::Harvester;
 use crate::run::proc_text::read_text;
 use crate::run::protocol::{Answer, Request};
 use crate::sys::process::{signal, take_signal, timespec};
@@ -53,6 +55,10 @@ pub(super) struct Watch<'g> {
     lxc: OwnedFd,
     init: Option<OwnedFd>,
     report: Report,
+    /// Copies that may be taken back.
+    settle: Option<Settle>,
+    /// A harvest that was killed.
+    dying: Option<Harvester>,
     began: Instant,
     stop: Stop,
     /// When the halt signal is sent again.
@@ -74,6 +80,8 @@ impl<'g> Watch<'g> {
             lxc,
             init: None,
             report,
+            settle: None,
+            dying: None,
             began,
             stop: Stop::No,
             again: None,
@@ -86,10 +94,15 @@ impl<'g> Watch<'g> {
         while !self.over {
             self.on_time(own, facts);
             let now = Instant::now();
+            if let Some(settle) = &mut self.settle {
+                settle.on_time(now);
+            }
+            let settle = self.settle.as_ref().map(Settle::deadline);
             let timeout = self
                 .deadline(own)
-                .map(|at| at.saturating_duration_since(now))
                 .into_iter()
+                .chain(settle)
+                .map(|at| at.saturating_duration_since(now))
                 .chain(own.console.on_time(now))
                 .min();
             let mut gone = Vec::new();
@@ -114,6 +127,9 @@ impl<'g> Watch<'g> {
         if let Some(report) = self.report.interest() {
             add(Source::Report, report, PollFlags::IN);
         }
+        if let Some(harvest) = self.settle.as_ref().and_then(Settle::interest) {
+            add(Source::Harvest, harvest, PollFlags::IN);
+        }
     }
 
     /// False: the viewer that the event is about is to be dropped.
@@ -134,6 +150,11 @@ impl<'g> Watch<'g> {
                 self.on_init_gone(facts);
             }
             Source::Report => self.on_report(own, facts),
+            Source::Harvest => {
+                if let Some(settle) = &mut self.settle {
+                    settle.on_harvested();
+                }
+            }
             Source::Signals => {
                 if take_signal(own.signals.as_fd()).is_some() {
                     // Nobody of the daemon's sends signals: this is the host going down.
@@ -158,6 +179,8 @@ impl<'g> Watch<'g> {
         }
         // Readable for ever from here on.
         self.init = None;
+        // What was not taken by now is taken by the daemon, from the dead root.
+        self.dying = self.settle.take().and_then(Settle::end);
         self.stop = Stop::Ending(Instant::now() + LXC_DEADLINE);
         self.step_aside();
     }
@@ -183,6 +206,7 @@ impl<'g> Watch<'g> {
                 own.state.phase = RunPhase::Running;
                 own.state.launch_us = u64::try_from(self.began.elapsed().as_micros()).ok();
                 self.find_init(own);
+                self.settle = Settle::begin(&own.spec, &own.dir);
                 crash_point("supervise.init_seen");
                 if let Err(e) = own.save() {
                     complain!("cannot write the state: {e}");

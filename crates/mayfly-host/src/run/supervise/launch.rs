@@ -12,12 +12,13 @@ use rustix::fs::CWD;
 use rustix::mount::{MoveMountFlags, OpenTreeFlags, UnmountFlags, move_mount, open_tree, unmount};
 
 use super::console::Console;
-use super::mounts::{self, explained};
+use super::mounts;
 use crate::crash::crash_point;
 use crate::run::apparmor::create_search_path;
 use crate::run::lxc_config::{HostTraits, render_lxc_config, render_post_stop};
 use crate::run::paths::{LXC_PATH, RunDir, container_name};
 use crate::run::seccomp::render_seccomp;
+use crate::run::show::explained;
 use crate::run::state::replace_for_this_boot;
 use crate::sys::mount::map_ids;
 use crate::sys::ns;

@@ -21,6 +21,7 @@ mod launch;
 mod mounts;
 mod pace;
 mod report;
+mod settle;
 
 use std::fs;
 use std::io;
@@ -39,10 +40,12 @@ use self::control::Control;
 use self::end::{Facts, judge, read_log};
 use self::events::Watch;
 pub(crate) use self::launch::find_program;
-use self::report::{Report, bounded};
+use self::report::Report;
+pub(crate) use self::report::bounded;
 use super::apparmor;
 use super::cgroups::Groups;
 use super::paths::{RunDir, container_name};
+use super::show::explained;
 use super::state::{self, replace, replace_for_this_boot};
 use super::{evidence::LookError, ring};
 use crate::crash::crash_point;
@@ -64,6 +67,7 @@ enum Source {
     Lxc,
     Init,
     Report,
+    Harvest,
     Console,
     ConsoleListener,
     Viewer(usize),
@@ -311,7 +315,7 @@ fn listen(path: &Path) -> io::Result<UnixListener> {
         _ => {}
     }
     let listener = UnixListener::bind(path)
-        .map_err(|e| mounts::explained(&format!("cannot listen on {}", path.display()), &e))?;
+        .map_err(|e| explained(&format!("cannot listen on {}", path.display()), &e))?;
     listener.set_nonblocking(true)?;
     Ok(listener)
 }

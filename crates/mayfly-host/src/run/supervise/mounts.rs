@@ -2,23 +2,16 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use mayfly_core::run::{MountSource, RunSpec};
-use rustix::fs::{CWD, Mode, OFlags, openat};
-use rustix::mount::{
-    MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount_change, move_mount,
-    open_tree, unmount,
-};
+use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_change, unmount};
 
 use crate::run::lxc_config::{HANDOVER, handover};
 use crate::run::paths::RunDir;
-use crate::storage::zfs::{mount_detached, open_private};
-use crate::sys::mount::{
-    ATIME_FIELD, NO_ATIME, NO_DEV, NO_EXEC, NO_SUID, READ_ONLY, set_attributes,
-};
+use crate::run::show::{Look, explained, show_dataset, show_directory, show_file};
+use crate::sys::mount::{NO_DEV, NO_SUID, READ_ONLY};
 use crate::sys::ns::unshare_mounts;
 
 /// Enters a mount namespace of its own and mounts there what the guest will see.
@@ -32,9 +25,9 @@ pub(super) fn enter(spec: &RunSpec, dir: &RunDir) -> io::Result<()> {
         MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,
     )
     .map_err(|e| explained("cannot make the mount namespace private", &e.into()))?;
-    show_directory(&spec.root, &dir.root(), false)?;
+    show_source(&spec.root, &dir.root(), false)?;
     for (index, mount) in spec.mounts.iter().enumerate() {
-        show_directory(&mount.source, &dir.dataset(index), mount.read_only)?;
+        show_source(&mount.source, &dir.dataset(index), mount.read_only)?;
     }
     for name in handover(spec) {
         let source = match name {
@@ -50,12 +43,7 @@ pub(super) fn enter(spec: &RunSpec, dir: &RunDir) -> io::Result<()> {
             .truncate(false)
             .mode(0o600)
             .open(&target)?;
-        show(
-            &source,
-            &target,
-            READ_ONLY | NO_SUID | NO_DEV,
-            OFlags::empty(),
-        )?;
+        show_file(&source, &target, Look::with(READ_ONLY | NO_SUID | NO_DEV))?;
     }
     for point in &spec.detach {
         unmount(point.as_str(), UnmountFlags::DETACH).map_err(|e| {
@@ -82,66 +70,14 @@ pub(super) fn leave(spec: &RunSpec, dir: &RunDir) -> Vec<String> {
     stayed
 }
 
-fn show_directory(source: &MountSource, target: &Path, read_only: bool) -> io::Result<()> {
+fn show_source(source: &MountSource, target: &Path, read_only: bool) -> io::Result<()> {
     fs::DirBuilder::new()
         .recursive(true)
         .mode(0o711)
         .create(target)?;
-    let attributes = NO_DEV | if read_only { READ_ONLY } else { 0 };
+    let look = Look::with(NO_DEV | if read_only { READ_ONLY } else { 0 });
     match source {
-        MountSource::Directory { path } => {
-            show(Path::new(path), target, attributes, OFlags::DIRECTORY)
-        }
-        MountSource::Zfs { dataset } => {
-            show_dataset(dataset, target, attributes).map_err(|e| cannot_mount(dataset, target, &e))
-        }
+        MountSource::Directory { path } => show_directory(Path::new(path), target, look),
+        MountSource::Zfs { dataset } => show_dataset(dataset, target, look),
     }
-}
-
-/// Mounts the `private` of a dataset, and nothing else of it. Kernels before 6.15 clone only what is mounted somewhere, so
-/// the whole dataset is at the target for a moment.
-fn show_dataset(dataset: &str, target: &Path, attributes: u64) -> io::Result<()> {
-    let whole = mount_detached(dataset)?;
-    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
-    move_mount(&whole, "", CWD, target, flags)?;
-    let private = open_private(&whole)
-        .map_err(io::Error::from)
-        .and_then(|private| clone_mount(&private, attributes));
-    drop(whole);
-    unmount(target, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)?;
-    Ok(move_mount(&private?, "", CWD, target, flags)?)
-}
-
-/// Mounts one file or directory, not what is mounted below it, with exactly these attributes.
-fn show(source: &Path, target: &Path, attributes: u64, kind: OFlags) -> io::Result<()> {
-    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC | kind;
-    openat(CWD, source, flags, Mode::empty())
-        .map_err(io::Error::from)
-        .and_then(|found| show_opened(&found, target, attributes))
-        .map_err(|e| cannot_mount(&source.display().to_string(), target, &e))
-}
-
-fn show_opened(source: &OwnedFd, target: &Path, attributes: u64) -> io::Result<()> {
-    let tree = clone_mount(source, attributes)?;
-    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
-    Ok(move_mount(&tree, "", CWD, target, flags)?)
-}
-
-fn clone_mount(source: &OwnedFd, attributes: u64) -> io::Result<OwnedFd> {
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE
-        | OpenTreeFlags::OPEN_TREE_CLOEXEC
-        | OpenTreeFlags::AT_EMPTY_PATH;
-    let tree = open_tree(source, "", flags)?;
-    let clear = READ_ONLY | NO_SUID | NO_DEV | NO_EXEC | ATIME_FIELD;
-    set_attributes(tree.as_fd(), attributes | NO_ATIME, clear)?;
-    Ok(tree)
-}
-
-fn cannot_mount(source: &str, target: &Path, e: &io::Error) -> io::Error {
-    explained(&format!("cannot mount {source} at {}", target.display()), e)
-}
-
-/// An error that also says what was being done.
-pub(super) fn explained(what: &str, e: &io::Error) -> io::Error {
-    io::Error::new(e.kind(), format!("{what}: {e}"))
 }

@@ -118,7 +118,7 @@ fn parse_report(text: &[u8]) -> Told {
 }
 
 /// Text from a guest: printable, on one line, not longer than a paragraph.
-pub(super) fn bounded(text: &str) -> String {
+pub(crate) fn bounded(text: &str) -> String {
     // What the helper escaped already is not escaped again.
     let escape = |c: char| {
         if c == '\\' || c == '\'' || c == '"' {
