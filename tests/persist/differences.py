@@ -2,6 +2,7 @@
 from module import calls, concat, entries, parents_of
 
 DIFFERENCES = {}
+REMEMBERED = "what has been declared is remembered in the storage"
 
 
 def difference(name):
@@ -91,3 +92,14 @@ def storages_overlap(case):
                 if is_in(case.base, concat(outer["path"])) or is_in(concat(outer["path"]), case.base):
                     return True
     return False
+
+
+@difference(REMEMBERED)
+def history(case):
+    file = "/persistent/var/lib/mayfly/declared.json"
+    mine = case.mine or {}
+    if case.path == file:
+        return (mine.get("what"), mine.get("mode"), mine.get("owner")) == ("file", "0o600", (0, 0))
+    # A set-group-id bit is inherited.
+    made = mine.get("what") == "directory" and mine["owner"] == (0, 0) and mine["mode"] in ("0o755", "0o2755")
+    return case.their is None and is_in(file, case.path) and made

@@ -10,7 +10,7 @@ from scenario import root
 INIT = """#!/bin/busybox sh
 umask
 ls /proc/self/fd
-busybox grep -E '^(Sig|Shd)' /proc/self/status
+busybox grep -E '^Sig(Blk|Ign|Cgt)' /proc/self/status
 for task in /proc/self/task/*; do read children < $task/children; echo "children: $children"; done
 """
 SPEC = {"version": 1, "run": "r1", "temporary_root": True, "storage": "/persistent"}

@@ -103,6 +103,39 @@ def test_a_birth_makes_older_records_useless(work):
         assert len(os.listdir(os.path.dirname(vps.record()))) == 5_000 - 1024 + 3
 
 
+def test_what_was_declared_is_remembered(work):
+    def seen(vps):
+        with open(vps.kept + "/var/lib/mayfly/declared.json") as file:
+            history = json.load(file)
+        return {e["path"]: (e["directory"], e["storage"], "gone_unix_ms" in e) for e in history["entries"]}
+
+    with root(work) as vps:
+        at = vps.kept + "/var/lib/mayfly/declared.json"
+        vps.declare('["/persistent"]\ndirectories = ["/srv/a"]\nfiles = ["/etc/b"]')
+        vps.apply()
+        assert seen(vps) == {"/srv/a": (True, "/persistent", False), "/etc/b": (False, "/persistent", False)}
+        info = os.stat(at)
+        assert stat.S_IMODE(info.st_mode) == 0o600 and abs(info.st_mtime - time.time()) < 60
+        vps.apply()
+        assert os.stat(at).st_ino == info.st_ino, "the same declarations write nothing"
+        vps.declare('["/persistent"]\ndirectories = ["/srv/c"')
+        assert vps.apply()[0]["state"] == "degraded"
+        assert os.stat(at).st_ino == info.st_ino, "what cannot be read is not gone"
+        vps.declare('["/persistent"]\nfiles = ["/etc/b"]')
+        vps.apply()
+        assert seen(vps) == {"/srv/a": (True, "/persistent", True), "/etc/b": (False, "/persistent", False)}
+        for number, broken in enumerate(["{", None]):
+            os.unlink(at)
+            if broken:
+                vps.write("/persistent/var/lib/mayfly/declared.json", broken)
+            else:
+                os.mkfifo(at)
+            report, _ = vps.apply()
+            assert report["state"] == "applied" and "kept as declared.json.prev" in report["problems"][0]["what"], report
+            assert seen(vps) == {"/etc/b": (False, "/persistent", False)}
+            assert stat.S_ISFIFO(os.lstat(at + ".prev").st_mode) == (broken is None)
+
+
 def test_no_record_of_a_guest_keeps_its_root_for_ever(work):
     """Records lie where a guest can write them, and whatever one says, a dead root is done with."""
     def record(files, **more):

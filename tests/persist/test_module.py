@@ -10,7 +10,7 @@ import random
 import module
 import scenes
 import trees
-from differences import DIFFERENCES, explain
+from differences import DIFFERENCES, REMEMBERED, explain
 
 SCRIPTS = os.environ.get("MAYFLY_IMPERMANENCE")
 
@@ -114,15 +114,20 @@ def diff(one, other):
     return {p: (one.get(p), other.get(p)) for p in set(one) | set(other) if one.get(p) != other.get(p)}
 
 
+def total(hits):
+    """Without the one that every scene has."""
+    return sum(count for name, count in hits.items() if name != REMEMBERED)
+
+
 def test_twin_trees(work):
     count = int(os.environ.get("MAYFLY_PERSIST_SCENES", "250"))
     seed = int(os.environ.get("MAYFLY_PERSIST_SEED", random.SystemRandom().randrange(1 << 30)))
     print(f"{count} scenes from seed {seed}, against {'the scripts in ' + SCRIPTS if SCRIPTS else 'module.py'}")
     hits, equal = {}, 0
     for number in range(seed, seed + count):
-        before = sum(hits.values())
+        before = total(hits)
         one(number, work, hits)
-        equal += sum(hits.values()) == before
-    print(f"  {equal} scenes without any difference; in the others:")
+        equal += total(hits) == before
+    print(f"  {equal} scenes without any difference but the last; in the others:")
     for name in DIFFERENCES:
         print(f"  {hits.get(name, 0):6} differences: {name}")

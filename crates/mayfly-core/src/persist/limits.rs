@@ -32,3 +32,7 @@ pub const COPY_TOTAL_BYTES: u64 = 256 << 20;
 pub const HARVEST_BYTES: u64 = COPY_TOTAL_BYTES;
 /// Names that are looked at in the directory of the records.
 pub const RECORDS: usize = 1_024;
+/// Paths of which is known when they were declared; of more the longest gone are forgotten.
+pub const HISTORY: usize = 4_096;
+/// The file of them, in bytes.
+pub const HISTORY_BYTES: usize = 16 << 20;

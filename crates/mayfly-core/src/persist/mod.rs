@@ -14,6 +14,7 @@
 
 pub mod accounts;
 pub mod declare;
+pub mod history;
 pub mod limits;
 pub mod mode;
 pub mod path;

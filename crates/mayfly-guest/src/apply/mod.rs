@@ -14,6 +14,7 @@
 mod accounts;
 mod copies;
 mod files;
+mod history;
 mod options;
 mod records;
 mod steps;
@@ -141,7 +142,7 @@ fn apply_to_temporary(spec: &Spec, root: &Path) -> Report {
     if let Some(storage) = &records {
         records::prune_records(&tree, storage, &spec.run, &mut problems);
     }
-    run.copies.keep_records_in(records, &spec.run);
+    run.copies.keep_records_in(records.clone(), &spec.run);
     if let Some(storage) = wanted
         .accounts
         .first()
@@ -153,6 +154,9 @@ fn apply_to_temporary(spec: &Spec, root: &Path) -> Report {
         run.take(step);
     }
     run.finish(&mut problems);
+    if let Some(storage) = &records {
+        history::keep(&tree, storage, &wanted, &mut problems);
+    }
     let outcomes = &run.outcomes;
     // A directory that did not come to stay keeps nothing of what lies in it.
     let lost: BTreeMap<&TreePath, &str> = outcomes
