@@ -24,6 +24,7 @@ use super::harvest::dead;
 use super::limits;
 use super::paths::{RunDir, container_name, node_cgroup, parse_run_name, run_name};
 use super::state::read_spec;
+use crate::clock::unix_ms;
 
 /// A fresh init that lives this long is taken for alive: one that finds no inotify instance or no cgroup dies within
 /// a few milliseconds.
@@ -55,6 +56,8 @@ pub struct RuntimePlaces {
 pub struct LxcRuntime {
     places: RuntimePlaces,
     watched: Arc<Mutex<BTreeSet<(VpsId, RunId)>>>,
+    /// When supervisors that told no end were heard to die.
+    heard: Arc<Mutex<BTreeMap<(VpsId, RunId), u64>>>,
     ends: Mutex<Receiver<(VpsId, RunId, RunEnd)>>,
     tell: Sender<(VpsId, RunId, RunEnd)>,
     grace: Grace,
@@ -67,6 +70,7 @@ impl LxcRuntime {
         Self {
             places,
             watched: Arc::default(),
+            heard: Arc::default(),
             ends: Mutex::new(ends),
             tell,
             grace: Grace::default(),
@@ -364,6 +368,11 @@ impl Runtime for LxcRuntime {
                 continue;
             };
             if of == vps && Some(&run) != keep {
+                let key = (vps, run.clone());
+                self.heard
+                    .lock()
+                    .expect("no thread panics with it")
+                    .remove(&key);
                 remove(&entry.path()).map_err(|error| failed(&entry.path(), error))?;
                 outcome = Outcome::Changed;
             }
@@ -380,14 +389,20 @@ impl Runtime for LxcRuntime {
     }
 
     fn harvest(&self, order: &HarvestOrder) -> HostResult<Taken> {
-        let signs = self.places.node.observe_evidence(order.vps).map_err(look)?;
-        if let Some(sign) = signs.iter().find(|sign| sign.is_alive()) {
-            return Err(still_alive(order.vps, &sign.to_string()).into());
+        let (vps, run) = (order.vps, &order.run);
+        let root = PoolPath::temporary_root(vps, run);
+        let signs = self.evidence(vps)?;
+        let concerns = |sign: &&Sign| sign.is_alive() && sign.concerns(vps, run, &root);
+        if let Some(sign) = signs.iter().find(concerns) {
+            return Err(still_alive(vps, &sign.to_string()).into());
         }
-        let state = self.state(order.vps, &order.run)?;
+        let state = self.state(vps, run)?;
+        let heard = self.heard.lock().expect("no thread panics with it");
+        let heard_unix_ms = heard.get(&(vps, run.clone())).copied();
+        drop(heard);
         dead::harvest(
             order,
-            (state.as_ref(), &self.run_dir(order.vps, &order.run)),
+            (state.as_ref(), heard_unix_ms, &self.run_dir(vps, run)),
             (&self.places.program, &self.places.guest_helper),
         )
     }
@@ -410,16 +425,23 @@ impl Runtime for LxcRuntime {
         {
             return Ok(());
         }
-        let (dir, tell, watched) = (
+        let (dir, tell, watched, heard) = (
             self.run_dir(vps, run),
             self.tell.clone(),
             Arc::clone(&self.watched),
+            Arc::clone(&self.heard),
         );
         std::thread::Builder::new()
             .name("watch".into())
             .stack_size(256 << 10)
             .spawn(move || {
-                let end = watch_until_end(&dir);
+                let (end, died_unix_ms) = watch_until_end(&dir);
+                if let Some(at) = died_unix_ms {
+                    heard
+                        .lock()
+                        .expect("no thread panics with it")
+                        .insert(key.clone(), at);
+                }
                 watched
                     .lock()
                     .expect("no thread panics with it")
@@ -432,25 +454,25 @@ impl Runtime for LxcRuntime {
     }
 }
 
-fn watch_until_end(dir: &RunDir) -> RunEnd {
+/// How a run ended; and when, in milliseconds since 1970, where its supervisor died and was heard to.
+fn watch_until_end(dir: &RunDir) -> (RunEnd, Option<u64>) {
+    let crashed = |detail: &str| RunEnd::Crashed {
+        detail: detail.into(),
+    };
     loop {
+        // One that is dead already when the watch begins died at a time that nobody heard of.
+        let lives = client::status(dir).is_ok();
         match client::wait_ended(dir, WATCH) {
             Ok(state) => {
-                return state.end.unwrap_or(RunEnd::Crashed {
-                    detail: "it ended without saying why".into(),
-                });
+                let silent = || crashed("it ended without saying why");
+                return (state.end.unwrap_or_else(silent), None);
             }
             Err(CallError::Gone(_)) => {
-                return RunEnd::Crashed {
-                    detail: "its supervisor was killed".into(),
-                };
+                let died_unix_ms = lives.then(unix_ms);
+                return (crashed("its supervisor was killed"), died_unix_ms);
             }
             // The record went with the VPS.
-            Err(CallError::State(_)) => {
-                return RunEnd::Crashed {
-                    detail: "its record is gone".into(),
-                };
-            }
+            Err(CallError::State(_)) => return (crashed("its record is gone"), None),
             Err(CallError::Late(_)) => {}
             Err(error) => {
                 tracing::warn!(dir = %dir.path().display(), %error, "a run cannot be watched; trying again");

@@ -83,7 +83,6 @@ impl Dead {
             mounts: self.spec.mounts.clone(),
             ids: self.spec.ids,
             storage: "/data".parse().unwrap(),
-            heard_unix_ms: None,
         }
     }
 

@@ -22,10 +22,11 @@ use crate::storage::zfs::{mount_detached, open_private};
 
 /// Takes copies back. Nothing of the VPS is alive: the caller has looked.
 ///
-/// `state` is what is recorded of the run, and `dir` its directory, which may be gone.
+/// `state` is what is recorded of the run, `heard_unix_ms` when its supervisor was heard to die, and `dir` its directory,
+/// which may be gone.
 pub(crate) fn harvest(
     order: &HarvestOrder,
-    (state, dir): (Option<&RunState>, &RunDir),
+    (state, heard_unix_ms, dir): (Option<&RunState>, Option<u64>, &RunDir),
     (program, helper): (&Path, &Path),
 ) -> HostResult<Taken> {
     let failed = |why: &dyn std::fmt::Display| {
@@ -44,7 +45,7 @@ pub(crate) fn harvest(
     if is_absent(&mount.source, below)? {
         return Ok(Taken::default());
     }
-    let ending = observe_ending(order, state, dir)?;
+    let ending = observe_ending(state, heard_unix_ms, dir)?;
     let datasets = order.mounts.iter().map(|mount| Dataset {
         source: Source::from(&mount.source),
         target: mount.target.clone(),
@@ -110,8 +111,8 @@ fn private_of(source: &MountSource) -> io::Result<OwnedFd> {
 /// How the run came to its end, and when: as its supervisor wrote it; else as the daemon heard of it; else the last moment
 /// at which it certainly lived.
 fn observe_ending(
-    order: &HarvestOrder,
     state: Option<&RunState>,
+    heard_unix_ms: Option<u64>,
     dir: &RunDir,
 ) -> Result<Ending, LookFailed> {
     let end = state.and_then(|state| state.end.as_ref());
@@ -119,7 +120,7 @@ fn observe_ending(
         return Ok(Ending::InOrder);
     }
     let told = state.and_then(|state| state.ended_unix_ms);
-    if let Some(at_unix_ms) = told.or(order.heard_unix_ms) {
+    if let Some(at_unix_ms) = told.or(heard_unix_ms) {
         return Ok(Ending::Crashed { at_unix_ms });
     }
     for file in [dir.lock(), dir.state()] {
@@ -171,7 +172,6 @@ mod tests {
                 count: IdRange::SIZE,
             },
             storage: "/persistent".parse().unwrap(),
-            heard_unix_ms: None,
         }
     }
 
@@ -197,30 +197,29 @@ mod tests {
         let crashed = |detail: &str| RunEnd::Crashed {
             detail: detail.into(),
         };
-        let mut order = order();
-        let ends = |order: &HarvestOrder, state: Option<&RunState>| {
-            observe_ending(order, state, &dir).unwrap()
+        let ends = |heard: Option<u64>, state: Option<&RunState>| {
+            observe_ending(state, heard, &dir).unwrap()
         };
         let at = |at_unix_ms| Ending::Crashed { at_unix_ms };
-        assert_eq!(ends(&order, None), at(0));
+        assert_eq!(ends(None, None), at(0));
         for (file, seconds) in [(dir.state(), 7), (dir.lock(), 5)] {
             let file = std::fs::File::create(file).unwrap();
             let time = UNIX_EPOCH + std::time::Duration::from_secs(seconds);
             file.set_modified(time).unwrap();
-            assert_eq!(ends(&order, None), at(seconds * 1000));
+            assert_eq!(ends(None, None), at(seconds * 1000));
         }
         let swept = state(Some(crashed("the supervisor died")), None);
-        assert_eq!(ends(&order, Some(&swept)), at(5000));
-        order.heard_unix_ms = Some(6001);
-        assert_eq!(ends(&order, Some(&swept)), at(6001));
+        assert_eq!(ends(None, Some(&swept)), at(5000));
+        let heard = Some(6001);
+        assert_eq!(ends(heard, Some(&swept)), at(6001));
         let told = state(Some(crashed("init was killed")), Some(5900));
-        assert_eq!(ends(&order, Some(&told)), at(5900));
+        assert_eq!(ends(heard, Some(&told)), at(5900));
         for wish in [RunEnd::PowerOff, RunEnd::Reboot] {
             let told = state(Some(wish), Some(5900));
-            assert_eq!(ends(&order, Some(&told)), Ending::InOrder);
+            assert_eq!(ends(heard, Some(&told)), Ending::InOrder);
         }
         let killed = state(Some(RunEnd::Killed), Some(5900));
-        assert_eq!(ends(&order, Some(&killed)), at(5900));
+        assert_eq!(ends(heard, Some(&killed)), at(5900));
     }
 
     #[test]
