@@ -2,7 +2,7 @@
 import re
 
 from harness import sh, wait_for
-from persist import boot, declare, fates, hashed, in_guest, report, restart, storage, stored, template
+from persist import declare, fates, hashed, in_guest, report, restart, storage, stored, template
 
 # The case that the module itself is tested with, in Mayfly's file.
 MODULES_OWN = """\
@@ -36,7 +36,7 @@ AS_DECLARED = {
     "/srv/pond": "fish fish 700 directory",
     "/srv/pond/deep": "root root 755 directory",
     "/srv/pond/deep/end": "bird fish 770 directory",
-    "/etc/machine-id": "root root 444 regular file",
+    "/etc/machine-id": "root root 644 regular file",
     "/etc/ssh/ssh_host_ed25519_key": "root root 777 symbolic link",
     "/etc/ssh/ssh_host_rsa_key": "root root 600 regular file",
     "/etc/secret": "root root 700 directory",
@@ -68,7 +68,8 @@ def test_the_modules_own_case_over_two_boots(node):
             node.wait_running(vps)
             told = report(node, vps)
             assert told["state"] == "applied", (n, told)
-            assert stats(node, vps, AS_DECLARED) == AS_DECLARED, n
+            seen = stats(node, vps, AS_DECLARED)
+            assert seen == AS_DECLARED, (n, {path: what for path, what in seen.items() if AS_DECLARED[path] != what})
             # The same in the storage, where the link's target is a file; a parent that the root has stays root's.
             there = stats(node, vps, [f"/persistent{path}" for path in AS_DECLARED])
             for path, what in AS_DECLARED.items():
@@ -204,9 +205,8 @@ def test_a_password_and_a_user_survive(node):
         in_guest(node, vps, "echo human:third | chpasswd")
         third = in_guest(node, vps, "getent shadow human")
         in_guest(node, vps, "(sleep 0.2; reboot) > /dev/null 2>&1 &")
-        wait_for("it has rebooted", lambda: in_guest(node, vps, "cat /run/mayfly/boot.json; :")
-                 and boot(node, vps)["run"] == node.show(vps)["run"]["run"] and
-                 node.exec(vps, "test", "-e", "/run/systemd/system", check=False).returncode == 0)
+        run = node.show(vps)["run"]["id"]
+        wait_for("it has rebooted", lambda: (now := node.show(vps)["run"]) and now["id"] != run and now["init_pid"])
         node.wait_running(vps)
         assert in_guest(node, vps, "getent shadow human") == third
 
@@ -242,7 +242,7 @@ def test_trouble_never_blocks_a_boot_and_is_told(node):
         for path in ("/etc/dir-link", "/loop/a/b", "/proc/keep", "/etc/fifo"):
             assert all_fates[path][0] == "refused", (path, all_fates)
         problems = " ".join(f"{p['at']} {p['what']}" for p in told["problems"])
-        for word in ("..", "copie", "surprise"):
+        for word in ("..", "method", "surprise"):
             assert word in problems, (word, problems)
         shown = node.run("show", vps).stdout
         assert "degraded" in shown and "/etc/dir-link" in shown, shown
@@ -260,7 +260,7 @@ def test_hostile_files_cost_little(node):
         "a link to itself": "ln -s persistence.toml /persistent/etc/mayfly/persistence.toml",
         "a directory": "mkdir /persistent/etc/mayfly/persistence.toml",
         "a link to a device": "ln -s /dev/zero /persistent/etc/mayfly/persistence.toml",
-        "many": "{ echo '[\"/persistent\"]'; echo 'directories = ['; seq -f '\"/d/%.0f\",' 20000; echo ']'; }"
+        "many": "{ echo '[\"/persistent\"]'; echo 'directories = ['; seq 20000 | sed 's|.*|\"/d/&\",|'; echo ']'; }"
                 " > /persistent/etc/mayfly/persistence.toml",
         "deep": "{ printf 'a = '; head -c 100000 /dev/zero | tr '\\0' '['; } > /persistent/etc/mayfly/persistence.toml",
     }

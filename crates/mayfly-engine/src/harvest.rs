@@ -28,6 +28,7 @@ impl Engine {
             .harvest(&order)
             .map_err(|error| explained(plan, error));
         match &taken {
+            Ok(taken) if taken.count == 0 && taken.refused.is_empty() => {}
             Ok(taken) => {
                 let (files, refused) = (&taken.files, &taken.refused);
                 tracing::info!(vps = %plan.vps, run = %plan.run, ?files, ?refused, "copies were taken back");
