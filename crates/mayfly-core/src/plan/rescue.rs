@@ -262,18 +262,11 @@ fn boot(
         }
         .final_because("waiting changes nothing"),
     );
-    // The last root of the VPS itself stays; roots of earlier rescues go.
+    // The last root of the VPS itself stays, and so does the record of its run: how that ended says what may be taken back
+    // from it. Roots of earlier rescues go.
     let old = old_roots(doc, seen, root, false, ctx).into_iter();
     let is_rescue = |step: &Step| matches!(step, Step::BuryRoot { root, .. } if root.named_temporary_root().is_none());
     steps.extend(old.filter(is_rescue).map(Step::as_housekeeping));
-    steps.push(
-        Step::ForgetRuns {
-            vps: doc.id,
-            keep: Some(run.clone()),
-            console: false,
-        }
-        .as_housekeeping(),
-    );
     steps
 }
 
