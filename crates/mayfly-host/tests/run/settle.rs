@@ -1,6 +1,7 @@
 //! Copies are taken back while the guest runs.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -52,8 +53,14 @@ fn replace(bench: &Bench, text: &str) {
 fn a_file_that_was_replaced_is_taken_within_three_seconds() {
     needs_host!();
     let bench = Bench::new(90150);
-    let (dir, state) = bench.start(&spec(&bench, &["/etc/a", "/etc/b"]));
+    let spec = spec(&bench, &["/etc/a", "/etc/b"]);
+    let (dir, state) = bench.start(&spec);
     assert_eq!(state.phase, RunPhase::Running, "{state:?}");
+    // The helper was told of declarations, and has told how they went.
+    assert!(state.persistence.is_some(), "{state:?}");
+    let told = fs::metadata(dir.persistence()).unwrap();
+    let of_guest = (0, spec.ids.first, 0o640);
+    assert_eq!((told.uid(), told.gid(), told.mode() & 0o7777), of_guest);
     for text in ["one", "two"] {
         replace(&bench, text);
         let asked = Instant::now();

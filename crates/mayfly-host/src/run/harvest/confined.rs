@@ -96,50 +96,26 @@ fn become_helper(order: &Order, parent: Option<Pid>) -> io::Result<Infallible> {
     Err(explained("cannot execute the helper", &command.exec()))
 }
 
+/// One source and its place in the new tree; open, where it is a directory.
+struct Shown<'a> {
+    source: &'a Source,
+    read_only: bool,
+    at: String,
+    found: Option<OwnedFd>,
+}
+
 /// Builds the new tree. Everything is opened first, because the new tree covers what may be one of the sources.
 fn show_all(order: &Order, ids: &OwnedFd) -> io::Result<()> {
-    let named = |path: &str, kind| {
-        open(Path::new(path), kind).map_err(|e| explained(&format!("cannot open {path}"), &e))
-    };
-    let sources = [(&order.root, true)].into_iter().chain(
-        order
-            .datasets
-            .iter()
-            .map(|one| (&one.source, one.read_only)),
-    );
-    let mut opened = Vec::new();
-    for (source, read_only) in sources {
-        let found = match source {
-            Source::Directory { path } | Source::Mapped { path } => {
-                Some(named(path, OFlags::DIRECTORY)?)
-            }
-            Source::Zfs { .. } => None,
-        };
-        opened.push((source, read_only, found));
+    let mut shown = vec![Shown::open(&order.root, true, in_top(ROOT))?];
+    for (index, one) in order.datasets.iter().enumerate() {
+        let at = in_top(&place(index));
+        shown.push(Shown::open(&one.source, one.read_only, at)?);
     }
     let helper = named(&order.helper, OFlags::empty())?;
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
     mount("mayfly", TOP, "tmpfs", flags, c"mode=755,size=1m")?;
-    for (index, (source, read_only, found)) in opened.into_iter().enumerate() {
-        let target = match index.checked_sub(1) {
-            None => in_top(ROOT),
-            Some(dataset) => in_top(&place(dataset)),
-        };
-        fs::create_dir(&target)?;
-        let mapped = !matches!(source, Source::Mapped { .. });
-        let look = Look {
-            attributes: NO_SUID | NO_DEV | NO_EXEC | if read_only { READ_ONLY } else { 0 },
-            ids: mapped.then(|| ids.as_fd()),
-        };
-        let target = Path::new(&target);
-        match (source, found) {
-            (Source::Zfs { dataset }, _) => show_dataset(dataset, target, look)?,
-            (Source::Directory { path } | Source::Mapped { path }, Some(found)) => {
-                show_opened(&found, target, look)
-                    .map_err(|e| explained(&format!("cannot show {path}"), &e))?;
-            }
-            (_, None) => {}
-        }
+    for one in &shown {
+        one.show(ids)?;
     }
     let target = in_top(HELPER);
     File::create(&target)?;
@@ -148,6 +124,46 @@ fn show_all(order: &Order, ids: &OwnedFd) -> io::Result<()> {
         .map_err(|e| explained("cannot show the helper", &e))?;
     let top = open(Path::new(TOP), OFlags::DIRECTORY)?;
     set_attributes(top.as_fd(), READ_ONLY, 0)
+}
+
+impl<'a> Shown<'a> {
+    fn open(source: &'a Source, read_only: bool, at: String) -> io::Result<Self> {
+        let found = match source {
+            Source::Directory { path } | Source::Mapped { path } => {
+                Some(named(path, OFlags::DIRECTORY)?)
+            }
+            Source::Zfs { .. } => None,
+        };
+        Ok(Self {
+            source,
+            read_only,
+            at,
+            found,
+        })
+    }
+
+    fn show(&self, ids: &OwnedFd) -> io::Result<()> {
+        let target = Path::new(&self.at);
+        fs::create_dir(target)?;
+        let is_mapped = matches!(self.source, Source::Mapped { .. });
+        let read_only = if self.read_only { READ_ONLY } else { 0 };
+        let look = Look {
+            attributes: NO_SUID | NO_DEV | NO_EXEC | read_only,
+            ids: (!is_mapped).then(|| ids.as_fd()),
+        };
+        match (self.source, &self.found) {
+            (Source::Zfs { dataset }, _) => show_dataset(dataset, target, look),
+            (Source::Directory { path } | Source::Mapped { path }, Some(found)) => {
+                show_opened(found, target, look)
+                    .map_err(|e| explained(&format!("cannot show {path}"), &e))
+            }
+            (_, None) => Ok(()),
+        }
+    }
+}
+
+fn named(path: &str, kind: OFlags) -> io::Result<OwnedFd> {
+    open(Path::new(path), kind).map_err(|e| explained(&format!("cannot open {path}"), &e))
 }
 
 fn in_top(path: &str) -> String {

@@ -10,8 +10,8 @@
 //! supervisor (living) ┘ <──────────────────────── Report, a sealed memory file ─────────┘
 //! ```
 //!
-//! Whoever starts it waits on its pidfd ([`child`]), the supervisor among its other events; it dies with that one, and
-//! after [`child::DEADLINE`].
+//! Whoever starts it waits on its pidfd, the supervisor among its other events; it dies with that one, and when it has taken
+//! too long.
 
 pub(super) mod child;
 mod confined;
