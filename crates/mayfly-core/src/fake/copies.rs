@@ -2,13 +2,14 @@
 
 use super::Reach;
 use super::runtime::dataset_of;
+use super::storage::{not_there, refuse};
 use super::tree::Node;
 use super::world::{Run, World};
 use crate::error::{Code, Refusal};
 use crate::names::{GuestPath, PoolPath};
-use crate::observed::Evidence;
+use crate::observed::{Evidence, Mark, MarkSeen};
 use crate::persist::record::{DIRECTORY, Taken};
-use crate::ports::{HarvestOrder, HostError, HostResult};
+use crate::ports::{HarvestOrder, HostError, HostResult, Outcome};
 use crate::run::RunMount;
 
 /// The file that every guest with a storage declares as a copy.
@@ -171,5 +172,51 @@ impl World {
             }
         }
         Ok(taken)
+    }
+
+    pub(super) fn mark_harvested(&mut self, root: &PoolPath) -> HostResult<Outcome> {
+        let mark = self.own_mark(root)?;
+        if !mark.unharvested {
+            return Ok(Outcome::Unchanged);
+        }
+        let dataset = self.datasets.get_mut(root);
+        let dataset = dataset.map_or_else(|| not_there(root), Ok)?;
+        dataset.mark = MarkSeen::Local(Mark {
+            unharvested: false,
+            ..mark
+        });
+        Ok(Outcome::Changed)
+    }
+
+    /// A plain file, with nothing but directories on the way.
+    pub(super) fn read_file(
+        &self,
+        name: &PoolPath,
+        path: &GuestPath,
+        limit: usize,
+    ) -> HostResult<Option<Vec<u8>>> {
+        let Some(dataset) = self.datasets.get(name) else {
+            return not_there(name);
+        };
+        let whole = path.as_str();
+        let above = whole.match_indices('/').map(|(at, _)| &whole[..at]);
+        let in_the_way = above.filter(|part| !part.is_empty()).find(|part| {
+            let there = dataset.tree.get(part);
+            there.is_some_and(|node| !matches!(node, Node::Directory))
+        });
+        if let Some(part) = in_the_way {
+            return refuse(Code::Invalid, format!("{part} is no directory"));
+        }
+        match dataset.tree.get(whole) {
+            None => Ok(None),
+            Some(Node::File { text, .. }) if text.len() <= limit => {
+                Ok(Some(text.clone().into_bytes()))
+            }
+            Some(Node::File { .. }) => refuse(
+                Code::Invalid,
+                format!("{path} is longer than {limit} bytes"),
+            ),
+            Some(_) => refuse(Code::Invalid, format!("{path} is no regular file")),
+        }
     }
 }

@@ -481,17 +481,7 @@ impl Storage for FakeHost {
 
     fn mark_harvested(&self, root: &PoolPath) -> HostResult<Outcome> {
         self.mutate(format!("mark {root} as harvested"), |world, _| {
-            let mark = world.own_mark(root)?;
-            if !mark.unharvested {
-                return Ok(Outcome::Unchanged);
-            }
-            let dataset = world.datasets.get_mut(root);
-            let dataset = dataset.map_or_else(|| not_there(root), Ok)?;
-            dataset.mark = MarkSeen::Local(Mark {
-                unharvested: false,
-                ..mark
-            });
-            Ok(Outcome::Changed)
+            world.mark_harvested(root)
         })
     }
 
@@ -502,29 +492,7 @@ impl Storage for FakeHost {
         limit: usize,
     ) -> HostResult<Option<Vec<u8>>> {
         self.look_at(format!("{path} in {name}"), |world| {
-            let Some(dataset) = world.datasets.get(name) else {
-                return not_there(name);
-            };
-            let whole = path.as_str();
-            let above = whole.match_indices('/').map(|(at, _)| &whole[..at]);
-            let in_the_way = above.filter(|part| !part.is_empty()).find(|part| {
-                let there = dataset.tree.get(part);
-                there.is_some_and(|node| !matches!(node, Node::Directory))
-            });
-            if let Some(part) = in_the_way {
-                return refuse(Code::Invalid, format!("{part} is no directory"));
-            }
-            match dataset.tree.get(whole) {
-                None => Ok(None),
-                Some(Node::File { text, .. }) if text.len() <= limit => {
-                    Ok(Some(text.clone().into_bytes()))
-                }
-                Some(Node::File { .. }) => refuse(
-                    Code::Invalid,
-                    format!("{path} is longer than {limit} bytes"),
-                ),
-                Some(_) => refuse(Code::Invalid, format!("{path} is no regular file")),
-            }
+            world.read_file(name, path, limit)
         })?
     }
 
