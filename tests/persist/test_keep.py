@@ -399,7 +399,7 @@ def test_mount_options_are_where_libmount_looks(work):
         needs = subprocess.run(["ldd", vps.at + "/guest"], capture_output=True, text=True).stdout
         if "=>" in needs:
             raise AssertionError("this test needs the static helper: ./run build")
-        done = subprocess.run(["chroot", vps.at, "/guest", "apply", "--spec", "/spec.json"], capture_output=True, text=True)
+        done = subprocess.run(["chroot", vps.at, "/guest", "apply", "--spec", "/spec.json", "--json"], capture_output=True, text=True)
         assert json.loads(done.stdout)["state"] == "applied", done
         table = vps.read("/run/mount/utab")
         assert " TARGET=/var/log ROOT=/var/log BINDSRC=/persistent/var/log OPTS=x-gvfs-hide\n" in table, table

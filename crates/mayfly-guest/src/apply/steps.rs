@@ -43,7 +43,12 @@ pub(crate) struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    pub(crate) fn new(tree: &'a Tree, wanted: &'a Wanted, platform: &'a [TreePath]) -> Self {
+    pub(crate) fn new(
+        tree: &'a Tree,
+        wanted: &'a Wanted,
+        platform: &'a [TreePath],
+        copies: Copies,
+    ) -> Self {
         let top = tree
             .directory(&TreePath::top())
             .and_then(|fd| mount_of(fd.as_fd()));
@@ -57,7 +62,7 @@ impl<'a> Run<'a> {
             pending: BTreeMap::new(),
             trouble: Vec::new(),
             outcomes: BTreeMap::new(),
-            copies: Copies::default(),
+            copies,
             options: Options::default(),
         }
     }
@@ -102,10 +107,7 @@ impl<'a> Run<'a> {
                 .chain([&stored])
                 .find_map(|at| self.pending.get(at).cloned());
             if let Some(name) = unknown {
-                outcome.fate = Fate::Pending;
-                outcome.why = Some(format!(
-                    "nobody knows {name}: until then its directory is root's alone"
-                ));
+                outcome.wait_for(&name);
             }
         }
         self.outcomes.insert(number, outcome);
@@ -168,11 +170,10 @@ impl<'a> Run<'a> {
 
     /// A directory that an earlier boot made for an owner whom nobody knew: is the owner known now?
     fn settle_pending(&mut self, at: &TreePath, fd: &OwnedFd, owner: &Owner) {
-        let path = attribute_path(fd);
-        let mut name = [0u8; 256];
-        if getxattr(&path, PENDING, &mut name).is_err() {
+        if !is_pending(fd) {
             return;
         }
+        let path = attribute_path(fd);
         if let Some(name) = &owner.unknown {
             self.pending.insert(at.clone(), name.clone());
             return;
@@ -291,7 +292,8 @@ impl<'a> Run<'a> {
             } => self.copies.place(self.tree, path, &stored),
             Kind::File { method } => {
                 let platform = self.platform.contains(path);
-                files::place(self.tree, path, &stored, method, platform)
+                let action = files::decide(self.tree, path, path, &stored, method, platform)?;
+                files::place(self.tree, path, &stored, &action)
             }
             Kind::Directory { .. } => Err("it is a directory".to_owned()),
         }
@@ -323,6 +325,12 @@ impl<'a> Run<'a> {
             problems.error(path.as_str(), why);
         }
     }
+}
+
+/// Whether an earlier boot made this directory for an owner whom nobody knew.
+pub(super) fn is_pending(directory: &OwnedFd) -> bool {
+    let mut name = [0u8; 256];
+    getxattr(attribute_path(directory), PENDING, &mut name).is_ok()
 }
 
 /// Binds `from` over `to`, which is at `path`, unless it is there already.
