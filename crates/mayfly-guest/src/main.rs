@@ -11,6 +11,7 @@
 //! writes declarations has `apply --dry-run` and `check`.
 
 mod apply;
+mod attributes;
 mod child;
 mod content;
 mod given;
