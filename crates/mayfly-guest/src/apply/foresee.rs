@@ -5,15 +5,16 @@ use std::os::fd::AsFd as _;
 
 use mayfly_core::persist::declare::Method;
 use mayfly_core::persist::path::TreePath;
-use mayfly_core::persist::plan::{Plan, Step};
+use mayfly_core::persist::plan::{Owner, Plan, Step};
 use mayfly_core::persist::report::{Fate, How};
 use mayfly_core::persist::unite::{Declaration, Kind, Wanted};
 use rustix::fs::{FileType, fstat};
 use rustix::io::Errno;
 
+use super::Outcome;
 use super::copies::Copies;
 use super::files::{Action, decide};
-use super::{Outcome, steps};
+use super::steps::{self, Broken};
 use crate::tree::{Tree, kind, mount_of, name_of, same};
 
 /// What would become of all declarations that have a step of their own.
@@ -22,122 +23,139 @@ pub(super) fn outcomes(
     wanted: &Wanted,
     plan: &Plan,
     platform: &[TreePath],
-    mut copies: Copies,
+    copies: Copies,
 ) -> BTreeMap<usize, Outcome> {
-    let unknown = unknown_owners(tree, plan);
+    let mut foresight = Foresight {
+        tree,
+        broken: Broken::default(),
+        unknown: BTreeMap::new(),
+        over: Vec::new(),
+        copies,
+    };
     let mut outcomes = BTreeMap::new();
-    // What would be mounted before, and hide the root's.
-    let mut over: Vec<(&TreePath, TreePath)> = Vec::new();
     for step in &plan.steps {
-        let (Step::Bind { declaration } | Step::Place { declaration }) = step else {
-            continue;
-        };
-        let wish = &wanted.declarations[*declaration];
-        let stored = wish.path.below(&wish.storage);
-        let look = Look {
-            tree,
-            at: seen_at(&wish.path, &over),
-            stored: &stored,
-            platform: platform.contains(&wish.path),
-        };
-        let mut outcome = look
-            .outcome(wish, &mut copies)
-            .unwrap_or_else(Outcome::refused);
-        if wish.kind.is_directory() && outcome.fate == Fate::Applied {
-            over.push((&wish.path, stored.clone()));
+        match step {
+            Step::Base { storage } => foresight.see_base(storage),
+            Step::Store {
+                storage,
+                path,
+                owner,
+            } => foresight.see_stored(&path.below(storage), owner),
+            Step::Mirror { storage, path } | Step::Point { storage, path } => {
+                foresight.see_twin(&path.below(storage), path);
+            }
+            Step::Bind { declaration } | Step::Place { declaration } => {
+                let wish = &wanted.declarations[*declaration];
+                let outcome = foresight.outcome(wish, platform.contains(&wish.path));
+                outcomes.insert(*declaration, outcome);
+            }
         }
-        let parents = stored.parents();
-        let name = parents
-            .iter()
-            .chain([&stored])
-            .find_map(|at| unknown.get(at));
-        if let (Some(name), Fate::Applied | Fate::Already) = (name, outcome.fate) {
-            outcome.wait_for(name);
-        }
-        outcomes.insert(*declaration, outcome);
     }
     outcomes
 }
 
-/// Directories that would be root's alone for now, and for whose sake.
-fn unknown_owners(tree: &Tree, plan: &Plan) -> BTreeMap<TreePath, String> {
-    let mut unknown = BTreeMap::new();
-    for step in &plan.steps {
-        if let Step::Store {
-            storage,
-            path,
-            owner,
-        } = step
-        {
-            let at = path.below(storage);
-            if let Some(name) = &owner.unknown {
-                let waits = match tree.directory(&at) {
-                    Ok(fd) => steps::is_pending(&fd),
-                    Err(e) => e == Errno::NOENT,
-                };
-                if waits {
-                    unknown.insert(at, name.clone());
-                }
+/// What is known of the steps so far.
+struct Foresight<'a> {
+    tree: &'a Tree,
+    broken: Broken,
+    /// Directories that would be root's alone for now, and for whose sake.
+    unknown: BTreeMap<TreePath, String>,
+    /// What would be mounted, where, and hide the root's: outer before inner.
+    over: Vec<(TreePath, TreePath)>,
+    copies: Copies,
+}
+
+impl Foresight<'_> {
+    fn see_base(&mut self, storage: &TreePath) {
+        for part in storage.parents().iter().chain([storage]) {
+            if let Err(why) = check_directory(self.tree, part) {
+                return self.broken.add(storage, why);
             }
         }
     }
-    unknown
-}
 
-/// Where what will be at `path` is now: in the storage, where something would be mounted over it.
-fn seen_at(path: &TreePath, over: &[(&TreePath, TreePath)]) -> TreePath {
-    let inner = over.iter().rev().find(|(at, _)| path.is_in(at));
-    let moved = inner.and_then(|(at, stored)| {
-        let rest = path.as_str().strip_prefix(at.as_str())?;
-        stored.join(rest).ok()
-    });
-    moved.unwrap_or_else(|| path.clone())
-}
-
-/// One declaration, and where to look for it.
-struct Look<'a> {
-    tree: &'a Tree,
-    at: TreePath,
-    stored: &'a TreePath,
-    platform: bool,
-}
-
-impl Look<'_> {
-    fn outcome(&self, wish: &Declaration, copies: &mut Copies) -> Result<Outcome, String> {
-        let whole = wish.kind.is_directory();
-        for side in [self.stored, &self.at] {
-            for part in side.parents().iter().chain(whole.then_some(side)) {
-                check_directory(self.tree, part)?;
+    fn see_stored(&mut self, at: &TreePath, owner: &Owner) {
+        let seen = self.broken.refuse(at);
+        if let Err(why) = seen.and_then(|()| check_directory(self.tree, at)) {
+            return self.broken.add(at, why);
+        }
+        if let Some(name) = &owner.unknown {
+            let waits = match self.tree.directory(at) {
+                Ok(fd) => steps::is_pending(&fd),
+                Err(e) => e == Errno::NOENT,
+            };
+            if waits {
+                self.unknown.insert(at.clone(), name.clone());
             }
         }
+    }
+
+    fn see_twin(&mut self, twin: &TreePath, path: &TreePath) {
+        let seen = self
+            .broken
+            .refuse(twin)
+            .and_then(|()| self.broken.refuse(path));
+        let at = self.seen_at(path);
+        if let Err(why) = seen.and_then(|()| check_directory(self.tree, &at)) {
+            self.broken.add(path, why);
+        }
+    }
+
+    /// Where what will be at `path` is now: in the storage, where something would be mounted over it.
+    fn seen_at(&self, path: &TreePath) -> TreePath {
+        let inner = self.over.iter().rev().find(|(at, _)| path.is_in(at));
+        let moved = inner.and_then(|(at, stored)| {
+            let rest = path.as_str().strip_prefix(at.as_str())?;
+            stored.join(rest).ok()
+        });
+        moved.unwrap_or_else(|| path.clone())
+    }
+
+    fn outcome(&mut self, wish: &Declaration, platform: bool) -> Outcome {
+        let stored = wish.path.below(&wish.storage);
+        let mut outcome = self
+            .decide(wish, &stored, platform)
+            .unwrap_or_else(Outcome::refused);
+        let parents = stored.parents();
+        let name = parents
+            .iter()
+            .chain([&stored])
+            .find_map(|at| self.unknown.get(at));
+        if wish.kind.is_directory() && outcome.fate == Fate::Applied {
+            self.over.push((wish.path.clone(), stored.clone()));
+        }
+        if let (Some(name), Fate::Applied | Fate::Already) = (name, outcome.fate) {
+            outcome.wait_for(name);
+        }
+        outcome
+    }
+
+    fn decide(
+        &mut self,
+        wish: &Declaration,
+        stored: &TreePath,
+        platform: bool,
+    ) -> Result<Outcome, String> {
+        let (tree, path) = (self.tree, &wish.path);
+        self.broken.refuse(stored)?;
+        self.broken.refuse(path)?;
+        let at = self.seen_at(path);
         match wish.kind {
-            Kind::Directory { .. } => bound(self.tree, &self.at, self.stored),
+            Kind::Directory { .. } => bound(tree, &at, stored),
             Kind::File {
                 method: Method::Copy,
             } => {
-                let placed = copies.decide(self.tree, &wish.path, &self.at, self.stored)?;
-                let fate = if placed.is_some() {
-                    Fate::Applied
-                } else {
-                    Fate::Already
+                let fate = match self.copies.decide(tree, path, &at, stored)? {
+                    Some(_) => Fate::Applied,
+                    None => Fate::Already,
                 };
                 Ok(Outcome::done(fate, How::Copy))
             }
-            Kind::File { method } => {
-                let action = decide(
-                    self.tree,
-                    &wish.path,
-                    &self.at,
-                    self.stored,
-                    method,
-                    self.platform,
-                )?;
-                Ok(match action {
-                    Action::Already(how) => Outcome::done(Fate::Already, how),
-                    Action::Bind { .. } => Outcome::done(Fate::Applied, How::Bind),
-                    Action::Link { .. } => Outcome::done(Fate::Applied, How::Symlink),
-                })
-            }
+            Kind::File { method } => Ok(match decide(tree, path, &at, stored, method, platform)? {
+                Action::Already(how) => Outcome::done(Fate::Already, how),
+                Action::Bind { .. } => Outcome::done(Fate::Applied, How::Bind),
+                Action::Link { .. } => Outcome::done(Fate::Applied, How::Symlink),
+            }),
         }
     }
 }

@@ -23,6 +23,32 @@ use crate::tree::{
 /// On a directory that is root's alone because nobody knows whose it is to be.
 const PENDING: &str = "user.mayfly.pending";
 
+/// Directories that could not be made, by where they would be, and why.
+#[derive(Default)]
+pub(super) struct Broken(BTreeMap<TreePath, String>);
+
+impl Broken {
+    pub(super) fn add(&mut self, at: &TreePath, why: String) {
+        self.0.insert(at.clone(), why);
+    }
+
+    /// Refuses what is one of them, or lies below one.
+    pub(super) fn refuse(&self, at: &TreePath) -> Result<(), String> {
+        if self.0.is_empty() {
+            return Ok(());
+        }
+        match at
+            .parents()
+            .iter()
+            .chain([at])
+            .find_map(|at| self.0.get(at))
+        {
+            Some(why) => Err(why.clone()),
+            None => Ok(()),
+        }
+    }
+}
+
 /// One application of a plan.
 pub(crate) struct Run<'a> {
     tree: &'a Tree,
@@ -31,8 +57,7 @@ pub(crate) struct Run<'a> {
     platform: &'a [TreePath],
     /// The mount that `/` is.
     root_mount: u64,
-    /// Directories that could not be made, by where they would be, and why.
-    broken: BTreeMap<TreePath, String>,
+    broken: Broken,
     /// Directories of a storage whose owner nobody knows.
     pending: BTreeMap<TreePath, String>,
     /// Trouble that nothing depends on.
@@ -58,7 +83,7 @@ impl<'a> Run<'a> {
             platform,
             // Where it is not known no directory is taken for one of the root's.
             root_mount: top.map_or(u64::MAX, |(mount, _)| mount),
-            broken: BTreeMap::new(),
+            broken: Broken::default(),
             pending: BTreeMap::new(),
             trouble: Vec::new(),
             outcomes: BTreeMap::new(),
@@ -72,7 +97,7 @@ impl<'a> Run<'a> {
         match step {
             Step::Base { storage } => {
                 if let Err(why) = self.tree.make_directories(storage, 0o755) {
-                    self.broken.insert(storage.clone(), why);
+                    self.broken.add(storage, why);
                 }
             }
             Step::Store {
@@ -81,8 +106,12 @@ impl<'a> Run<'a> {
                 owner,
             } => {
                 let at = path.below(storage);
-                if let Err(why) = self.unbroken(&at).and_then(|()| self.store(&at, owner)) {
-                    self.broken.insert(at, why);
+                if let Err(why) = self
+                    .broken
+                    .refuse(&at)
+                    .and_then(|()| self.store(&at, owner))
+                {
+                    self.broken.add(&at, why);
                 }
             }
             Step::Mirror { storage, path } => self.ensure_twin(storage, path, true),
@@ -111,22 +140,6 @@ impl<'a> Run<'a> {
             }
         }
         self.outcomes.insert(number, outcome);
-    }
-
-    /// Refuses what lies below a directory that could not be made.
-    fn unbroken(&self, at: &TreePath) -> Result<(), String> {
-        if self.broken.is_empty() {
-            return Ok(());
-        }
-        match at
-            .parents()
-            .iter()
-            .chain([at])
-            .find_map(|at| self.broken.get(at))
-        {
-            Some(why) => Err(why.clone()),
-            None => Ok(()),
-        }
     }
 
     fn store(&mut self, at: &TreePath, owner: &Owner) -> Result<(), String> {
@@ -194,8 +207,9 @@ impl<'a> Run<'a> {
     fn ensure_twin(&mut self, storage: &TreePath, path: &TreePath, like_twin: bool) {
         let twin = path.below(storage);
         let made = self
-            .unbroken(&twin)
-            .and_then(|()| self.unbroken(path))
+            .broken
+            .refuse(&twin)
+            .and_then(|()| self.broken.refuse(path))
             .and_then(|()| {
                 let fd = self
                     .tree
@@ -205,7 +219,7 @@ impl<'a> Run<'a> {
                 self.make_like(path, &stat, like_twin)
             });
         if let Err(why) = made {
-            self.broken.insert(path.clone(), why);
+            self.broken.add(path, why);
         }
     }
 
@@ -262,8 +276,8 @@ impl<'a> Run<'a> {
             &declaration.path,
             declaration.path.below(&declaration.storage),
         );
-        self.unbroken(&stored)?;
-        self.unbroken(path)?;
+        self.broken.refuse(&stored)?;
+        self.broken.refuse(path)?;
         let from = self
             .tree
             .directory(&stored)
@@ -284,8 +298,8 @@ impl<'a> Run<'a> {
             &declaration.path,
             declaration.path.below(&declaration.storage),
         );
-        self.unbroken(&stored)?;
-        self.unbroken(path)?;
+        self.broken.refuse(&stored)?;
+        self.broken.refuse(path)?;
         match declaration.kind {
             Kind::File {
                 method: Method::Copy,
