@@ -2,6 +2,7 @@
 import json
 import os
 import stat
+import struct
 import time
 
 import trees
@@ -219,6 +220,39 @@ def test_a_file_that_is_being_written_waits(work):
         assert vps.harvest("--when", f"crashed:{time.time() + 5}")[1]["/etc/conf"]["what"] == "taken"
 
 
+def test_attributes_go_with_a_copy(work):
+    entries = [(1, 6, -1), (2, 4, 1000), (4, 4, -1), (16, 4, -1), (32, 0, -1)]
+    kept = {"user.origin": b"a program", "security.capability": struct.pack("<5I", 0x02000001, 1 << 10, 0, 0, 0),
+            "system.posix_acl_access": struct.pack("<I", 2) + b"".join(struct.pack("<HHi", *entry) for entry in entries)}
+    left = {"trusted.x": b"the host's", "security.other": b"a label"}
+
+    def attributes(at):
+        return {name: os.getxattr(at, name) for name in [*kept, *left] if name in os.listxattr(at)}
+
+    with root(work) as vps:
+        vps.declare(COPY)
+        vps.write("/persistent/etc/conf", "one", 0o640, (1000, 1000))
+        for name, value in {**kept, **left}.items():
+            os.setxattr(vps.kept + "/etc/conf", name, value)
+        assert len(attributes(vps.kept + "/etc/conf")) == 5
+        vps.apply()
+        assert attributes(vps.at + "/etc/conf") == kept
+        vps.write("/etc/conf.new", "two", 0o640, (1001, 1001))
+        for name, value in kept.items():
+            os.setxattr(vps.at + "/etc/conf.new", name, value)
+        os.rename(vps.at + "/etc/conf.new", vps.at + "/etc/conf")
+        assert vps.harvest("--when", "ended")[0]["taken"] == ["/etc/conf"]
+        assert attributes(vps.kept + "/etc/conf") == kept
+        info = os.stat(vps.kept + "/etc/conf")
+        assert (info.st_uid, stat.S_IMODE(info.st_mode)) == (1001, 0o640)
+        # More than anybody needs is no reason to keep a root.
+        vps.write("/etc/conf", "three")
+        for n in range(3):
+            os.setxattr(vps.at + "/etc/conf", f"user.{n}", bytes(30_000))
+        report, _ = vps.harvest("--when", "ended")
+        assert "64 KiB" in report["refused"][0] and vps.read("/persistent/etc/conf") == "two"
+
+
 def test_a_new_file_and_a_link_are_taken(work):
     with root(work) as vps:
         vps.declare('["/persistent"]\nfiles = [{ file = "/etc/new", method = "copy" }, { file = "/etc/localtime", method = "copy" }]')
@@ -399,7 +433,7 @@ def test_mount_options_are_where_libmount_looks(work):
         needs = subprocess.run(["ldd", vps.at + "/guest"], capture_output=True, text=True).stdout
         if "=>" in needs:
             raise AssertionError("this test needs the static helper: ./run build")
-        done = subprocess.run(["chroot", vps.at, "/guest", "apply", "--spec", "/spec.json"], capture_output=True, text=True)
+        done = subprocess.run(["chroot", vps.at, "/guest", "apply", "--spec", "/spec.json", "--json"], capture_output=True, text=True)
         assert json.loads(done.stdout)["state"] == "applied", done
         table = vps.read("/run/mount/utab")
         assert " TARGET=/var/log ROOT=/var/log BINDSRC=/persistent/var/log OPTS=x-gvfs-hide\n" in table, table

@@ -36,9 +36,20 @@ def ours(tree, declared, like_module, spec):
     with open(spec, "w") as file:
         json.dump({"version": 1, "run": "twin", "temporary_root": True, "storage": "/persistent", "manifest": manifest,
                    "like_module": like_module}, file)
-    done = trees.guest("apply", "--spec", spec, "--root", tree.at)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    run = ["apply", "--spec", spec, "--root", tree.at, "--json"]
+    before = tree.look()
+    foreseen = json.loads(trees.guest(*run, "--dry-run").stdout)
+    assert tree.look() == before, "a dry run changes nothing"
+    report = json.loads(trees.guest(*run).stdout)
+    foretold(foreseen, report)
+    return report
+
+
+def foretold(foreseen, report):
+    """What a dry run says is what comes."""
+    for one, other in zip(foreseen["declarations"], report["declarations"]):
+        keys = ["path", "storage", "fate", "how"]
+        assert [one.get(k) for k in keys] == [other.get(k) for k in keys], f"foreseen {one}, and it is {other}"
 
 
 def prepare(at, things, scripts=None):
@@ -56,7 +67,10 @@ def prepare(at, things, scripts=None):
 def stays(look, storage, path):
     entry = look.get(path)
     stored = storage + path
-    return entry is not None and (entry["is"] == stored or entry["what"] == "link" and entry["content"] == stored)
+    # A link of the base's that leads there by way of another link leads somewhere else.
+    through = [at for at in look if stored.startswith(at + "/") and look[at]["what"] == "link"]
+    return entry is not None and (entry["is"] == stored
+                                  or entry["what"] == "link" and entry["content"] == stored and not through)
 
 
 def one(number, work, hits):

@@ -211,6 +211,9 @@ pub struct RunState {
     pub launch_us: Option<u64>,
     /// Why it ended.
     pub end: Option<RunEnd>,
+    /// Whether the guest's init ended in order, whoever had wished for it.
+    #[serde(default)]
+    pub in_order: bool,
     /// When the guest died, in milliseconds since 1970.
     #[serde(default)]
     pub ended_unix_ms: Option<u64>,

@@ -11,6 +11,7 @@ use rustix::fs::{FileType, OFlags, Stat, fstat, readlinkat};
 use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
 
+use crate::attributes;
 use crate::tree::{self, Tree, Trouble, kind, mode_of, name_of};
 
 /// What lies at a path, open for reading where it is a file.
@@ -217,6 +218,7 @@ fn make(found: &Found, from: &TreePath, parent: &OwnedFd, sync: bool) -> Result<
     tree::set_owner(&new, uid, gid)
         .and_then(|()| tree::set_mode(&new, mode))
         .map_err(failed)?;
+    attributes::copy(source, from, &new)?;
     if sync {
         new.sync_all().map_err(|e| Trouble::of("a new file", e))?;
     }

@@ -11,8 +11,9 @@ use std::time::Duration;
 use mayfly_core::persist::report::Report;
 use mayfly_core::persist::spec::Spec;
 
+use crate::apply::{self, Order};
 use crate::handover::{self, Handover, Host};
-use crate::{apply, child, sys};
+use crate::{child, sys};
 
 /// How long the declarations may keep a VPS from booting.
 const APPLY_LIMIT: Duration = Duration::from_secs(20);
@@ -53,7 +54,7 @@ fn apply_apart(spec: &Result<Vec<u8>, String>, host: &mut Host) -> Report {
         rustix::process::umask(rustix::fs::Mode::empty());
         let spec = spec.as_deref().map_err(Clone::clone).and_then(Spec::parse);
         let report = match spec {
-            Ok(spec) => apply::apply(&spec, Path::new("/")),
+            Ok(spec) => apply::apply(&Order::birth(&spec, Path::new("/"))),
             Err(why) => Report::unknown(why),
         };
         serde_json::to_vec(&report).unwrap_or_default()

@@ -7,15 +7,19 @@
 //! Trouble with the boot report or with declarations never stops a boot. No init does, and the host is told why.
 //!
 //! `mayfly-guest apply` puts what is declared to stay into a new root ([`apply`]), and `mayfly-guest harvest` takes back
-//! what was placed as a copy and has changed ([`harvest`]). Both work on any tree, and take its owner for hostile.
+//! what was placed as a copy and has changed ([`harvest`]). Both work on any tree, and take its owner for hostile. Who
+//! writes declarations has `apply --dry-run` and `check`.
 
 mod apply;
+mod attributes;
 mod child;
 mod content;
+mod given;
 mod handover;
 mod harvest;
 mod init;
 mod sys;
+mod text;
 mod tree;
 mod verbs;
 
@@ -24,8 +28,9 @@ use std::process::ExitCode;
 /// What is printed when the arguments make no sense.
 const USAGE: &str = "\
 usage: mayfly-guest init -- PROGRAM [ARG...]   become PROGRAM as the first process of a VPS
-       mayfly-guest apply --spec FILE [--root DIR] [--report FILE]
+       mayfly-guest apply [--spec FILE.toml|.json|.nix] [--root DIR] [--dry-run] [--json]
                                                put what is declared to stay into a root
+       mayfly-guest check --spec FILE          read declarations, and tell what is wrong with them
        mayfly-guest harvest --root DIR --storage PATH --run ID [--at PATH=DIR]...
                             [--when running|ended|crashed:SECONDS]
                                                take back copies that have changed";
@@ -36,6 +41,7 @@ fn main() -> ExitCode {
     match (verb, arguments.get(1).and_then(|dashes| dashes.to_str())) {
         (Some("init"), Some("--")) if arguments.len() > 2 => init::run(&arguments[2..]),
         (Some("apply"), _) => verbs::run_apply(&arguments[1..]),
+        (Some("check"), _) => verbs::run_check(&arguments[1..]),
         (Some("harvest"), _) => verbs::run_harvest(&arguments[1..]),
         (Some("help" | "--help" | "-h"), _) => {
             println!("{USAGE}");

@@ -1,35 +1,44 @@
-//! The arguments of `apply` and `harvest`, and what they print: one JSON document.
+//! The arguments of `apply`, `check` and `harvest`, and what they print.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
-use std::io::{Read as _, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use mayfly_core::persist::declare::{Severity, Source};
 use mayfly_core::persist::path::TreePath;
+use mayfly_core::persist::people::People;
+use mayfly_core::persist::plan::plan;
+use mayfly_core::persist::read::parse_value;
 use mayfly_core::persist::record::HarvestState;
+use mayfly_core::persist::report::State;
 use mayfly_core::persist::spec::{Spec, check_run};
+use mayfly_core::persist::unite::unite;
 
-use crate::apply;
+use crate::apply::{Order, apply};
+use crate::given::{Given, read_given, run_of};
 use crate::harvest::{Harvest, When, harvest};
-use crate::sys;
 use crate::tree::Tree;
+use crate::{USAGE, sys, text};
 
-/// A spec is a manifest's declarations and a few words; more is not one.
-const SPEC_BYTES: u64 = 4 << 20;
-
-/// Words with a value each, by name.
+/// Words with a value each, by name, and words without one.
 struct Words {
     values: BTreeMap<String, Vec<PathBuf>>,
+    switches: BTreeSet<String>,
 }
 
 impl Words {
-    fn parse(arguments: &[OsString], known: &[&str]) -> Result<Self, String> {
+    fn parse(arguments: &[OsString], known: &[&str], switches: &[&str]) -> Result<Self, String> {
         let mut values: BTreeMap<String, Vec<PathBuf>> = BTreeMap::new();
+        let mut said = BTreeSet::new();
         let mut rest = arguments.iter();
         while let Some(word) = rest.next() {
+            if let Some(switch) = word.to_str().filter(|word| switches.contains(word)) {
+                said.insert(switch.to_owned());
+                continue;
+            }
             let name = word.to_str().filter(|word| known.contains(word));
             let name =
                 name.ok_or_else(|| format!("unknown argument {}", Path::new(word).display()))?;
@@ -39,7 +48,14 @@ impl Words {
                 .or_default()
                 .push(value.into());
         }
-        Ok(Self { values })
+        Ok(Self {
+            values,
+            switches: said,
+        })
+    }
+
+    fn has(&self, switch: &str) -> bool {
+        self.switches.contains(switch)
     }
 
     fn one(&self, name: &str) -> Option<&Path> {
@@ -65,34 +81,83 @@ impl Words {
     }
 }
 
-/// `apply --spec FILE [--root DIR] [--report FILE]`: exit status 0 whenever a report was made, since trouble stops no
-/// boot.
+/// `apply [--spec FILE] [--root DIR] [--dry-run] [--json]`: exit status 1 where something that is declared does not stay.
 pub(crate) fn run_apply(arguments: &[OsString]) -> ExitCode {
-    let run = || -> Result<(), String> {
-        let words = Words::parse(arguments, &["--spec", "--root", "--report"])?;
+    let words = match Words::parse(arguments, &["--spec", "--root"], &["--dry-run", "--json"]) {
+        Ok(words) => words,
+        Err(why) => return usage(&why),
+    };
+    let run = || -> Result<bool, String> {
         // Every mode is given as it is to be.
         rustix::process::umask(rustix::fs::Mode::empty());
-        let file = words.needed("--spec")?;
-        let spec = Spec::parse(&read(file)?)?;
-        let report = apply::apply(&spec, words.one("--root").unwrap_or(Path::new("/")));
-        let text = serde_json::to_string(&report).map_err(|e| e.to_string())?;
-        match words.one("--report") {
-            Some(file) => {
-                write(file, &(text + "\n")).map_err(|e| format!("{}: {e}", file.display()))
-            }
-            None => print(&text),
+        let root = words.one("--root").unwrap_or(Path::new("/"));
+        let (spec, by_hand) = match read_given(words.one("--spec"))? {
+            Given::Spec(spec) => (spec, None),
+            Given::Declared(source) => (Spec::new(run_of(root), true), Some(source)),
+        };
+        let dry_run = words.has("--dry-run");
+        let report = apply(&Order {
+            spec: &spec,
+            root,
+            by_hand,
+            dry_run,
+        });
+        if words.has("--json") {
+            let json = serde_json::to_string(&report).map_err(|e| e.to_string())?;
+            print(&(json + "\n"))?;
+        } else {
+            print(&text::report(&report, dry_run))?;
         }
+        Ok(report.state != State::Degraded)
+    };
+    exit(run())
+}
+
+/// `check --spec FILE`: exit status 1 where something that is declared cannot be.
+pub(crate) fn run_check(arguments: &[OsString]) -> ExitCode {
+    let words = match Words::parse(arguments, &["--spec"], &[]) {
+        Ok(words) => words,
+        Err(why) => return usage(&why),
+    };
+    let Some(file) = words.one("--spec") else {
+        return usage("--spec is needed");
+    };
+    let run = || -> Result<bool, String> {
+        let (manifest, guest) = match read_given(Some(file))? {
+            Given::Spec(spec) => (parse_value(&spec.manifest), Source::default()),
+            Given::Declared(source) => (Source::default(), source),
+        };
+        let wanted = unite(&manifest, &guest, &People::new());
+        let problems = plan(&wanted, &People::new(), &BTreeMap::new()).problems;
+        let mut told = String::new();
+        for problem in problems.iter() {
+            told.push_str(&text::problem(problem));
+        }
+        let errors = problems
+            .iter()
+            .filter(|p| p.severity == Severity::Error)
+            .count();
+        let (all, warnings) = (wanted.declarations.len(), problems.iter().count() - errors);
+        let more = match problems.dropped() {
+            0 => String::new(),
+            more => format!(", {more} more of either"),
+        };
+        print(&format!(
+            "{told}{all} declarations: {errors} errors, {warnings} warnings{more}\n"
+        ))?;
+        Ok(!problems.any_error())
     };
     exit(run())
 }
 
 /// `harvest --root DIR --storage PATH --run ID [--at PATH=DIR]… [--when running|ended|crashed:SECONDS]`.
 pub(crate) fn run_harvest(arguments: &[OsString]) -> ExitCode {
-    let run = || -> Result<(), String> {
-        let words = Words::parse(
-            arguments,
-            &["--root", "--storage", "--run", "--at", "--when"],
-        )?;
+    let known = ["--root", "--storage", "--run", "--at", "--when"];
+    let words = match Words::parse(arguments, &known, &[]) {
+        Ok(words) => words,
+        Err(why) => return usage(&why),
+    };
+    let run = || -> Result<bool, String> {
         sys::survive_lease_breaks();
         let root = words.needed("--root")?;
         let root = Tree::at(root).map_err(|e| format!("{}: {e}", root.display()))?;
@@ -106,7 +171,7 @@ pub(crate) fn run_harvest(arguments: &[OsString]) -> ExitCode {
         for pair in words.values.get("--at").into_iter().flatten() {
             let (path, directory) = pair
                 .to_str()
-                .and_then(|p| p.split_once('='))
+                .and_then(|p| p.rsplit_once('='))
                 .ok_or("--at needs PATH=DIR")?;
             let tree = Tree::at(Path::new(directory)).map_err(|e| format!("{directory}: {e}"))?;
             storages.insert(TreePath::try_from(path.to_owned())?, tree);
@@ -120,12 +185,9 @@ pub(crate) fn run_harvest(arguments: &[OsString]) -> ExitCode {
             when,
         };
         let report = harvest(&plan);
-        print(&serde_json::to_string(&report).map_err(|e| e.to_string())?)?;
-        if report.state == HarvestState::Incomplete {
-            Err("not all could be looked at or taken".to_owned())
-        } else {
-            Ok(())
-        }
+        let json = serde_json::to_string(&report).map_err(|e| e.to_string())?;
+        print(&(json + "\n"))?;
+        Ok(report.state != HarvestState::Incomplete)
     };
     exit(run())
 }
@@ -145,32 +207,24 @@ fn parse_when(text: &str) -> Result<When, String> {
     }
 }
 
-fn read(file: &Path) -> Result<Vec<u8>, String> {
-    let open = std::fs::File::open(file).map_err(|e| format!("{}: {e}", file.display()))?;
-    let mut bytes = Vec::new();
-    open.take(SPEC_BYTES + 1)
-        .read_to_end(&mut bytes)
-        .map_err(|e| format!("{}: {e}", file.display()))?;
-    if bytes.len() as u64 > SPEC_BYTES {
-        return Err(format!("{} is larger than 4 MiB", file.display()));
-    }
-    Ok(bytes)
-}
-
 /// Nobody has to read what is printed.
 fn print(text: &str) -> Result<(), String> {
-    writeln!(std::io::stdout(), "{text}").map_err(|e| format!("the report cannot be printed: {e}"))
+    std::io::stdout()
+        .write_all(text.as_bytes())
+        .map_err(|e| format!("the report cannot be printed: {e}"))
 }
 
-fn write(file: &Path, text: &str) -> std::io::Result<()> {
-    let mut options = std::fs::OpenOptions::new();
-    options.write(true).create(true).truncate(true).mode(0o644);
-    options.open(file)?.write_all(text.as_bytes())
+/// What was typed makes no sense.
+fn usage(why: &str) -> ExitCode {
+    eprintln!("mayfly-guest: {why}\n{USAGE}");
+    ExitCode::from(2)
 }
 
-fn exit(result: Result<(), String>) -> ExitCode {
+/// What went well, went wrong as the report says, or came to no report.
+fn exit(result: Result<bool, String>) -> ExitCode {
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
         Err(why) => {
             eprintln!("mayfly-guest: {why}");
             ExitCode::FAILURE

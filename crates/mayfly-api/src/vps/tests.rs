@@ -30,6 +30,7 @@ fn told(phase: RunPhase) -> RunState {
         init_pid: Some(9),
         launch_us: Some(31_000),
         end: None,
+        in_order: false,
         ended_unix_ms: None,
         persistence: None,
     }

@@ -335,6 +335,7 @@ impl Runtime for FakeHost {
                 init_pid: begun.then_some(run.pid + 2),
                 launch_us: begun.then_some(29_000),
                 end: run.written_end.clone(),
+                in_order: false,
                 ended_unix_ms: None,
                 persistence: None,
             })

@@ -10,7 +10,7 @@ use mayfly_core::persist::report::{Fate, How};
 use super::Outcome;
 use super::files::replaceable;
 use super::records::{read_record, record_path, write_record};
-use crate::content::{find, put};
+use crate::content::{Found, find, put};
 use crate::tree::Tree;
 
 /// All copies of one root.
@@ -25,9 +25,12 @@ pub(crate) struct Copies {
 }
 
 impl Copies {
-    /// Says where records are kept.
-    pub(super) fn keep_records_in(&mut self, storage: Option<TreePath>, run: &str) {
-        self.place = storage.map(|storage| (storage, run.to_owned()));
+    /// Those of `run`, recorded in a storage.
+    pub(super) fn new(storage: Option<TreePath>, run: &str) -> Self {
+        Self {
+            place: storage.map(|storage| (storage, run.to_owned())),
+            ..Self::default()
+        }
     }
 
     /// What was placed in this root before. Where that cannot be known nothing is placed: it could be an old file over a
@@ -67,6 +70,30 @@ impl Copies {
         }
     }
 
+    /// What is to be placed at `path`, which may be nothing; none where it was placed before. What is in the way is looked
+    /// for at `at`, which is `path` where all that is to be mounted over it is.
+    pub(super) fn decide(
+        &mut self,
+        tree: &Tree,
+        path: &TreePath,
+        at: &TreePath,
+        stored: &TreePath,
+    ) -> Result<Option<Found>, String> {
+        self.ready(tree)?;
+        if self.has(path) {
+            return Ok(None);
+        }
+        let kept = find(tree, stored)?;
+        if kept.content != Content::Absent {
+            self.bytes += kept.size();
+            if self.bytes > limits::COPY_TOTAL_BYTES {
+                return Err("all copies together are larger than 256 MiB".to_owned());
+            }
+            replaceable(tree, at)?;
+        }
+        Ok(Some(kept))
+    }
+
     /// Places one file. What the base has there is replaced: a declaration counts for more.
     pub(super) fn place(
         &mut self,
@@ -74,20 +101,13 @@ impl Copies {
         path: &TreePath,
         stored: &TreePath,
     ) -> Result<Outcome, String> {
-        self.ready(tree)?;
-        if self.has(path) {
+        let Some(kept) = self.decide(tree, path, path, stored)? else {
             return Ok(Outcome::done(Fate::Already, How::Copy));
-        }
-        let kept = find(tree, stored)?;
+        };
         let content = if kept.content == Content::Absent {
             // What the base has is what a change is seen against.
             find(tree, path)?.content
         } else {
-            self.bytes += kept.size();
-            if self.bytes > limits::COPY_TOTAL_BYTES {
-                return Err("all copies together are larger than 256 MiB".to_owned());
-            }
-            replaceable(tree, path)?;
             let parent = path.parent().unwrap_or_else(TreePath::top);
             let parent = tree
                 .directory(&parent)

@@ -5,9 +5,7 @@ use std::os::fd::OwnedFd;
 use mayfly_core::persist::declare::Method;
 use mayfly_core::persist::path::TreePath;
 use mayfly_core::persist::report::{Fate, How};
-use rustix::fs::{
-    AtFlags, FileType, Mode, OFlags, Stat, fstat, openat, readlinkat, symlinkat, unlinkat,
-};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, fstat, openat, readlinkat, symlinkat, unlinkat};
 use rustix::io::Errno;
 
 use super::Outcome;
@@ -18,97 +16,151 @@ use crate::tree::{Tree, abandon, finish, kind, name_of, new_link, same, write};
 /// What systemd takes for "make one at this boot, and write it here".
 const NO_MACHINE_ID: &[u8] = b"uninitialized\n";
 
-/// Makes the file at `path` stay as `stored`. What the platform wrote there gives way.
-pub(super) fn place(
+/// What has to be done for a file.
+pub(super) enum Action {
+    /// Nothing.
+    Already(How),
+    /// It is bound; `make` says that there is nothing to mount on yet.
+    Bind { first: First, make: bool },
+    /// It is linked; `over` says that a file makes way for the link.
+    Link { first: First, over: bool },
+}
+
+/// What becomes the first stored version before that.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum First {
+    /// Nothing: there is one, or none is needed.
+    None,
+    /// What the platform wrote: a machine keeps the id that it was made with.
+    Platform,
+    /// That there is no id yet.
+    NoMachineId,
+}
+
+/// Decides what is to be done for the file at `path`, after a look at both sides: at `at`, which is `path` where all that
+/// is to be mounted over it is, and at `stored`.
+pub(super) fn decide(
     tree: &Tree,
     path: &TreePath,
+    at: &TreePath,
     stored: &TreePath,
     method: Method,
     platform: bool,
-) -> Result<Outcome, String> {
-    let parent = path.parent().unwrap_or_else(TreePath::top);
-    let parent_fd = tree
-        .directory(&parent)
-        .map_err(|e| tree.explain(&parent, e))?;
-    let found = tree.look(path).map_err(|e| tree.explain(path, e))?;
-    let mut kept = tree.look(stored).map_err(|e| tree.explain(stored, e))?;
-    if let Some(found) = &found {
-        match kind(found) {
-            FileType::Symlink => return linked(&parent_fd, path, stored),
+) -> Result<Action, String> {
+    let found = tree.look(at).map_err(|e| tree.explain(at, e))?;
+    let kept = tree.look(stored).map_err(|e| tree.explain(stored, e))?;
+    let first = match &found {
+        None => First::None,
+        Some(found) => match kind(found) {
+            FileType::Symlink => return linked(tree, at, stored),
             FileType::Directory => return Err("a directory is in the way".to_owned()),
             _ if kept.as_ref().is_some_and(|kept| same(kept, found)) => {
-                return Ok(Outcome::done(Fate::Already, How::Bind));
+                return Ok(Action::Already(How::Bind));
             }
             FileType::RegularFile if platform => {
-                if kept.is_none() {
-                    kept = Some(store_first(tree, path, stored)?);
-                }
+                let first = match kept {
+                    None => First::Platform,
+                    Some(_) => First::None,
+                };
                 if method == Method::Symlink {
-                    return link_over(&parent_fd, path, stored);
+                    return Ok(Action::Link { first, over: true });
                 }
+                first
             }
             _ if found.st_size > 0 => {
                 return Err("a file is there already, and it is not empty".to_owned());
             }
-            _ => {}
-        }
-    }
-    if method == Method::Auto && kept.is_none() && path.as_str() == "/etc/machine-id" {
-        write(tree, stored, NO_MACHINE_ID, 0o644)?;
-        kept = tree.look(stored).map_err(|e| tree.explain(stored, e))?;
-    }
-    match kept {
-        Some(kept) if method == Method::Auto => match kind(&kept) {
+            _ => First::None,
+        },
+    };
+    let make = found.is_none();
+    match (&kept, method) {
+        (Some(kept), Method::Auto) => match kind(kept) {
             FileType::Directory => Err("what is stored for it is a directory".to_owned()),
             FileType::Symlink => Err(
                 "what is stored for it is a symbolic link: use method = \"symlink\" or \"copy\""
                     .to_owned(),
             ),
-            _ => bind_file(tree, &parent_fd, path, stored, found.is_none()),
+            _ => Ok(Action::Bind { first, make }),
         },
-        _ => match found {
+        (None, Method::Auto) if first == First::Platform => Ok(Action::Bind { first, make }),
+        (None, Method::Auto) if path.as_str() == "/etc/machine-id" => {
+            let first = First::NoMachineId;
+            Ok(Action::Bind { first, make })
+        }
+        _ => match &found {
             Some(found) => Err(format!(
                 "{} is in the way of the link",
-                name_of(kind(&found))
+                name_of(kind(found))
             )),
-            None => match symlinkat(stored.as_str(), &parent_fd, path.name()) {
-                Ok(()) => Ok(Outcome::done(Fate::Applied, How::Symlink)),
-                Err(e) => Err(format!("it cannot be linked: {e}")),
-            },
+            None => Ok(Action::Link { first, over: false }),
         },
     }
 }
 
-/// Makes what the platform wrote the first version that is stored: a machine keeps the id that it was made with.
-fn store_first(tree: &Tree, path: &TreePath, stored: &TreePath) -> Result<Stat, String> {
-    let found = find(tree, path)?;
-    let parent = stored.parent().unwrap_or_else(TreePath::top);
+/// Does it.
+pub(super) fn place(
+    tree: &Tree,
+    path: &TreePath,
+    stored: &TreePath,
+    action: &Action,
+) -> Result<Outcome, String> {
+    let parent = path.parent().unwrap_or_else(TreePath::top);
     let parent = tree
         .directory(&parent)
         .map_err(|e| tree.explain(&parent, e))?;
-    put(&found, path, &parent, stored.name(), true, || Ok(()))?;
-    match tree.look(stored) {
-        Ok(Some(kept)) => Ok(kept),
-        Ok(None) => Err(format!("{stored} is gone again")),
-        Err(e) => Err(tree.explain(stored, e)),
+    match action {
+        Action::Already(how) => Ok(Outcome::done(Fate::Already, *how)),
+        Action::Bind { first, make } => {
+            store_first(tree, path, stored, *first)?;
+            bind_file(tree, &parent, path, stored, *make)
+        }
+        Action::Link { first, over } => {
+            store_first(tree, path, stored, *first)?;
+            let linked = if *over {
+                // The file is there until the link is.
+                new_link(&parent, stored.as_str()).and_then(|()| finish(&parent, path.name()))
+            } else {
+                symlinkat(stored.as_str(), &parent, path.name())
+            };
+            match linked {
+                Ok(()) => Ok(Outcome::done(Fate::Applied, How::Symlink)),
+                Err(e) => {
+                    abandon(&parent);
+                    Err(format!("it cannot be linked: {e}"))
+                }
+            }
+        }
     }
 }
 
-/// Puts the link into the place of the file, which is there until the link is.
-fn link_over(parent: &OwnedFd, path: &TreePath, stored: &TreePath) -> Result<Outcome, String> {
-    new_link(parent, stored.as_str())
-        .and_then(|()| finish(parent, path.name()))
-        .map_err(|e| {
-            abandon(parent);
-            format!("it cannot be linked: {e}")
-        })?;
-    Ok(Outcome::done(Fate::Applied, How::Symlink))
+fn store_first(
+    tree: &Tree,
+    path: &TreePath,
+    stored: &TreePath,
+    first: First,
+) -> Result<(), String> {
+    match first {
+        First::None => Ok(()),
+        First::NoMachineId => write(tree, stored, NO_MACHINE_ID, 0o644),
+        First::Platform => {
+            let found = find(tree, path)?;
+            let parent = stored.parent().unwrap_or_else(TreePath::top);
+            let parent = tree
+                .directory(&parent)
+                .map_err(|e| tree.explain(&parent, e))?;
+            Ok(put(&found, path, &parent, stored.name(), true, || Ok(()))?)
+        }
+    }
 }
 
-fn linked(parent: &OwnedFd, path: &TreePath, stored: &TreePath) -> Result<Outcome, String> {
-    let target = readlinkat(parent, path.name(), Vec::new()).map_err(|e| format!("{path}: {e}"))?;
+fn linked(tree: &Tree, path: &TreePath, stored: &TreePath) -> Result<Action, String> {
+    let target = tree
+        .open(path, OFlags::PATH)
+        .and_then(|link| readlinkat(link, "", Vec::new()))
+        .map_err(|e| format!("{path}: {e}"))?;
     if target.to_bytes() == stored.as_str().as_bytes() {
-        return Ok(Outcome::done(Fate::Already, How::Symlink));
+        return Ok(Action::Already(How::Symlink));
     }
     Err("a symbolic link to something else is in the way".to_owned())
 }

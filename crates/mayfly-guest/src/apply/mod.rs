@@ -1,11 +1,13 @@
 //! The verb `apply`: what is declared to stay is put into a new root, before its init runs.
 //!
 //! ```text
-//! spec (host) ─┐                                       ┌ storages   which of them are other datasets
-//! persistence.toml (guest) ─ unite ─ plan (mayfly-core) ┤ steps      directories, bind mounts
-//! passwd, uid-map (guest) ─┘                           ├ files      bound, linked
-//!                                                      ├ copies     placed, and recorded (records) for the harvest
-//!                                                      └ accounts   merged into the base's
+//! spec (host) ─┐                                        ┌ storages   which of them are other datasets
+//! persistence.toml (guest) ─ gather ─ plan (mayfly-core) ┤ steps      directories, bind mounts
+//! passwd, uid-map (guest) ─┘                            ├ files      bound, linked
+//!                                                       ├ copies     placed, and recorded (records) for the harvest
+//!                                                       ├ accounts   merged into the base's
+//!                                                       ├ history    what was ever declared
+//!                                                       └ foresee    instead of all these: what would become of it
 //! ```
 //!
 //! Nothing here stops a boot: each trouble becomes a line of the report. The tree is its owner's and may be prepared to do
@@ -14,6 +16,8 @@
 mod accounts;
 mod copies;
 mod files;
+mod foresee;
+mod gather;
 mod history;
 mod options;
 mod records;
@@ -24,26 +28,42 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Instant;
 
-use mayfly_core::persist::declare::Source;
+use mayfly_core::persist::declare::{Problems, Source};
 use mayfly_core::persist::path::TreePath;
-use mayfly_core::persist::people::People;
-use mayfly_core::persist::plan::{Without, plan};
+use mayfly_core::persist::plan::{Plan, Without, plan};
 use mayfly_core::persist::report::{Fate, How, Line, Report, State, VERSION};
 use mayfly_core::persist::spec::Spec;
-use mayfly_core::persist::unite::{Wanted, unite};
-use mayfly_core::persist::{limits, read};
+use mayfly_core::persist::unite::Wanted;
 
 pub(crate) use records::{read_record, record_path, remove_record, write_record};
 
+use self::copies::Copies;
+use self::gather::{Gathered, gather};
 use crate::tree::Tree;
 
-type Parse = fn(&str) -> Source;
+/// What is to be applied, and how.
+pub(crate) struct Order<'a> {
+    /// The run, and what the host says of it.
+    pub(crate) spec: &'a Spec,
+    /// The root.
+    pub(crate) root: &'a Path,
+    /// Declarations in the place of the storage's own, for a root that was born before: somebody applies them by hand.
+    pub(crate) by_hand: Option<Source>,
+    /// Nothing is changed, and the report says what would be.
+    pub(crate) dry_run: bool,
+}
 
-/// Where the guest's own declarations lie, below the storage.
-const FILES: [(&str, Parse); 2] = [
-    ("/etc/mayfly/persistence.toml", read::parse_toml),
-    ("/etc/mayfly/persistence.json", read::parse_json),
-];
+impl<'a> Order<'a> {
+    /// What is due when `root` is born.
+    pub(crate) fn birth(spec: &'a Spec, root: &'a Path) -> Self {
+        Self {
+            spec,
+            root,
+            by_hand: None,
+            dry_run: false,
+        }
+    }
+}
 
 /// What became of one declaration.
 #[derive(Clone, Debug)]
@@ -69,15 +89,23 @@ impl Outcome {
             why: Some(why.into()),
         }
     }
+
+    /// It stays, in a directory that is root's alone as long as nobody knows `name`.
+    fn wait_for(&mut self, name: &str) {
+        self.fate = Fate::Pending;
+        self.why = Some(format!(
+            "nobody knows {name}: until then its directory is root's alone"
+        ));
+    }
 }
 
-/// Applies `spec` to the root at `root`.
-pub(crate) fn apply(spec: &Spec, root: &Path) -> Report {
+/// Carries out `order`.
+pub(crate) fn apply(order: &Order<'_>) -> Report {
     let begun = Instant::now();
-    let mut report = if let Some(why) = &spec.inactive {
+    let mut report = if let Some(why) = &order.spec.inactive {
         Report::inactive(why)
-    } else if spec.temporary_root {
-        apply_to_temporary(spec, root)
+    } else if order.spec.temporary_root {
+        apply_to_temporary(order)
     } else {
         Report::inactive("`/` is not a temporary root: what is in it stays anyway")
     };
@@ -86,78 +114,67 @@ pub(crate) fn apply(spec: &Spec, root: &Path) -> Report {
     report
 }
 
-fn apply_to_temporary(spec: &Spec, root: &Path) -> Report {
-    let tree = match Tree::at(root) {
+fn apply_to_temporary(order: &Order<'_>) -> Report {
+    let tree = match Tree::at(order.root) {
         Ok(tree) => tree,
         Err(e) => {
-            return Report::inactive(format!("the root {} cannot be opened: {e}", root.display()));
+            let root = order.root.display();
+            return Report::inactive(format!("the root {root} cannot be opened: {e}"));
         }
     };
-    let main = spec
-        .storage
-        .as_ref()
-        .map(|storage| (storage, storages::judge(&tree, storage)));
-    let manifest = read::parse_value(&spec.manifest);
-    let guest = match &main {
-        Some((storage, Ok(()))) => guest_file(&tree, storage),
-        _ => Source::default(),
+    let gathered = match gather(order, &tree) {
+        Ok(gathered) => gathered,
+        Err(report) => return *report,
     };
-    // The manifest says where accounts are kept before anybody is looked up.
-    let mut people = People::new();
-    for storage in accounts::storages(&manifest, &guest) {
-        accounts::add_people(&tree, &storage, &mut people);
-    }
-    add_people(&tree, spec.storage.as_ref(), &mut people);
-    let mut wanted = unite(&manifest, &guest, &people);
-    wanted.like_module |= spec.like_module;
-    wanted.strict |= spec.strict;
-    let (inactive, strange) = storages::inactive(&tree, &wanted);
-    if spec.storage.is_none() && wanted.is_empty() {
-        return Report::inactive("there is no storage, and nothing is declared");
-    }
-    if let Some((storage, Err(storages::Why::Unknown(why)))) = &main {
-        wanted.problems.error(storage.as_str(), why.as_str());
-    }
-    for (storage, why) in &strange {
-        wanted.problems.error(storage.as_str(), why.as_str());
-    }
-    if let Some(report) = nothing_to_do(&wanted, main.as_ref(), &inactive) {
-        return report;
-    }
-    let plan = plan(&wanted, &people, &inactive);
-    let mut run = steps::Run::new(&tree, &wanted, &spec.platform);
+    let plan = plan(&gathered.wanted, &gathered.people, &gathered.inactive);
     let mut problems = plan.problems.clone();
-    let records = match &main {
-        Some((storage, Ok(()))) => Some((*storage).clone()),
-        _ => {
-            let mut all = wanted
-                .declarations
-                .iter()
-                .map(|d| &d.storage)
-                .chain(&wanted.accounts);
-            all.find(|storage| !inactive.contains_key(*storage))
-                .cloned()
-        }
+    let outcomes = if order.dry_run {
+        let copies = Copies::new(gathered.records.clone(), &order.spec.run);
+        foresee::outcomes(&tree, &gathered.wanted, &plan, &order.spec.platform, copies)
+    } else {
+        carry_out(order, &tree, &gathered, &plan, &mut problems)
     };
-    if let Some(storage) = &records {
-        records::prune_records(&tree, storage, &spec.run, &mut problems);
+    report(&gathered.wanted, &plan, &outcomes, &problems)
+}
+
+/// Takes all steps, and what else is done at a birth.
+fn carry_out(
+    order: &Order<'_>,
+    tree: &Tree,
+    gathered: &Gathered,
+    plan: &Plan,
+    problems: &mut Problems,
+) -> BTreeMap<usize, Outcome> {
+    let wanted = &gathered.wanted;
+    let is_birth = order.by_hand.is_none();
+    if let Some(storage) = gathered.records.as_ref().filter(|_| is_birth) {
+        records::prune_records(tree, storage, &order.spec.run, problems);
     }
-    run.copies.keep_records_in(records.clone(), &spec.run);
+    let copies = Copies::new(gathered.records.clone(), &order.spec.run);
+    let mut run = steps::Run::new(tree, wanted, &order.spec.platform, copies);
     if let Some(storage) = wanted
         .accounts
         .first()
-        .filter(|storage| !inactive.contains_key(*storage))
+        .filter(|storage| !gathered.inactive.contains_key(*storage))
     {
-        accounts::merge(&tree, storage, &mut problems, &mut run.copies);
+        accounts::merge(tree, storage, problems, &mut run.copies);
     }
     for step in &plan.steps {
         run.take(step);
     }
-    run.finish(&mut problems);
-    if let Some(storage) = &records {
-        history::keep(&tree, storage, &wanted, &mut problems);
+    run.finish(problems);
+    if let Some(storage) = gathered.records.as_ref().filter(|_| is_birth) {
+        history::keep(tree, storage, wanted, problems);
     }
-    let outcomes = &run.outcomes;
+    run.outcomes
+}
+
+fn report(
+    wanted: &Wanted,
+    plan: &Plan,
+    outcomes: &BTreeMap<usize, Outcome>,
+    problems: &Problems,
+) -> Report {
     // A directory that did not come to stay keeps nothing of what lies in it.
     let lost: BTreeMap<&TreePath, &str> = outcomes
         .iter()
@@ -208,29 +225,6 @@ fn apply_to_temporary(spec: &Spec, root: &Path) -> Report {
     }
 }
 
-/// The report of a run in which no storage is another dataset than `/` (SPEC P9).
-fn nothing_to_do(
-    wanted: &Wanted,
-    main: Option<&(&TreePath, Result<(), storages::Why>)>,
-    inactive: &BTreeMap<TreePath, String>,
-) -> Option<Report> {
-    let all = wanted
-        .declarations
-        .iter()
-        .all(|d| inactive.contains_key(&d.storage));
-    let unknown = matches!(main, Some((_, Err(storages::Why::Unknown(_)))));
-    if !all || unknown {
-        return None;
-    }
-    if let Some((_, Err(storages::Why::NotApart(why)))) = main {
-        return Some(Report::inactive(why.clone()));
-    }
-    if wanted.problems.any_error() {
-        return None;
-    }
-    inactive.values().next().map(Report::inactive)
-}
-
 fn without(without: Option<&Without>, lost: &BTreeMap<&TreePath, &str>) -> Outcome {
     match without {
         Some(Without::Inside(at)) if lost.contains_key(at) => Outcome::refused(format!(
@@ -252,51 +246,5 @@ fn without(without: Option<&Without>, lost: &BTreeMap<&TreePath, &str>) -> Outco
         },
         Some(Without::Refused(why)) => Outcome::refused(why),
         None => Outcome::refused("nothing was done for it"),
-    }
-}
-
-/// The guest's own declarations. A file that cannot be read is a problem; the manifest's count all the same.
-fn guest_file(tree: &Tree, storage: &TreePath) -> Source {
-    for (name, parse) in FILES {
-        let Ok(path) = storage.join(name) else {
-            continue;
-        };
-        let mut source = match tree.read(&path, limits::FILE_BYTES) {
-            Ok(None) => continue,
-            Ok(Some(bytes)) => match String::from_utf8(bytes) {
-                Ok(text) => parse(&text),
-                Err(_) => trouble("it is no UTF-8; nothing of it is read".to_owned()),
-            },
-            Err(why) => trouble(why.into()),
-        };
-        source.problems.come_from(path.as_str());
-        return source;
-    }
-    Source::default()
-}
-
-fn trouble(why: String) -> Source {
-    let mut source = Source::default();
-    source.problems.error("", why);
-    source
-}
-
-/// passwd and group of the root, then what NixOS keeps of numbers.
-fn add_people(tree: &Tree, storage: Option<&TreePath>, people: &mut People) {
-    let text = |path: &TreePath| {
-        let bytes = tree.read(path, limits::ACCOUNT_BYTES).ok().flatten();
-        bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
-    };
-    let at = |base: &TreePath, name: &str| {
-        base.join(name)
-            .ok()
-            .and_then(|path| text(&path))
-            .unwrap_or_default()
-    };
-    people.add_passwd(&at(&TreePath::top(), "etc/passwd"));
-    people.add_group(&at(&TreePath::top(), "etc/group"));
-    for base in storage.into_iter().chain([&TreePath::top()]) {
-        people.add_uid_map(&at(base, "var/lib/nixos/uid-map"));
-        people.add_gid_map(&at(base, "var/lib/nixos/gid-map"));
     }
 }

@@ -23,6 +23,32 @@ use crate::tree::{
 /// On a directory that is root's alone because nobody knows whose it is to be.
 const PENDING: &str = "user.mayfly.pending";
 
+/// Directories that could not be made, by where they would be, and why.
+#[derive(Default)]
+pub(super) struct Broken(BTreeMap<TreePath, String>);
+
+impl Broken {
+    pub(super) fn add(&mut self, at: &TreePath, why: String) {
+        self.0.insert(at.clone(), why);
+    }
+
+    /// Refuses what is one of them, or lies below one.
+    pub(super) fn refuse(&self, at: &TreePath) -> Result<(), String> {
+        if self.0.is_empty() {
+            return Ok(());
+        }
+        match at
+            .parents()
+            .iter()
+            .chain([at])
+            .find_map(|at| self.0.get(at))
+        {
+            Some(why) => Err(why.clone()),
+            None => Ok(()),
+        }
+    }
+}
+
 /// One application of a plan.
 pub(crate) struct Run<'a> {
     tree: &'a Tree,
@@ -31,8 +57,7 @@ pub(crate) struct Run<'a> {
     platform: &'a [TreePath],
     /// The mount that `/` is.
     root_mount: u64,
-    /// Directories that could not be made, by where they would be, and why.
-    broken: BTreeMap<TreePath, String>,
+    broken: Broken,
     /// Directories of a storage whose owner nobody knows.
     pending: BTreeMap<TreePath, String>,
     /// Trouble that nothing depends on.
@@ -43,7 +68,12 @@ pub(crate) struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    pub(crate) fn new(tree: &'a Tree, wanted: &'a Wanted, platform: &'a [TreePath]) -> Self {
+    pub(crate) fn new(
+        tree: &'a Tree,
+        wanted: &'a Wanted,
+        platform: &'a [TreePath],
+        copies: Copies,
+    ) -> Self {
         let top = tree
             .directory(&TreePath::top())
             .and_then(|fd| mount_of(fd.as_fd()));
@@ -53,11 +83,11 @@ impl<'a> Run<'a> {
             platform,
             // Where it is not known no directory is taken for one of the root's.
             root_mount: top.map_or(u64::MAX, |(mount, _)| mount),
-            broken: BTreeMap::new(),
+            broken: Broken::default(),
             pending: BTreeMap::new(),
             trouble: Vec::new(),
             outcomes: BTreeMap::new(),
-            copies: Copies::default(),
+            copies,
             options: Options::default(),
         }
     }
@@ -67,7 +97,7 @@ impl<'a> Run<'a> {
         match step {
             Step::Base { storage } => {
                 if let Err(why) = self.tree.make_directories(storage, 0o755) {
-                    self.broken.insert(storage.clone(), why);
+                    self.broken.add(storage, why);
                 }
             }
             Step::Store {
@@ -76,8 +106,12 @@ impl<'a> Run<'a> {
                 owner,
             } => {
                 let at = path.below(storage);
-                if let Err(why) = self.unbroken(&at).and_then(|()| self.store(&at, owner)) {
-                    self.broken.insert(at, why);
+                if let Err(why) = self
+                    .broken
+                    .refuse(&at)
+                    .and_then(|()| self.store(&at, owner))
+                {
+                    self.broken.add(&at, why);
                 }
             }
             Step::Mirror { storage, path } => self.ensure_twin(storage, path, true),
@@ -102,29 +136,10 @@ impl<'a> Run<'a> {
                 .chain([&stored])
                 .find_map(|at| self.pending.get(at).cloned());
             if let Some(name) = unknown {
-                outcome.fate = Fate::Pending;
-                outcome.why = Some(format!(
-                    "nobody knows {name}: until then its directory is root's alone"
-                ));
+                outcome.wait_for(&name);
             }
         }
         self.outcomes.insert(number, outcome);
-    }
-
-    /// Refuses what lies below a directory that could not be made.
-    fn unbroken(&self, at: &TreePath) -> Result<(), String> {
-        if self.broken.is_empty() {
-            return Ok(());
-        }
-        match at
-            .parents()
-            .iter()
-            .chain([at])
-            .find_map(|at| self.broken.get(at))
-        {
-            Some(why) => Err(why.clone()),
-            None => Ok(()),
-        }
     }
 
     fn store(&mut self, at: &TreePath, owner: &Owner) -> Result<(), String> {
@@ -168,11 +183,10 @@ impl<'a> Run<'a> {
 
     /// A directory that an earlier boot made for an owner whom nobody knew: is the owner known now?
     fn settle_pending(&mut self, at: &TreePath, fd: &OwnedFd, owner: &Owner) {
-        let path = attribute_path(fd);
-        let mut name = [0u8; 256];
-        if getxattr(&path, PENDING, &mut name).is_err() {
+        if !is_pending(fd) {
             return;
         }
+        let path = attribute_path(fd);
         if let Some(name) = &owner.unknown {
             self.pending.insert(at.clone(), name.clone());
             return;
@@ -193,8 +207,9 @@ impl<'a> Run<'a> {
     fn ensure_twin(&mut self, storage: &TreePath, path: &TreePath, like_twin: bool) {
         let twin = path.below(storage);
         let made = self
-            .unbroken(&twin)
-            .and_then(|()| self.unbroken(path))
+            .broken
+            .refuse(&twin)
+            .and_then(|()| self.broken.refuse(path))
             .and_then(|()| {
                 let fd = self
                     .tree
@@ -204,7 +219,7 @@ impl<'a> Run<'a> {
                 self.make_like(path, &stat, like_twin)
             });
         if let Err(why) = made {
-            self.broken.insert(path.clone(), why);
+            self.broken.add(path, why);
         }
     }
 
@@ -261,8 +276,8 @@ impl<'a> Run<'a> {
             &declaration.path,
             declaration.path.below(&declaration.storage),
         );
-        self.unbroken(&stored)?;
-        self.unbroken(path)?;
+        self.broken.refuse(&stored)?;
+        self.broken.refuse(path)?;
         let from = self
             .tree
             .directory(&stored)
@@ -283,15 +298,16 @@ impl<'a> Run<'a> {
             &declaration.path,
             declaration.path.below(&declaration.storage),
         );
-        self.unbroken(&stored)?;
-        self.unbroken(path)?;
+        self.broken.refuse(&stored)?;
+        self.broken.refuse(path)?;
         match declaration.kind {
             Kind::File {
                 method: Method::Copy,
             } => self.copies.place(self.tree, path, &stored),
             Kind::File { method } => {
                 let platform = self.platform.contains(path);
-                files::place(self.tree, path, &stored, method, platform)
+                let action = files::decide(self.tree, path, path, &stored, method, platform)?;
+                files::place(self.tree, path, &stored, &action)
             }
             Kind::Directory { .. } => Err("it is a directory".to_owned()),
         }
@@ -323,6 +339,12 @@ impl<'a> Run<'a> {
             problems.error(path.as_str(), why);
         }
     }
+}
+
+/// Whether an earlier boot made this directory for an owner whom nobody knew.
+pub(super) fn is_pending(directory: &OwnedFd) -> bool {
+    let mut name = [0u8; 256];
+    getxattr(attribute_path(directory), PENDING, &mut name).is_ok()
 }
 
 /// Binds `from` over `to`, which is at `path`, unless it is there already.

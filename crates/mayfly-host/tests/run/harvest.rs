@@ -48,6 +48,7 @@ impl Dead {
             init_pid: None,
             launch_us: None,
             end,
+            in_order: false,
             ended_unix_ms,
             persistence: None,
         };

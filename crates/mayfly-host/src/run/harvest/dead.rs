@@ -116,7 +116,7 @@ fn observe_ending(
     dir: &RunDir,
 ) -> Result<Ending, LookFailed> {
     let end = state.and_then(|state| state.end.as_ref());
-    if end.is_some_and(RunEnd::is_the_guests_wish) {
+    if end.is_some_and(RunEnd::is_the_guests_wish) || state.is_some_and(|state| state.in_order) {
         return Ok(Ending::InOrder);
     }
     let told = state.and_then(|state| state.ended_unix_ms);
@@ -185,6 +185,7 @@ mod tests {
             init_pid: None,
             launch_us: None,
             end,
+            in_order: false,
             ended_unix_ms,
             persistence: None,
         }
@@ -220,6 +221,10 @@ mod tests {
         }
         let killed = state(Some(RunEnd::Killed), Some(5900));
         assert_eq!(ends(heard, Some(&killed)), at(5900));
+        let mut down = state(Some(RunEnd::HostDown), Some(5900));
+        assert_eq!(ends(heard, Some(&down)), at(5900));
+        down.in_order = true;
+        assert_eq!(ends(heard, Some(&down)), Ending::InOrder);
     }
 
     #[test]

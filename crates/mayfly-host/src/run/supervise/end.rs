@@ -66,6 +66,14 @@ pub(super) fn judge(facts: &Facts) -> RunEnd {
     }
 }
 
+/// Whether the guest's init ended by halting or rebooting, whoever had wished for that. Pure.
+pub(super) fn was_in_order(facts: &Facts) -> bool {
+    matches!(
+        init_end(&facts.log),
+        Some(InitEnd::Halted | InitEnd::Rebooted)
+    )
+}
+
 fn start_failure(facts: &Facts) -> String {
     if let Some(why) = facts.helper.as_ref().or(facts.unprepared.as_ref()) {
         return bounded(why);
@@ -221,6 +229,18 @@ mod tests {
             ..ran("Child <7> ended on signal Interrupt(2)")
         };
         assert_eq!(judge(&in_time), RunEnd::PowerOff);
+        let down = |killed, message: &str| Facts {
+            host_down: true,
+            killed,
+            ..ran(message)
+        };
+        for (facts, in_order) in [
+            (down(false, "Child <7> ended on signal Interrupt(2)"), true),
+            (down(true, "Child <7> ended on signal Killed(9)"), false),
+        ] {
+            assert_eq!(judge(&facts), RunEnd::HostDown);
+            assert_eq!(was_in_order(&facts), in_order);
+        }
     }
 
     #[test]

@@ -37,7 +37,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use self::console::Console;
 use self::control::Control;
-use self::end::{Facts, judge, read_log};
+use self::end::{Facts, judge, read_log, was_in_order};
 use self::events::Watch;
 pub(crate) use self::launch::find_program;
 use self::report::Report;
@@ -144,6 +144,7 @@ impl Supervisor {
             init_pid: None,
             launch_us: None,
             end: None,
+            in_order: false,
             ended_unix_ms: None,
             persistence: None,
         };
@@ -183,6 +184,7 @@ impl Supervisor {
             }
         }
         facts.log = read_log(&self.dir.lxc_log());
+        self.state.in_order = was_in_order(&facts);
         self.finish(groups.as_ref(), &judge(&facts))
     }
 
