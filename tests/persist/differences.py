@@ -103,3 +103,11 @@ def history(case):
     # A set-group-id bit is inherited.
     made = mine.get("what") == "directory" and mine["owner"] == (0, 0) and mine["mode"] in ("0o755", "0o2755")
     return case.their is None and is_in(file, case.path) and made
+
+
+@difference("a home is its user's, whoever owns what is declared in it")
+def homes(case):
+    """Of all that a user declares, only what has another owner makes the module give the home away."""
+    made = [(d["default"], d["perms"]) for d in case.directories if d["home"] == case.base]
+    made += [(f["parent"]["default"], f["parent"]["perms"]) for f in case.files if f["parent"]["home"] == case.base]
+    return not case.like and case.permissions_only and any(default[0] != perms[0] for default, perms in made)

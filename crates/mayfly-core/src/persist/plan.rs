@@ -271,7 +271,7 @@ fn collect<'a>(wanted: &'a Wanted, plan: &mut Plan) -> BTreeMap<TreePath, Entry<
         if plan.without.contains_key(&number) {
             continue;
         }
-        let new = wishes_of(number, declaration);
+        let new = wishes_of(number, declaration, wanted.like_module);
         wishes += new.len();
         if wishes > limits::DIRECTORIES {
             let why = "all declarations together need more than 20000 directories";
@@ -293,7 +293,11 @@ fn collect<'a>(wanted: &'a Wanted, plan: &mut Plan) -> BTreeMap<TreePath, Entry<
 }
 
 /// The directories that one declaration needs, and how they are to be.
-fn wishes_of(number: usize, declaration: &Declaration) -> Vec<(TreePath, Wish<'_>)> {
+fn wishes_of(
+    number: usize,
+    declaration: &Declaration,
+    like_module: bool,
+) -> Vec<(TreePath, Wish<'_>)> {
     let mut wishes = Vec::new();
     let of_file = !declaration.kind.is_directory();
     let home = declaration.home.as_ref().map(|home| &home.path);
@@ -329,11 +333,16 @@ fn wishes_of(number: usize, declaration: &Declaration) -> Vec<(TreePath, Wish<'_
         for parent in home.parents() {
             add(parent, Perms::root(), 3, Phase::HomeParent);
         }
-        let group = Group::PrimaryOf(own.user.clone());
+        // Of the module, whoever owns what is declared in a home owns the home.
+        let user = match &declaration.home {
+            Some(of) if !like_module => of.user.clone(),
+            _ => own.user.clone(),
+        };
+        let group = Group::PrimaryOf(user.clone());
         add(
             home.clone(),
             Perms {
-                user: own.user.clone(),
+                user,
                 group,
                 mode: 0o700,
             },

@@ -88,6 +88,18 @@ fn a_plan_is_one_pass_from_the_top() {
 }
 
 #[test]
+fn a_home_is_its_users_whoever_owns_what_is_in_it() {
+    let text = r#"
+        ["/p"]
+        users.me.directories = [{ directory = "shared", user = "benny", group = "benny" }]
+        "#;
+    let (wanted, plan) = planned(text);
+    assert!(show(&wanted, &plan).contains(&"store /p /althome/me 1000:100 0700".to_owned()));
+    let (wanted, plan) = planned(&format!("{text}\nlikeModule = true"));
+    assert!(show(&wanted, &plan).contains(&"store /p /althome/me 1001:1001 0700".to_owned()));
+}
+
+#[test]
 fn the_module_gives_a_declared_parent_the_defaults() {
     let text = r#"
         ["/p"]
