@@ -13,6 +13,7 @@ mod history;
 mod node;
 mod operation;
 pub mod paths;
+mod persist;
 mod template;
 mod vps;
 
@@ -29,6 +30,9 @@ pub use self::fsck::{FindingView, FsckView, NotMendedView};
 pub use self::history::{HistoryView, RunEventKind, RunEventView};
 pub use self::node::{NodeView, PoolDatasetView, PoolView, ShareView};
 pub use self::operation::{IfBusy, OperationFilter, OperationView, PlanBody, PlanView};
+pub use self::persist::{
+    ChangePersistence, DeclarationView, OriginView, PersistenceView, ProblemView,
+};
 pub use self::template::{BuildTemplate, ImportTemplate, TemplateView};
 pub use self::vps::{
     AddMount, BaseView, CreateDataset, CreateVps, DatasetView, FeatureState, FeatureView,

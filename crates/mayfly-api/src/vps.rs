@@ -5,6 +5,7 @@ use mayfly_core::change::VpsChange;
 use mayfly_core::documents::{Autostart, Desired, Lifecycle, OnCrash, Rescue, Track, VpsDoc};
 use mayfly_core::ids::{Digest, Incarnation, RunId, VpsId};
 use mayfly_core::names::{DatasetName, GuestPath, Hostname, PoolPath, TemplateName};
+use mayfly_core::persist::report::Summary;
 use mayfly_core::plan::RESCUE_ROOT;
 use mayfly_core::run::{IdRange, Limits, RunPhase, RunState};
 use mayfly_core::template::RootKind;
@@ -353,6 +354,9 @@ pub struct VpsView {
     pub incarnation: Incarnation,
     /// The present run.
     pub run: Option<RunView>,
+    /// What became of the declared paths at the start of the present run; none where that was not told.
+    #[serde(default)]
+    pub persistence: Option<Summary>,
     /// The temporary root of the last run, kept until the next start.
     pub last_root: Option<PoolPath>,
     /// The template that the last root was cloned from; none where it was not.
@@ -432,6 +436,7 @@ impl VpsView {
                 launch_us: run.and_then(|r| r.launch_us),
                 rescue: current.rescue,
             }),
+            persistence: run.and_then(|r| r.persistence.clone()),
             last_root: doc.last_root,
             last_root_base: doc.last_root_base,
             notes: Vec::new(),

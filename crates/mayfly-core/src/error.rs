@@ -105,6 +105,18 @@ codes! {
     MountExists = "mount.exists", 409;
     /// The path cannot be a mount point.
     MountPointRefused = "mount.refused", 409;
+    /// It has no storage that declared paths could be kept in.
+    PersistNoStorage = "persist.no_storage", 409;
+    /// The path cannot be declared.
+    PersistRefused = "persist.refused", 409;
+    /// The path stays already.
+    PersistExists = "persist.exists", 409;
+    /// The path is not declared.
+    PersistNotFound = "persist.not_found", 404;
+    /// The VPS's own declarations cannot be changed as they are written.
+    PersistNotEditable = "persist.not_editable", 409;
+    /// The VPS's own declarations were changed by somebody else meanwhile.
+    PersistChanged = "persist.changed", 409;
     /// The feature is not there.
     FeatureUnavailable = "feature.unavailable", 409;
     /// No such operation.

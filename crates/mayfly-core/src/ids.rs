@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 
 /// A text that is not an id of the wanted kind.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -168,7 +169,7 @@ hex_id!(
     OperationId, 10, "an operation id (20 hexadecimal digits)"
 );
 hex_id!(
-    /// The sha256 of a template's archive.
+    /// A sha256: of a template's archive, or of a file that is to be the same later.
     Digest, 32, "a digest (64 hexadecimal digits of a sha256)"
 );
 
@@ -183,6 +184,11 @@ impl OperationId {
 }
 
 impl Digest {
+    /// That of these bytes.
+    pub fn of(bytes: &[u8]) -> Self {
+        Self::from_random(Sha256::digest(bytes).into())
+    }
+
     /// The part of a digest that names a template's dataset.
     pub fn short(&self) -> &str {
         &self.0[..16]

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::bytes::Bytes;
 use crate::ids::{Incarnation, NodeId, OperationId, RunId, VpsId};
 use crate::names::PoolPath;
+use crate::persist::own::DeclaredSeen;
 
 /// What a dataset is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -217,6 +218,8 @@ pub struct Observed {
     pub evidence: Vec<Evidence>,
     /// The init of the root that is about to be started, where the plan needs to know.
     pub init: Option<InitSeen>,
+    /// What the VPS declares, where the plan needs to know.
+    pub declared: Option<DeclaredSeen>,
 }
 
 impl Observed {

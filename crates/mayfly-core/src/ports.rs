@@ -126,6 +126,45 @@ pub struct TreePlan {
     pub links: Vec<(GuestPath, String)>,
     /// Files (mode 0644), replaced by rename; their directories must be real directories.
     pub files: Vec<(GuestPath, String)>,
+    /// Files of the guest's own that are changed: replaced by rename, with the rights that they have.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub edits: Vec<FileEdit>,
+}
+
+/// A change of a file that somebody else may be changing too. Done where the file has the text that was read, and refused
+/// with [`Code::PersistChanged`] where it has another.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileEdit {
+    /// The file.
+    pub path: GuestPath,
+    /// The digest of what was read; none where there was no file.
+    pub before: Option<Digest>,
+    /// What it is to be.
+    pub after: String,
+    /// What that changes, in words.
+    pub what: String,
+}
+
+impl FileEdit {
+    /// Whether a file is what it is to be already: none where it is neither that nor what was read.
+    pub fn is_done(&self, found: Option<&[u8]>) -> Option<bool> {
+        if found == Some(self.after.as_bytes()) {
+            return Some(true);
+        }
+        (found.map(Digest::of) == self.before).then_some(false)
+    }
+
+    /// What is answered where the file is another one.
+    pub fn refusal(&self) -> Refusal {
+        Refusal::new(
+            Code::PersistChanged,
+            format!(
+                "{} was changed by somebody else meanwhile, and is left as it is",
+                self.path
+            ),
+            "ask for it again",
+        )
+    }
 }
 
 /// Datasets put together as a guest would see them.

@@ -7,6 +7,7 @@ use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
 use utoipa::{PartialSchema, ToSchema};
 
 use crate::error::Code;
+use crate::persist::path::TreePath;
 use crate::template::Quota;
 
 /// A type's description.
@@ -54,3 +55,14 @@ impl PartialSchema for Quota {
 }
 
 impl ToSchema for Quota {}
+
+impl PartialSchema for TreePath {
+    fn schema() -> Described {
+        text(
+            "An absolute path inside a VPS without `..`; unlike the path of a mount it may have spaces.",
+            "^/",
+        )
+    }
+}
+
+impl ToSchema for TreePath {}

@@ -332,6 +332,7 @@ impl Engine {
         };
         Ok(Observed {
             pending: self.pending_promises(request, &pool)?,
+            declared: self.declared_for(request, doc)?,
             pool,
             evidence,
             init,

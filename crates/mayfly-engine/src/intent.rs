@@ -4,6 +4,7 @@ use mayfly_core::bytes::Bytes;
 use mayfly_core::change::VpsChange;
 use mayfly_core::documents::Mount;
 use mayfly_core::names::{DatasetName, GuestPath, TemplateName};
+use mayfly_core::persist::change::PersistChange;
 use mayfly_core::plan::CreateInput;
 use mayfly_core::ports::ImportSource;
 use mayfly_core::template::RootKind;
@@ -92,6 +93,11 @@ pub enum Intent {
     MountRemove {
         /// Where.
         path: GuestPath,
+    },
+    /// Change what it declares to stay.
+    PersistChange {
+        /// Paths to declare, and paths to declare no more.
+        change: PersistChange,
     },
     /// Change what it is.
     Set {

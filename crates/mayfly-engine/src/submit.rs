@@ -311,6 +311,7 @@ impl Engine {
                     run: run(),
                 }
             }
+            Intent::PersistChange { change } => Request::PersistChange { change },
             Intent::Set { change } => Request::Set { change },
             Intent::ImpermanenceOff => Request::SetImpermanence {
                 want: None,

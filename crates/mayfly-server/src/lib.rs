@@ -26,6 +26,7 @@ mod log;
 mod mounts;
 mod node;
 mod operations;
+mod persist;
 mod process;
 mod router;
 mod serve;

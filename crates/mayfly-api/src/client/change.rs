@@ -5,8 +5,8 @@ use mayfly_core::names::{DatasetName, GuestPath, TemplateName};
 use serde::Serialize;
 
 use crate::{
-    AddMount, BuildTemplate, CreateDataset, CreateVps, ImportTemplate, RescueVps, RestartVps,
-    SetDataset, SetFeatures, SetVps, StopVps, paths,
+    AddMount, BuildTemplate, ChangePersistence, CreateDataset, CreateVps, ImportTemplate,
+    RescueVps, RestartVps, SetDataset, SetFeatures, SetVps, StopVps, paths,
 };
 
 /// A request for a change.
@@ -92,6 +92,11 @@ impl Change {
     /// Shows it no more.
     pub fn remove_mount(vps: &str, path: &GuestPath) -> Self {
         Self::bare(Method::DELETE, paths::mount(vps, path))
+    }
+
+    /// Declares paths to stay, or declares them no more.
+    pub fn change_persistence(vps: &str, body: &ChangePersistence) -> Self {
+        Self::with_body(Method::PATCH, paths::of_vps(vps, "persistence"), body)
     }
 
     /// Switches features.

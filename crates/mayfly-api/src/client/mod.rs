@@ -22,7 +22,8 @@ pub use self::change::Change;
 pub use self::lines::Lines;
 use crate::{
     DatasetView, ErrorBody, ErrorInfo, FeatureView, FsckView, HistoryView, IfBusy, MountView,
-    NodeView, OperationFilter, OperationView, PlanBody, PoolView, TemplateView, VpsView, paths,
+    NodeView, OperationFilter, OperationView, PersistenceView, PlanBody, PoolView, TemplateView,
+    VpsView, paths,
 };
 
 /// How long an answer may take where nothing waits on purpose.
@@ -153,6 +154,11 @@ impl Client {
     /// The mounts of a VPS.
     pub async fn mounts(&self, which: &str) -> Result<Vec<MountView>, ClientError> {
         self.get(&paths::of_vps(which, "mounts")).await
+    }
+
+    /// What a VPS declares to stay.
+    pub async fn persistence(&self, which: &str) -> Result<PersistenceView, ClientError> {
+        self.get(&paths::of_vps(which, "persistence")).await
     }
 
     /// The features of a VPS.

@@ -107,6 +107,7 @@ pub(super) fn what_is_made_belongs_to_the_guests_root(scene: &Scene<'_>) -> Can<
         directories: vec![at("/a/b")],
         links: Vec::new(),
         files: vec![(at("/a/b/file"), "text".to_owned())],
+        edits: Vec::new(),
     };
     let made = scene.storage().prepare_tree(&new.name, &tree);
     assert_eq!(made, Ok(Outcome::Changed));

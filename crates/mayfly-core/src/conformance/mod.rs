@@ -98,6 +98,8 @@ const CASES: &[(&str, Case)] = cases! {
         what_a_guest_planted_is_never_followed
         files_take_the_place_of_what_is_no_directory
         devices_and_pipes_are_not_touched
+        files_are_read_without_following_anything
+        a_file_is_changed_only_as_it_was_read
         a_file_is_read_and_nothing_else
         an_init_is_found_in_the_assembled_datasets
         an_init_is_resolved_as_the_guest_would

@@ -4,9 +4,10 @@ use super::given::{at, code};
 use super::rig::{Can, Thing};
 use super::scene::Scene;
 use crate::error::Code;
+use crate::ids::Digest;
 use crate::names::PoolPath;
 use crate::observed::InitSeen;
-use crate::ports::{Assembly, Outcome, Storage, TreePlan};
+use crate::ports::{Assembly, FileEdit, Outcome, Storage, TreePlan};
 
 fn directory(path: &str) -> TreePlan {
     TreePlan {
@@ -41,6 +42,7 @@ pub(super) fn trees_are_prepared_once(scene: &Scene<'_>) -> Can<()> {
         directories: vec![at("/etc"), at("/srv/data/deep")],
         links: vec![(at("/etc/link"), "/nowhere".to_owned())],
         files: vec![(at("/etc/hostname"), "web\n".to_owned())],
+        edits: Vec::new(),
     };
     assert_eq!(prepare(&tree), Ok(Outcome::Changed));
     assert_eq!(prepare(&tree), Ok(Outcome::Unchanged));
@@ -151,6 +153,88 @@ pub(super) fn devices_and_pipes_are_not_touched(scene: &Scene<'_>) -> Can<()> {
     Ok(())
 }
 
+pub(super) fn files_are_read_without_following_anything(scene: &Scene<'_>) -> Can<()> {
+    let new = scene.data(180, "");
+    let read = |path: &str| scene.storage().read_file(&new.name, &at(path), 8);
+    for (path, thing) in [
+        ("/etc", Thing::Directory),
+        ("/etc/short", Thing::Text("12345678".into())),
+        ("/etc/long", Thing::Text("123456789".into())),
+        ("/etc/empty", Thing::Text(String::new())),
+        ("/link", to("/etc/short")),
+        ("/way", to("etc")),
+        ("/loop", to("loop")),
+    ] {
+        scene.put(&new.name, path, &thing)?;
+    }
+    assert_eq!(read("/etc/short"), Ok(Some(b"12345678".to_vec())));
+    assert_eq!(read("/etc/empty"), Ok(Some(Vec::new())));
+    for absent in ["/etc/none", "/none/at/all"] {
+        assert_eq!(read(absent), Ok(None), "{absent}");
+    }
+    for refused in [
+        "/etc",
+        "/etc/long",
+        "/etc/short/below",
+        "/link",
+        "/way/short",
+        "/loop",
+    ] {
+        assert_eq!(code(read(refused)), Code::Invalid, "{refused}");
+    }
+    let absent = scene
+        .storage()
+        .read_file(&super::given::in_pool("999"), &at("/etc/short"), 8);
+    assert_eq!(code(absent), Code::DatasetNotFound);
+    Ok(())
+}
+
+pub(super) fn a_file_is_changed_only_as_it_was_read(scene: &Scene<'_>) -> Can<()> {
+    let new = scene.data(189, "");
+    let edit = |path: &str, before: Option<&str>, after: &str| {
+        let edit = FileEdit {
+            path: at(path),
+            before: before.map(|text| Digest::of(text.as_bytes())),
+            after: after.to_owned(),
+            what: "a change".to_owned(),
+        };
+        let tree = TreePlan {
+            directories: vec![at("/etc")],
+            edits: vec![edit],
+            ..TreePlan::default()
+        };
+        scene.storage().prepare_tree(&new.name, &tree)
+    };
+    let is = |path: &str, text: &str| {
+        let read = scene.rig.read(&new.name, path);
+        assert_eq!(read.as_deref(), Some(text), "{path}");
+    };
+    assert_eq!(edit("/etc/own", None, "one"), Ok(Outcome::Changed));
+    assert_eq!(edit("/etc/own", None, "one"), Ok(Outcome::Unchanged));
+    assert_eq!(edit("/etc/own", Some("one"), "two"), Ok(Outcome::Changed));
+    is("/etc/own", "two");
+    for before in [None, Some("one"), Some("two and more"), Some("tw")] {
+        let refused = edit("/etc/own", before, "three");
+        assert_eq!(code(refused), Code::PersistChanged, "{before:?}");
+        is("/etc/own", "two");
+    }
+    assert_eq!(
+        code(edit("/etc/gone", Some("one"), "two")),
+        Code::PersistChanged
+    );
+    assert_eq!(scene.rig.read(&new.name, "/etc/gone"), None);
+    // What a guest put in its place is not followed, and not replaced.
+    scene.put(&new.name, "/target", &Thing::Text("one".into()))?;
+    scene.put(&new.name, "/etc/link", &to("/target"))?;
+    scene.put(&new.name, "/etc/dir", &Thing::Directory)?;
+    for path in ["/etc/link", "/etc/dir"] {
+        let refused = edit(path, Some("one"), "two");
+        assert_eq!(code(refused), Code::PersistChanged, "{path}");
+    }
+    is("/target", "one");
+    Ok(())
+}
+
 fn missing(path: &str) -> InitSeen {
     InitSeen::Missing {
         path: path.to_owned(),
@@ -176,6 +260,7 @@ pub(super) fn an_init_is_found_in_the_assembled_datasets(scene: &Scene<'_>) -> C
         directories: vec![at("/var/nix/profiles"), at("/store/x")],
         links: vec![(at("/var/nix/profiles/system"), "/nix/store/x".to_owned())],
         files: vec![(at("/store/x/init"), "#!/bin/sh\n".to_owned())],
+        edits: Vec::new(),
     };
     storage.prepare_tree(&nix, &tree).unwrap();
     // Mode 0644: there, and nothing to execute.

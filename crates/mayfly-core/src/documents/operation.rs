@@ -8,6 +8,7 @@ use crate::change::VpsChange;
 use crate::error::Refusal;
 use crate::ids::{OperationId, RunId, VpsId};
 use crate::names::{DatasetName, GuestPath, TemplateName};
+use crate::persist::change::PersistChange;
 use crate::plan::Plan;
 use crate::ports::ImportSource;
 
@@ -118,6 +119,11 @@ pub enum Request {
         #[serde(alias = "limits")]
         change: VpsChange,
     },
+    /// Change what it declares to stay.
+    PersistChange {
+        /// Paths to declare, and paths to declare no more.
+        change: PersistChange,
+    },
     /// Switch impermanence on (or change it) or off.
     SetImpermanence {
         /// What it is to be; none switches it off.
@@ -170,6 +176,7 @@ impl Request {
             Self::MountAdd { .. } => "mount add",
             Self::MountRemove { .. } => "mount remove",
             Self::Set { .. } => "set",
+            Self::PersistChange { change } => change.verb(),
             Self::SetImpermanence { .. } => "feature set",
             Self::TemplateBuild { .. } => "template build",
             Self::TemplateImport { .. } => "template import",

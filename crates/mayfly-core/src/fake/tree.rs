@@ -5,8 +5,10 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::bytes::Bytes;
+use crate::error::Refusal;
 use crate::names::GuestPath;
 use crate::observed::InitSeen;
+use crate::ports::FileEdit;
 
 /// Links that are followed before it is a loop; the kernel's number.
 const MAX_LINKS: usize = 40;
@@ -66,6 +68,40 @@ impl Tree {
             self.0.entry(above.clone()).or_insert(Node::Directory);
         }
         self.0.insert(path.to_owned(), node);
+    }
+
+    /// A file's bytes; none where nothing is. Nothing is followed.
+    pub(super) fn read(&self, path: &str, limit: usize) -> Result<Option<Vec<u8>>, String> {
+        for (at, _) in path.match_indices('/').skip(1) {
+            match self.get(&path[..at]) {
+                None => return Ok(None),
+                Some(Node::Directory) => {}
+                Some(_) => {
+                    return Err("cannot be reached: something on the way is no directory".into());
+                }
+            }
+        }
+        match self.get(path) {
+            None => Ok(None),
+            Some(Node::File { text, .. }) if text.len() <= limit => {
+                Ok(Some(text.clone().into_bytes()))
+            }
+            Some(Node::File { .. }) => Err(format!("is longer than {limit} bytes")),
+            Some(_) => Err("is no regular file".to_owned()),
+        }
+    }
+
+    /// Changes a file that is as it was read.
+    pub(super) fn edit(&mut self, edit: &FileEdit) -> Result<(), Refusal> {
+        let path = edit.path.as_str();
+        let found = self.read(path, usize::MAX).map_err(|_| edit.refusal())?;
+        if !edit
+            .is_done(found.as_deref())
+            .ok_or_else(|| edit.refusal())?
+        {
+            self.put(path, Node::file(&edit.after));
+        }
+        Ok(())
     }
 
     /// Bytes that are charged to the dataset.

@@ -2,6 +2,8 @@
 
 /// The declaration file, in bytes; a longer one is not read at all.
 pub const FILE_BYTES: usize = 256 << 10;
+/// A declaration file that is changed from outside, in bytes: the journal of each change holds it.
+pub const EDIT_BYTES: usize = 64 << 10;
 /// Declarations of one VPS, presets among them; those beyond are refused.
 pub const DECLARATIONS: usize = 4_096;
 /// Directories that a plan makes or looks at, on both sides together.

@@ -13,10 +13,15 @@
 //! a [`declare::Problem`] and not an error, and no input makes it panic or take long.
 
 pub mod accounts;
+pub mod change;
 pub mod declare;
+#[cfg(feature = "edit")]
+pub mod edit;
 pub mod history;
 pub mod limits;
+pub mod list;
 pub mod mode;
+pub mod own;
 pub mod path;
 pub mod people;
 pub mod plan;

@@ -216,7 +216,7 @@ fn taken_away(storages: &[Storage<'_>], people: &People) -> BTreeSet<(TreePath, 
     all
 }
 
-fn home_of(name: &str, said: Option<&TreePath>, people: &People) -> TreePath {
+pub(super) fn home_of(name: &str, said: Option<&TreePath>, people: &People) -> TreePath {
     said.cloned()
         .or_else(|| people.home(name))
         .unwrap_or_else(|| match name {

@@ -19,6 +19,9 @@ mod harvest;
 mod leftovers;
 mod mounts;
 mod parts;
+#[cfg(feature = "edit")]
+mod persist;
+mod places;
 mod platform;
 mod promises;
 mod rescue;
@@ -42,6 +45,9 @@ pub use self::giving_up::{Asks, Cut};
 pub use self::harvest::HarvestPlan;
 pub use self::leftovers::{Busy, Leftovers, sort_leftovers};
 pub use self::mounts::{mount_order, plan_mount_add, plan_mount_remove};
+#[cfg(feature = "edit")]
+pub use self::persist::plan_persist_change;
+pub use self::places::{place_of, storage_inactive};
 pub use self::promises::promised;
 pub use self::rescue::{RESCUE_ROOT, plan_rescue};
 pub use self::set::plan_set;
@@ -139,6 +145,14 @@ pub fn plan_vps(
         Request::MountAdd { mount } => plan_mount_add(doc, seen, mount),
         Request::MountRemove { path } => plan_mount_remove(doc, seen, path),
         Request::Set { change } => plan_set(doc, seen, change, ctx),
+        #[cfg(feature = "edit")]
+        Request::PersistChange { change } => plan_persist_change(doc, seen, change),
+        #[cfg(not(feature = "edit"))]
+        Request::PersistChange { .. } => Err(Refusal::new(
+            Code::Internal,
+            "this program was made without what changes declarations",
+            "this is a mistake in Mayfly; please report it",
+        )),
         Request::Rescue {
             run,
             template,

@@ -512,5 +512,8 @@ fn write_tree(f: &mut fmt::Formatter<'_>, dataset: &PoolPath, tree: &TreePlan) -
     for (path, _) in &tree.files {
         write!(f, " {path}")?;
     }
+    for edit in &tree.edits {
+        write!(f, " {} ({})", edit.path, edit.what.escape_debug())?;
+    }
     Ok(())
 }

@@ -14,6 +14,7 @@ mod journal;
 mod lasting;
 mod leaked;
 mod missed;
+mod persist;
 mod promises;
 mod scenarios;
 mod world;

@@ -372,6 +372,14 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         },
     },
     Scenario {
+        name: "declare a path, running",
+        before: |w, e| there(w, e, "debian-12-impermanence", true),
+        act: |_, e| {
+            let change = crate::persist::directory("/srv/data");
+            ask(e, Intent::PersistChange { change })
+        },
+    },
+    Scenario {
         name: "impermanence on, running",
         before: |w, e| there(w, e, "debian-12", true),
         act: |_, e| {

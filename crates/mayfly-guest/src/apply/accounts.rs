@@ -1,19 +1,16 @@
 //! The preset `accounts`: users and groups that were kept, merged into the base's before anybody looks one up.
 
 use mayfly_core::persist::accounts::{Files, merge as merge_files};
-use mayfly_core::persist::declare::{Problems, Source};
+use mayfly_core::persist::declare::Problems;
 use mayfly_core::persist::limits;
+use mayfly_core::persist::own::ACCOUNTS;
 use mayfly_core::persist::path::TreePath;
 use mayfly_core::persist::people::People;
-use mayfly_core::persist::presets::Preset;
 
 use super::copies::Copies;
 use super::storages;
 use crate::content::find;
 use crate::tree::{Tree, kind, set_mode, set_owner};
-
-/// Where they are kept, below the storage.
-const DIRECTORY: &str = "/var/lib/mayfly/accounts";
 
 /// One of the six: its name in /etc, its field, and its mode where the base has none.
 type File = (&'static str, fn(&mut Files) -> &mut String, u32);
@@ -27,26 +24,12 @@ const FILES: [File; 6] = [
     ("subgid", |f| &mut f.subgid, 0o644),
 ];
 
-/// The storages that either side wants accounts kept in.
-pub(super) fn storages(manifest: &Source, guest: &Source) -> Vec<TreePath> {
-    let of = |source: &Source| -> Vec<TreePath> {
-        let wanted = source
-            .storages
-            .iter()
-            .filter(|(_, s)| s.presets.get(&Preset::Accounts) == Some(&true));
-        wanted.map(|(path, _)| path.clone()).collect()
-    };
-    let mut all = of(guest);
-    all.extend(of(manifest));
-    all
-}
-
 /// The numbers that `storage` keeps.
 pub(super) fn add_people(tree: &Tree, storage: &TreePath, people: &mut People) {
     if storages::judge(tree, storage).is_err() {
         return;
     }
-    if let Ok(kept) = read_all(tree, storage, DIRECTORY) {
+    if let Ok(kept) = read_all(tree, storage, ACCOUNTS) {
         people.add_passwd(&kept.passwd);
         people.add_group(&kept.group);
     }
@@ -71,9 +54,9 @@ pub(super) fn merge(tree: &Tree, storage: &TreePath, problems: &mut Problems, co
             return Ok(());
         }
         tree.make_directories(&etc, 0o755)?;
-        tree.make_directories(&storage.join(DIRECTORY)?, 0o700)?;
+        tree.make_directories(&storage.join(ACCOUNTS)?, 0o700)?;
         let mut base = read_all(tree, &TreePath::top(), "etc")?;
-        let mut kept = read_all(tree, storage, DIRECTORY)?;
+        let mut kept = read_all(tree, storage, ACCOUNTS)?;
         let mut merged = merge_files(&base, &kept);
         for moved in &merged.moved {
             let what = if moved.group { "group" } else { "user" };
@@ -97,7 +80,7 @@ pub(super) fn merge(tree: &Tree, storage: &TreePath, problems: &mut Problems, co
             }
             copies.note(
                 &path,
-                &storage.join(DIRECTORY)?.join(name)?,
+                &storage.join(ACCOUNTS)?.join(name)?,
                 find(tree, &path)?.content,
             );
         }

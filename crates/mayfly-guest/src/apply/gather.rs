@@ -7,18 +7,10 @@ use mayfly_core::persist::path::TreePath;
 use mayfly_core::persist::people::People;
 use mayfly_core::persist::report::Report;
 use mayfly_core::persist::unite::{Wanted, unite};
-use mayfly_core::persist::{limits, read};
+use mayfly_core::persist::{limits, own, read};
 
 use super::{Order, accounts, storages};
 use crate::tree::Tree;
-
-type Parse = fn(&str) -> Source;
-
-/// Where the guest's own declarations lie, below the storage.
-const FILES: [(&str, Parse); 2] = [
-    ("/etc/mayfly/persistence.toml", read::parse_toml),
-    ("/etc/mayfly/persistence.json", read::parse_json),
-];
 
 /// All of it.
 pub(super) struct Gathered {
@@ -45,10 +37,12 @@ pub(super) fn gather(order: &Order<'_>, tree: &Tree) -> Result<Gathered, Box<Rep
     };
     // The manifest says where accounts are kept before anybody is looked up.
     let mut people = People::new();
-    for storage in accounts::storages(&manifest, &guest) {
+    for storage in own::accounts_in(&manifest, &guest) {
         accounts::add_people(tree, &storage, &mut people);
     }
-    add_people(tree, spec.storage.as_ref(), &mut people);
+    own::add_people(&mut people, spec.storage.as_ref(), |path| {
+        tree.read(path, limits::ACCOUNT_BYTES).ok().flatten()
+    });
     let mut wanted = unite(&manifest, &guest, &people);
     wanted.like_module |= spec.like_module;
     wanted.strict |= spec.strict;
@@ -111,46 +105,8 @@ fn nothing_to_do(
 
 /// The guest's own declarations. A file that cannot be read is a problem; the manifest's count all the same.
 fn guest_file(tree: &Tree, storage: &TreePath) -> Source {
-    for (name, parse) in FILES {
-        let Ok(path) = storage.join(name) else {
-            continue;
-        };
-        let mut source = match tree.read(&path, limits::FILE_BYTES) {
-            Ok(None) => continue,
-            Ok(Some(bytes)) => match String::from_utf8(bytes) {
-                Ok(text) => parse(&text),
-                Err(_) => trouble("it is no UTF-8; nothing of it is read".to_owned()),
-            },
-            Err(why) => trouble(why.into()),
-        };
-        source.problems.come_from(path.as_str());
-        return source;
-    }
-    Source::default()
-}
-
-fn trouble(why: String) -> Source {
-    let mut source = Source::default();
-    source.problems.error("", why);
-    source
-}
-
-/// passwd and group of the root, then what NixOS keeps of numbers.
-fn add_people(tree: &Tree, storage: Option<&TreePath>, people: &mut People) {
-    let text = |path: &TreePath| {
-        let bytes = tree.read(path, limits::ACCOUNT_BYTES).ok().flatten();
-        bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
-    };
-    let at = |base: &TreePath, name: &str| {
-        base.join(name)
-            .ok()
-            .and_then(|path| text(&path))
-            .unwrap_or_default()
-    };
-    people.add_passwd(&at(&TreePath::top(), "etc/passwd"));
-    people.add_group(&at(&TreePath::top(), "etc/group"));
-    for base in storage.into_iter().chain([&TreePath::top()]) {
-        people.add_uid_map(&at(base, "var/lib/nixos/uid-map"));
-        people.add_gid_map(&at(base, "var/lib/nixos/gid-map"));
-    }
+    let found = own::find(storage, |path| {
+        tree.read(path, limits::FILE_BYTES).map_err(Into::into)
+    });
+    found.map(|file| file.source()).unwrap_or_default()
 }

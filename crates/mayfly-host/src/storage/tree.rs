@@ -9,7 +9,8 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use mayfly_core::error::{Code, Refusal};
 use mayfly_core::names::{GuestPath, PoolPath};
-use mayfly_core::ports::{HostError, HostResult, Outcome, TreePlan};
+use mayfly_core::persist::limits::FILE_BYTES;
+use mayfly_core::ports::{FileEdit, HostError, HostResult, Outcome, TreePlan};
 use rustix::fs::{
     AtFlags, FileType, Mode, OFlags, fchmod, fchown, fstat, fsync, openat, renameat, statat,
     symlinkat, unlinkat,
@@ -23,6 +24,9 @@ use super::refusals::failed;
 const PLACE: OFlags = OFlags::PATH
     .union(OFlags::DIRECTORY)
     .union(OFlags::NOFOLLOW);
+
+/// Owner, group and mode of what the platform makes: it is the guest's root's.
+const PLATFORMS: (u32, u32, u32) = (0, 0, 0o644);
 
 /// One dataset's tree.
 struct Tree<'a> {
@@ -54,6 +58,9 @@ pub(super) fn put_into_tree(
     }
     for (path, text) in &plan.files {
         changed |= tree.ensure_file(path, text)?;
+    }
+    for edit in &plan.edits {
+        changed |= tree.ensure_edit(edit)?;
     }
     Ok(if changed {
         Outcome::Changed
@@ -180,33 +187,66 @@ impl Tree<'_> {
         if holds(&dir, leaf, text) {
             return Ok(false);
         }
+        self.replace(path, &dir, leaf, text, PLATFORMS)
+    }
+
+    /// Changes a file that is as it was read. Its owner may change it between the last look and the rename: then theirs
+    /// is lost, as with any two editors.
+    fn ensure_edit(&self, edit: &FileEdit) -> HostResult<bool> {
+        let path = &edit.path;
+        let (dir, leaf) = self.parent(path)?;
+        let found = match read_from_tree(self.name, &self.top, path, FILE_BYTES) {
+            Err(HostError::Refused(_)) => return Err(HostError::Refused(edit.refusal())),
+            found => found?,
+        };
+        let done = edit.is_done(found.as_deref());
+        if done.ok_or_else(|| edit.refusal())? {
+            return Ok(false);
+        }
+        let rights = match statat(&dir, leaf, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(seen) => (seen.st_uid, seen.st_gid, seen.st_mode & 0o777),
+            Err(Errno::NOENT) => PLATFORMS,
+            Err(errno) => return Err(self.error(path, errno)),
+        };
+        self.replace(path, &dir, leaf, &edit.after, rights)
+    }
+
+    /// Puts a new file in the place of what is there.
+    fn replace(
+        &self,
+        path: &GuestPath,
+        dir: &OwnedFd,
+        leaf: &str,
+        text: &str,
+        (uid, gid, mode): (u32, u32, u32),
+    ) -> HostResult<bool> {
         // The name is always the same, so that what a kill left is replaced by the next attempt.
         let new = format!(".{leaf}.mayfly");
         let put = || -> rustix::io::Result<()> {
-            match unlinkat(&dir, &new, AtFlags::empty()) {
+            match unlinkat(dir, &new, AtFlags::empty()) {
                 Ok(()) | Err(Errno::NOENT) => {}
                 Err(errno) => return Err(errno),
             }
             let flags =
                 OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let mut file = File::from(openat(&dir, &new, flags, Mode::RUSR | Mode::WUSR)?);
+            let mut file = File::from(openat(dir, &new, flags, Mode::RUSR | Mode::WUSR)?);
             file.write_all(text.as_bytes())
                 .map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))?;
-            fchown(&file, Some(Uid::ROOT), Some(Gid::ROOT))?;
-            fchmod(&file, Mode::from_raw_mode(0o644))?;
+            fchown(&file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
+            fchmod(&file, Mode::from_raw_mode(mode))?;
             if self.keep_safe {
                 fsync(&file)?;
             }
-            renameat(&dir, &new, &dir, leaf)
+            renameat(dir, &new, dir, leaf)
         };
         match put() {
             Ok(()) => Ok(true),
             Err(errno) => {
                 // Only what the attempt itself made; a failure leaves it to the next attempt.
-                let _ = unlinkat(&dir, &new, AtFlags::empty());
+                let _ = unlinkat(dir, &new, AtFlags::empty());
                 match errno {
                     Errno::ISDIR | Errno::NOTEMPTY | Errno::EXIST => {
-                        Err(self.in_the_way(path, path.as_str(), &dir, leaf))
+                        Err(self.in_the_way(path, path.as_str(), dir, leaf))
                     }
                     errno => Err(self.error(path, errno)),
                 }

@@ -5,6 +5,7 @@ mod description;
 mod events;
 mod harness;
 mod limits;
+mod persist;
 mod schema;
 
 use std::time::Duration;
@@ -234,6 +235,31 @@ async fn refusals_are_json_whatever_was_asked() {
             "vps.not_found",
             "web9",
         ),
+        (
+            "PATCH /v1/vps/web9/persistence {\"add\":[{\"path\":\"srv\"}]}",
+            400,
+            "input.invalid",
+            "absolute",
+        ),
+        (
+            "PATCH /v1/vps/web9/persistence {\"remove\":[\"/a/../b\"]}",
+            400,
+            "input.invalid",
+            "`..` is not allowed",
+        ),
+        (
+            "PATCH /v1/vps/web9/persistence {\"add\":[{\"path\":\"/srv\",\"tier\":\"dear\"}]}",
+            400,
+            "input.invalid",
+            "field `add[0].tier`",
+        ),
+        (
+            "PATCH /v1/vps/web9/persistence {\"add\":[{\"path\":\"/srv\"}]}",
+            404,
+            "vps.not_found",
+            "web9",
+        ),
+        ("GET /v1/vps/web9/persistence", 404, "vps.not_found", "web9"),
         (
             "PATCH /v1/vps/web9/features {}",
             400,

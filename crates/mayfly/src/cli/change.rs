@@ -48,7 +48,7 @@ pub(crate) struct ConfirmArgs {
 }
 
 impl ChangeArgs {
-    /// Carries it out as far as was asked for. `done` is what is said when it is done.
+    /// Carries it out as far as was asked for. `done` is what is said when it is done, in a line or in several.
     pub(super) async fn carry_out(
         self,
         context: &Context,
@@ -75,9 +75,13 @@ impl ChangeArgs {
             return Ok(ExitCode::SUCCESS);
         }
         let operation = watch(context, operation).await?;
-        context
-            .screen
-            .show(&operation, |op| format!("{}\n", escape(&done(op))))?;
+        context.screen.show(&operation, |op| {
+            let lines = done(op);
+            lines
+                .lines()
+                .map(|line| format!("{}\n", escape(line)))
+                .collect()
+        })?;
         Ok(ExitCode::SUCCESS)
     }
 

@@ -13,6 +13,7 @@ mod manual;
 mod mount;
 mod node;
 mod operation;
+mod persist;
 mod rescue;
 mod screen;
 mod set;
@@ -111,6 +112,9 @@ pub(crate) enum Verb {
     /// Where in a VPS its datasets are
     #[command(subcommand)]
     Mount(mount::MountVerb),
+    /// Paths of a VPS that stay when it gets a new root
+    #[command(subcommand)]
+    Persist(persist::PersistVerb),
     /// Switches of a VPS
     #[command(subcommand)]
     Feature(feature::FeatureVerb),
@@ -205,6 +209,7 @@ async fn dispatch(verb: Verb, context: &Context) -> Result<ExitCode, Failure> {
         Verb::Logs(args) => logs::run(context, args).await,
         Verb::Dataset(verb) => dataset::run(context, verb).await,
         Verb::Mount(verb) => mount::run(context, verb).await,
+        Verb::Persist(verb) => persist::run(context, verb).await,
         Verb::Feature(verb) => feature::run(context, verb).await,
         Verb::Operation(verb) => operation::run(context, verb).await,
         Verb::Events(args) => events::run(context, args).await,

@@ -251,6 +251,11 @@ fn render_one(v: &VpsView, now_unix_ms: u64) -> String {
         let rescue = super::rescue::where_it_is(v).into_iter();
         rows.extend(rescue.map(|line| ("rescue", line)));
     }
+    // Where nothing of it is meant to be temporary, nothing is missing either.
+    if let Some(told) = v.persistence.as_ref().filter(|_| v.impermanence.is_some()) {
+        rows.push(("declared", super::persist::summary(told)));
+        rows.extend(told.troubles.iter().map(|t| ("trouble", t.clone())));
+    }
     if let Some(root) = &v.last_root {
         let root = cloned(root, v.last_root_base.as_ref());
         rows.push(("last root", format!("{root}, kept until the next start")));

@@ -102,6 +102,7 @@ impl Hands {
             pending: Bytes(0),
             evidence: self.host.evidence(doc.id)?,
             init,
+            declared: None,
         })
     }
 

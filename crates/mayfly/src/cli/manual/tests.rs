@@ -26,7 +26,7 @@ fn all_verbs() -> Vec<(String, Command)> {
 }
 
 /// Verbs that change nothing on the node, or make no operation: `init` and `serve` are the node itself.
-const WITHOUT_PLAN: [&str; 21] = [
+const WITHOUT_PLAN: [&str; 22] = [
     "completions",
     "console",
     "dataset list",
@@ -38,6 +38,7 @@ const WITHOUT_PLAN: [&str; 21] = [
     "list",
     "logs",
     "mount list",
+    "persist list",
     "operation cancel",
     "operation list",
     "operation show",

@@ -23,6 +23,25 @@ fn vps() -> VpsView {
 }
 
 #[test]
+fn what_became_of_declared_paths_is_shown_where_a_root_is_temporary() {
+    let mut vps = vps();
+    let told = serde_json::json!({
+        "state": "degraded", "staying": 4, "troubled": 1, "troubles": ["/etc/x: a file is there already\u{1b}"]
+    });
+    vps.persistence = Some(serde_json::from_value(told).unwrap());
+    let shown = render_one(&vps, 1_763_837_065_000);
+    assert!(
+        shown.contains(
+            "\ndeclared:      degraded, 4 stay, 1 does not as it should\n\
+             trouble:       /etc/x: a file is there already\\u{1b}\n"
+        ),
+        "{shown}"
+    );
+    vps.impermanence = None;
+    assert!(!render_one(&vps, 1_763_837_065_000).contains("declared:"));
+}
+
+#[test]
 fn a_running_vps_shows_its_temporary_root() {
     assert_eq!(
         render_list(&[vps()]),
