@@ -123,7 +123,7 @@ def test_a_full_storage_keeps_the_root_until_there_is_room(node):
         node.run("stop", vps)
         assert owed(node, vps)
         node.run("stop", vps, "--discard", "--force")
-        assert not owed(node, vps)
+        wait_for("the root is destroyed", lambda: not owed(node, vps))
         in_pool = storage(node, vps)
         os.unlink(in_pool / "fill")
         node.run("start", vps)
