@@ -276,17 +276,17 @@ pub(crate) fn make_directory_exactly(
     uid: u32,
     gid: u32,
     mode: u32,
-) -> Result<()> {
+) -> Result<OwnedFd> {
     fs::mkdirat(parent, name, Mode::from_raw_mode(mode & 0o1777))?;
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let fd = fs::openat(parent, name, flags, Mode::empty())?;
     let stat = fs::fstat(&fd)?;
-    if (stat.st_uid, stat.st_gid, mode_of(&stat)) == (uid, gid, mode) {
-        return Ok(());
+    if (stat.st_uid, stat.st_gid, mode_of(&stat)) != (uid, gid, mode) {
+        let fd = reopen_directory(&fd)?;
+        set_owner(&fd, uid, gid)?;
+        set_mode(&fd, mode)?;
     }
-    let fd = reopen_directory(&fd)?;
-    set_owner(&fd, uid, gid)?;
-    set_mode(&fd, mode)
+    Ok(fd)
 }
 
 fn begin_directory(parent: &OwnedFd) -> Result<()> {

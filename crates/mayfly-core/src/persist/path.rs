@@ -132,10 +132,16 @@ impl TreePath {
     }
 }
 
-// Name by name, so that in a sorted list what is below a directory follows it at once: `/a`, `/a/b`, `/a-b`.
 impl Ord for TreePath {
+    /// Name by name, so that what lies in a directory follows it at once: a slash comes before every other character, and no
+    /// name has one that is less than a space.
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        self.names().cmp(other.names())
+        let (one, two) = (self.0.as_bytes(), other.0.as_bytes());
+        let rank = |b: u8| if b == b'/' { 0 } else { b };
+        match one.iter().zip(two).find(|(a, b)| a != b) {
+            Some((a, b)) => rank(*a).cmp(&rank(*b)),
+            None => one.len().cmp(&two.len()),
+        }
     }
 }
 
@@ -202,5 +208,15 @@ mod tests {
         assert_eq!(TreePath::top().parent(), None);
         assert!(path("/a/b").is_in(&path("/a")) && !path("/a-b").is_in(&path("/a")));
         assert_eq!(path("/a").below(&path("/p/q")), path("/p/q/a"));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn paths_are_sorted_name_by_name(one in "(/[a-c!. é-]{1,3}){0,4}", two in "(/[a-c!. é-]{1,3}){0,4}") {
+            if let (Ok(one), Ok(two)) = (TreePath::parse(&one), TreePath::parse(&two)) {
+                let names = |path: &TreePath| path.relative().split('/').filter(|n| !n.is_empty()).map(str::to_owned).collect::<Vec<_>>();
+                proptest::prop_assert_eq!(one.cmp(&two), names(&one).cmp(&names(&two)));
+            }
+        }
     }
 }

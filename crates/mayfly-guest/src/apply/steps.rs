@@ -49,6 +49,27 @@ impl Broken {
     }
 }
 
+/// Directories that were opened for one step and are needed by the next. A descriptor is of that very directory, whatever
+/// its path leads to by then.
+#[derive(Default)]
+struct AtHand {
+    /// The last one of a storage, as it was looked at.
+    stored: Option<(TreePath, OwnedFd, Stat)>,
+    /// The one of the root in which something was made last.
+    parent: Option<(TreePath, OwnedFd)>,
+    /// What was made in it: nothing is mounted there yet.
+    made: Option<(TreePath, OwnedFd)>,
+}
+
+impl AtHand {
+    /// Something is mounted at `path` now: what was opened there, or below, is not what is there.
+    fn is_hidden(&mut self, path: &TreePath) {
+        self.stored.take_if(|(of, ..)| of.is_in(path));
+        self.parent.take_if(|(of, _)| of.is_in(path));
+        self.made.take_if(|(of, _)| of.is_in(path));
+    }
+}
+
 /// One application of a plan.
 pub(crate) struct Run<'a> {
     tree: &'a Tree,
@@ -58,6 +79,8 @@ pub(crate) struct Run<'a> {
     /// The mount that `/` is.
     root_mount: u64,
     broken: Broken,
+    /// What the steps before this one had open: of a thousand declarations most come one after the other.
+    at_hand: AtHand,
     /// Directories of a storage whose owner nobody knows.
     pending: BTreeMap<TreePath, String>,
     /// Trouble that nothing depends on.
@@ -84,6 +107,7 @@ impl<'a> Run<'a> {
             // Where it is not known no directory is taken for one of the root's.
             root_mount: top.map_or(u64::MAX, |(mount, _)| mount),
             broken: Broken::default(),
+            at_hand: AtHand::default(),
             pending: BTreeMap::new(),
             trouble: Vec::new(),
             outcomes: BTreeMap::new(),
@@ -128,7 +152,8 @@ impl<'a> Run<'a> {
     ) {
         let declaration = &self.wanted.declarations[number];
         let mut outcome = act(self, declaration).unwrap_or_else(Outcome::refused);
-        if matches!(outcome.fate, Fate::Applied | Fate::Already) {
+        let stays = matches!(outcome.fate, Fate::Applied | Fate::Already);
+        if stays && !self.pending.is_empty() {
             let stored = declaration.path.below(&declaration.storage);
             let unknown = stored
                 .parents()
@@ -142,6 +167,22 @@ impl<'a> Run<'a> {
         self.outcomes.insert(number, outcome);
     }
 
+    /// A directory of a storage, and what it is like.
+    fn stored(&mut self, at: &TreePath) -> Result<(&OwnedFd, &Stat), String> {
+        if self.at_hand.stored.as_ref().is_none_or(|(of, ..)| of != at) {
+            let fd = self
+                .tree
+                .directory(at)
+                .map_err(|e| self.tree.explain(at, e))?;
+            let stat = fstat(&fd).map_err(|e| format!("{at}: {e}"))?;
+            self.at_hand.stored = Some((at.clone(), fd, stat));
+        }
+        match &self.at_hand.stored {
+            Some((_, fd, stat)) => Ok((fd, stat)),
+            None => Err(format!("{at} is not open")),
+        }
+    }
+
     fn store(&mut self, at: &TreePath, owner: &Owner) -> Result<(), String> {
         let fd = match self.tree.directory(at) {
             Ok(fd) => fd,
@@ -149,6 +190,12 @@ impl<'a> Run<'a> {
             Err(e) => return Err(self.tree.explain(at, e)),
         };
         let stat = fstat(&fd).map_err(|e| format!("{at}: {e}"))?;
+        let is_roots = (stat.st_uid, stat.st_gid, mode_of(&stat)) == (0, 0, 0o700);
+        if !is_roots && owner.unknown.is_none() {
+            // Looked at by the next step as well; what may change below is looked at again.
+            self.at_hand.stored = Some((at.clone(), fd, stat));
+            return Ok(());
+        }
         if (stat.st_uid, stat.st_gid, mode_of(&stat)) == (0, 0, 0o700)
             && (owner.uid, owner.gid, owner.mode) != (0, 0, 0o700)
             || owner.unknown.is_some()
@@ -211,11 +258,7 @@ impl<'a> Run<'a> {
             .refuse(&twin)
             .and_then(|()| self.broken.refuse(path))
             .and_then(|()| {
-                let fd = self
-                    .tree
-                    .directory(&twin)
-                    .map_err(|e| self.tree.explain(&twin, e))?;
-                let stat = fstat(&fd).map_err(|e| format!("{twin}: {e}"))?;
+                let stat = *self.stored(&twin)?.1;
                 self.make_like(path, &stat, like_twin)
             });
         if let Err(why) = made {
@@ -227,19 +270,9 @@ impl<'a> Run<'a> {
         let fd = match self.tree.directory(path) {
             Ok(fd) => fd,
             Err(Errno::NOENT) => {
-                let parent = path.parent().unwrap_or_else(TreePath::top);
-                let parent_fd = self
-                    .tree
-                    .directory(&parent)
-                    .map_err(|e| self.tree.explain(&parent, e))?;
-                return make_directory_exactly(
-                    &parent_fd,
-                    path.name(),
-                    twin.st_uid,
-                    twin.st_gid,
-                    mode_of(twin),
-                )
-                .map_err(|e| format!("{path}: {e}"));
+                let made = self.make_in_root(path, twin)?;
+                self.at_hand.made = Some((path.clone(), made));
+                return Ok(());
             }
             Err(e) => return Err(self.tree.explain(path, e)),
         };
@@ -271,6 +304,21 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
+    fn make_in_root(&mut self, path: &TreePath, twin: &Stat) -> Result<OwnedFd, String> {
+        let parent = path.parent().unwrap_or_else(TreePath::top);
+        let fd = match self.at_hand.parent.take() {
+            Some((of, fd)) if of == parent => fd,
+            _ => self
+                .tree
+                .directory(&parent)
+                .map_err(|e| self.tree.explain(&parent, e))?,
+        };
+        let (uid, gid, mode) = (twin.st_uid, twin.st_gid, mode_of(twin));
+        let made = make_directory_exactly(&fd, path.name(), uid, gid, mode);
+        self.at_hand.parent = Some((parent, fd));
+        made.map_err(|e| format!("{path}: {e}"))
+    }
+
     fn bind(&mut self, declaration: &Declaration) -> Result<Outcome, String> {
         let (path, stored) = (
             &declaration.path,
@@ -278,15 +326,20 @@ impl<'a> Run<'a> {
         );
         self.broken.refuse(&stored)?;
         self.broken.refuse(path)?;
-        let from = self
-            .tree
-            .directory(&stored)
-            .map_err(|e| self.tree.explain(&stored, e))?;
-        let to = self
-            .tree
-            .directory(path)
-            .map_err(|e| self.tree.explain(path, e))?;
-        let outcome = bind_over(self.tree, &from, path, &to)?;
+        let made = self.at_hand.made.take().filter(|(of, _)| of == path);
+        let tree = self.tree;
+        let (from, _) = self.stored(&stored)?;
+        let outcome = match made {
+            Some((_, to)) => {
+                bind(from, &to).map_err(|e| format!("it cannot be mounted: {e}"))?;
+                Outcome::done(Fate::Applied, How::Bind)
+            }
+            None => {
+                let to = tree.directory(path).map_err(|e| tree.explain(path, e))?;
+                bind_over(tree, from, path, &to)?
+            }
+        };
+        self.at_hand.is_hidden(path);
         if let Kind::Directory { hide, trash } = declaration.kind {
             self.options.add(path, &stored, hide, trash);
         }
