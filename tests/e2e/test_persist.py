@@ -262,6 +262,8 @@ def test_hostile_files_cost_little(node):
         "a link to a device": "ln -s /dev/zero /persistent/etc/mayfly/persistence.toml",
         "many": "{ echo '[\"/persistent\"]'; echo 'directories = ['; seq 20000 | sed 's|.*|\"/d/&\",|'; echo ']'; }"
                 " > /persistent/etc/mayfly/persistence.toml",
+        "a million": "{ echo '[\"/persistent\"]'; echo 'directories = ['; seq 1000000 | sed 's|.*|\"/d/&\",|'; echo ']'; }"
+                " > /persistent/etc/mayfly/persistence.toml",
         "deep": "{ printf 'a = '; head -c 100000 /dev/zero | tr '\\0' '['; } > /persistent/etc/mayfly/persistence.toml",
     }
     with template(node, "plain") as name, node.vps(name, "--disk", "2G", wait=False) as vps:
