@@ -334,7 +334,12 @@ impl Storage for ZfsPool {
         path: &GuestPath,
         limit: usize,
     ) -> HostResult<Option<Vec<u8>>> {
-        read_from_tree(name, &self.private(name)?, path, limit)
+        let top = self.private(name).or_else(|failed| {
+            // One that is not there is no failed look.
+            self.row_must(name)?;
+            Err(failed)
+        })?;
+        read_from_tree(name, &top, path, limit)
     }
 
     fn reap(&self, condemned: &Condemned) -> HostResult<Outcome> {
