@@ -98,8 +98,10 @@ def test_a_full_storage_keeps_the_root_until_there_is_room(node):
     """What cannot be taken back now is not given up: a start is refused with the cure, or it is discarded by force."""
     with template(node, "copies", DECLARED) as name, node.vps(name, "--disk", "300M", wait=False) as vps:
         node.run("dataset", "set", vps, "quota=64M")
+        # First the storage, with what nothing compresses: a copy is taken as soon as it has settled.
+        full = "dd if=/dev/urandom of=/persistent/fill bs=64k 2>/dev/null; sync; :"
+        in_guest(node, vps, full)
         in_guest(node, vps, "dd if=/dev/urandom of=/etc/app.conf bs=1M count=8 2>/dev/null; sync")
-        in_guest(node, vps, "dd if=/dev/zero of=/persistent/fill bs=64k 2>/dev/null; sync; :")
         size = in_guest(node, vps, "sha256sum /etc/app.conf")
         node.run("stop", vps)
         root = node.document(vps)["last_root"]
@@ -118,8 +120,8 @@ def test_a_full_storage_keeps_the_root_until_there_is_room(node):
         node.run("start", vps)
         assert in_guest(node, vps, "sha256sum /etc/app.conf") == size
         # And given up in so many words.
+        in_guest(node, vps, full)
         in_guest(node, vps, "dd if=/dev/urandom of=/etc/app.conf bs=1M count=8 2>/dev/null")
-        in_guest(node, vps, "dd if=/dev/zero of=/persistent/fill bs=64k 2>/dev/null; sync; :")
         node.run("stop", vps)
         assert owed(node, vps)
         node.run("stop", vps, "--discard", "--force")
