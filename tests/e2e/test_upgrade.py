@@ -5,6 +5,9 @@ import sqlite3
 from harness import alive
 from truth import ensure_tiny
 
+# What this program writes.
+SCHEMA = 4
+
 
 def change_state(node, *statements):
     """Rewrites the state database while no daemon has it."""
@@ -51,7 +54,7 @@ def test_a_daemon_of_a_newer_schema_leaves_a_vps_running(node):
         assert len(saved) == 1, saved
         node.end_daemon()
         assert schema_of(saved[0], vps) == (1, 1)
-        assert schema_of(node.state / "state.db", vps) == (3, 3)
+        assert schema_of(node.state / "state.db", vps) == (SCHEMA, SCHEMA)
         node.serve()
         assert_runs_on(node, vps, run)
         saved[0].unlink()
@@ -68,9 +71,9 @@ def test_a_daemon_refuses_the_state_of_a_newer_one_and_leaves_a_vps_running(node
             node.serve(wait=False)
             assert node.daemon.wait(60) == 1
             said = node.log_end(5)
-            assert "has schema 99; this program knows up to 3" in said, said
+            assert f"has schema 99; this program knows up to {SCHEMA}" in said, said
             assert alive(run["init_pid"])
         finally:
-            change_state(node, "PRAGMA user_version = 3")
+            change_state(node, f"PRAGMA user_version = {SCHEMA}")
             node.serve()
         assert_runs_on(node, vps, run)

@@ -77,12 +77,13 @@ pub fn plan_run_ended(
         doc: Some(Box::new(after)),
     }
     .final_because("the run is over, whatever comes next");
-    let mut steps = vec![sweep, record];
     let root = doc.run.as_ref().map(|run| &run.root);
-    // Where it fails now, the next start insists on it.
+    // Who sees it stopped finds in the storage what it left. Where that fails now, the next start insists on it.
     let harvest = root.and_then(|root| harvest(doc, root));
-    steps.extend(harvest.map(Step::as_housekeeping));
-    Plan { steps }
+    let harvest = harvest.map(Step::as_housekeeping);
+    Plan {
+        steps: [sweep].into_iter().chain(harvest).chain([record]).collect(),
+    }
 }
 
 /// Whether a VPS with which the host went down is started when the host is there again.

@@ -31,12 +31,17 @@ pub fn plan_stop(
     let mut stopped = record_ended(doc);
     stopped.desired = Desired::Stopped;
     let owed = stopped.last_root.clone().filter(|root| is_owed(seen, root));
-    let harvest = owed.as_ref().and_then(|root| harvest(doc, root));
     let last = stopped.last_root.clone().filter(|_| discard);
-    if let (true, false, Some(root)) = (discard, force, &owed) {
-        // Declared files are no part of what is discarded.
-        let step = harvest.clone().ok_or_else(|| no_way(doc, root))?;
-        steps.push(step.final_because("what was taken back stays"));
+    if let Some(root) = &owed {
+        // Declared files are no part of what is discarded, unless somebody insists.
+        let must = discard && !force;
+        match harvest(doc, root) {
+            Some(step) if must => steps.push(step.final_because("what was taken back stays")),
+            // Where it fails now, the next start insists on it.
+            Some(step) => steps.push(step.as_housekeeping()),
+            None if must => return Err(no_way(doc, root)),
+            None => {}
+        }
     }
     if last.is_some() {
         stopped.last_root = None;
@@ -52,15 +57,8 @@ pub fn plan_stop(
             .final_because("the run is over, whatever comes next"),
         );
     }
-    match last {
-        Some(root) if seen.pool.datasets.contains_key(&root) => {
-            // By force also where copies could not be taken back; it is tried.
-            steps.extend(harvest.filter(|_| force).map(Step::as_housekeeping));
-            steps.push(bury_root(doc, &root, force, ctx).as_housekeeping());
-        }
-        Some(_) => {}
-        // Where it fails now, the next start insists on it.
-        None => steps.extend(harvest.map(Step::as_housekeeping)),
+    if let Some(root) = last.filter(|root| seen.pool.datasets.contains_key(root)) {
+        steps.push(bury_root(doc, &root, force, ctx).as_housekeeping());
     }
     Ok(Plan { steps })
 }
