@@ -125,7 +125,7 @@ def test_a_full_storage_keeps_the_root_until_there_is_room(node):
         node.run("stop", vps)
         assert owed(node, vps)
         node.run("stop", vps, "--discard", "--force")
-        wait_for("the root is destroyed", lambda: not owed(node, vps))
+        wait_for("the root is destroyed", lambda: not node.temporary_roots(vps) and not node.graves())
         in_pool = storage(node, vps)
         os.unlink(in_pool / "fill")
         node.run("start", vps)

@@ -8,6 +8,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
 use super::*;
+use mayfly_core::documents::SCHEMA;
+
 use crate::store::Condition;
 
 const NOW: Duration = Duration::ZERO;
@@ -234,7 +236,7 @@ fn a_newer_schema_is_refused_and_left_alone() {
             refused,
             StoreError::Newer {
                 found: 7,
-                known: 3,
+                known: SCHEMA,
                 ..
             }
         ),
@@ -262,13 +264,15 @@ fn a_migration_saves_a_copy_first() {
     assert!(matches!(
         at(&path),
         Err(StoreError::Newer {
-            found: 4,
-            known: 3,
+            found,
+            known: SCHEMA,
             ..
-        })
+        }) if found == SCHEMA + 1
     ));
 
-    let saved = dir.path().join("state.db.schema-3.revision-1");
+    let saved = dir
+        .path()
+        .join(format!("state.db.schema-{SCHEMA}.revision-1"));
     assert_eq!(
         fs::metadata(&saved).unwrap().permissions().mode() & 0o777,
         0o600
@@ -289,7 +293,8 @@ fn documents_of_the_first_schema_are_brought_up_to_date() {
     drop(conn);
     let store = at(&path).unwrap();
     let value = |key: &str| store.get(key).unwrap().unwrap().value;
-    assert_eq!(value("/vps/100"), r#"{"schema":3,"id":100}"#);
+    let now = format!(r#"{{"schema":{SCHEMA},"id":100}}"#);
+    assert_eq!(value("/vps/100"), now);
     assert_eq!(
         (value("/text").as_str(), value("/number").as_str()),
         ("schema", "1")
