@@ -318,10 +318,13 @@ fn a_harvest_that_cannot_be_says_why() {
     order.storage = "/data".parse().unwrap();
     order.mounts[0].read_only = true;
     assert!(why(&order).contains("mounted read-only"));
-    // A run of the VPS lives.
+    // Another run of the VPS lives: it is no business of this root. That very run would be.
     let spec = dead.bench.spec(&[("data", false)]);
     let (dir, _) = dead.bench.start(&spec);
-    let refusal = dead.harvest().unwrap_err();
+    dead.harvest().unwrap();
+    let mut order = dead.order();
+    order.run = spec.run.clone();
+    let refusal = dead.runtime.harvest(&order).unwrap_err();
     assert!(
         matches!(&refusal, HostError::Refused(why) if why.code == Code::StillAlive),
         "{refusal:?}"
