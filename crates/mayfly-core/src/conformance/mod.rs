@@ -100,7 +100,6 @@ const CASES: &[(&str, Case)] = cases! {
         devices_and_pipes_are_not_touched
         files_are_read_without_following_anything
         a_file_is_changed_only_as_it_was_read
-        a_file_is_read_and_nothing_else
         an_init_is_found_in_the_assembled_datasets
         an_init_is_resolved_as_the_guest_would
         an_init_without_an_end_is_none

@@ -164,6 +164,7 @@ pub(super) fn files_are_read_without_following_anything(scene: &Scene<'_>) -> Ca
         ("/link", to("/etc/short")),
         ("/way", to("etc")),
         ("/loop", to("loop")),
+        ("/host", to("/etc")),
     ] {
         scene.put(&new.name, path, &thing)?;
     }
@@ -179,6 +180,7 @@ pub(super) fn files_are_read_without_following_anything(scene: &Scene<'_>) -> Ca
         "/link",
         "/way/short",
         "/loop",
+        "/host/passwd",
     ] {
         assert_eq!(code(read(refused)), Code::Invalid, "{refused}");
     }
@@ -342,39 +344,5 @@ pub(super) fn a_pipe_is_no_init(scene: &Scene<'_>) -> Can<()> {
     let probe = |init: &str| storage.probe_init(&whole, &at(init)).unwrap();
     is_no_program(&probe("/pipe"));
     is_no_program(&probe("/pipe/x"));
-    Ok(())
-}
-
-pub(super) fn a_file_is_read_and_nothing_else(scene: &Scene<'_>) -> Can<()> {
-    let storage = scene.storage();
-    let new = scene.data(188, "");
-    let read = |path: &str, limit| storage.read_file(&new.name, &at(path), limit);
-    assert_eq!(read("/etc/file", 4), Ok(None));
-    assert_eq!(
-        storage.prepare_tree(&new.name, &directory("/etc")),
-        Ok(Outcome::Changed)
-    );
-    let put = storage.prepare_tree(&new.name, &file("/etc/file", "text"));
-    assert_eq!(put, Ok(Outcome::Changed));
-    assert_eq!(read("/etc/file", 4), Ok(Some(b"text".to_vec())));
-    assert_eq!(code(read("/etc/file", 3)), Code::Invalid, "it is too long");
-    for (name, thing) in [
-        ("/link", to("/etc/file")),
-        ("/inner", to("etc")),
-        ("/host", to("/etc")),
-    ] {
-        scene.put(&new.name, name, &thing)?;
-    }
-    for path in [
-        "/link",
-        "/etc",
-        "/inner/file",
-        "/host/passwd",
-        "/etc/file/below",
-    ] {
-        assert_eq!(code(read(path, 99)), Code::Invalid, "{path}");
-    }
-    let absent = storage.read_file(&super::given::in_pool("999"), &at("/etc/file"), 9);
-    assert_eq!(code(absent), Code::DatasetNotFound);
     Ok(())
 }

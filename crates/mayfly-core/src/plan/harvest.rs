@@ -14,9 +14,9 @@ use crate::ids::{Incarnation, RunId, VpsId};
 use crate::names::{GuestPath, PoolPath};
 use crate::observed::{MarkSeen, Observed};
 use crate::ports::HarvestOrder;
-use crate::run::{IdRange, MountSource, RunMount};
+use crate::run::{IdRange, MountSource};
 
-use super::mounts::mount_order;
+use super::mounts::{Shown, mount_order, run_mounts, shown_datasets};
 
 /// A root to be harvested, with datasets by their names in the pool.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,7 +30,7 @@ pub struct HarvestPlan {
     /// The root.
     pub root: PoolPath,
     /// Datasets at paths and whether they are read-only, parents before children.
-    pub mounts: Vec<(PoolPath, GuestPath, bool)>,
+    pub mounts: Vec<Shown>,
     /// Host ids.
     pub ids: IdRange,
     /// Where declared paths really live.
@@ -44,15 +44,7 @@ impl HarvestPlan {
             vps: self.vps,
             run: self.run.clone(),
             root: source(&self.root),
-            mounts: self
-                .mounts
-                .iter()
-                .map(|(dataset, target, read_only)| RunMount {
-                    source: source(dataset),
-                    target: target.clone(),
-                    read_only: *read_only,
-                })
-                .collect(),
+            mounts: run_mounts(&self.mounts, &source),
             ids: self.ids,
             storage: self.storage.clone(),
         }
@@ -74,17 +66,13 @@ pub(super) fn has_storage(doc: &VpsDoc) -> bool {
 pub(super) fn harvest(doc: &VpsDoc, root: &PoolPath) -> Option<Step> {
     let (_, run) = root.named_temporary_root()?;
     let storage = doc.storage.clone().filter(|_| has_storage(doc))?;
-    let mounts = mount_order(&doc.mounts);
     Some(Step::Harvest {
         harvest: Box::new(HarvestPlan {
             vps: doc.id,
             incarnation: doc.incarnation.clone(),
             run,
             root: root.clone(),
-            mounts: mounts
-                .into_iter()
-                .map(|m| (doc.pool_path(&m.dataset), m.path, m.read_only))
-                .collect(),
+            mounts: shown_datasets(doc),
             ids: doc.ids,
             storage,
         }),

@@ -44,7 +44,7 @@ pub use self::feature::plan_set_impermanence;
 pub use self::giving_up::{Asks, Cut};
 pub use self::harvest::HarvestPlan;
 pub use self::leftovers::{Busy, Leftovers, sort_leftovers};
-pub use self::mounts::{mount_order, plan_mount_add, plan_mount_remove};
+pub use self::mounts::{Shown, mount_order, plan_mount_add, plan_mount_remove};
 #[cfg(feature = "edit")]
 pub use self::persist::plan_persist_change;
 pub use self::places::{place_of, storage_inactive};

@@ -9,6 +9,7 @@ use crate::error::{Code, Refusal};
 use crate::names::{GuestPath, PoolPath};
 use crate::observed::Observed;
 use crate::ports::TreePlan;
+use crate::run::{MountSource, RunMount};
 use crate::space::shown;
 
 /// The mounts, parents before children.
@@ -16,6 +17,30 @@ pub fn mount_order(mounts: &[Mount]) -> Vec<Mount> {
     let mut sorted = mounts.to_vec();
     sorted.sort_by(|a, b| a.path.as_str().split('/').cmp(b.path.as_str().split('/')));
     sorted
+}
+
+/// A dataset at a path, and whether it is read-only.
+pub type Shown = (PoolPath, GuestPath, bool);
+
+/// What is shown where, parents before children.
+pub(super) fn shown_datasets(doc: &VpsDoc) -> Vec<Shown> {
+    let mounts = mount_order(&doc.mounts).into_iter();
+    mounts
+        .map(|m| (doc.pool_path(&m.dataset), m.path, m.read_only))
+        .collect()
+}
+
+/// The same for a runtime. `source` says where a dataset's contents are.
+pub(super) fn run_mounts(
+    shown: &[Shown],
+    source: impl Fn(&PoolPath) -> MountSource,
+) -> Vec<RunMount> {
+    let mount = |(dataset, target, read_only): &Shown| RunMount {
+        source: source(dataset),
+        target: target.clone(),
+        read_only: *read_only,
+    };
+    shown.iter().map(mount).collect()
 }
 
 /// The directories that must be in each dataset's tree so that all mounts find their mount points.

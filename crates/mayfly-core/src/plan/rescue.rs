@@ -5,19 +5,19 @@
 use super::bases::base_path;
 use super::harvest::{harvest, is_owed};
 use super::mounts::mount_order;
-use super::parts::{bury_root, end_run, old_roots, record, record_ended, running};
+use super::parts::{end_run, old_roots, record, record_ended, running};
 use super::platform::path;
-use super::start::{AWAIT_INIT_MS, end_remains, launch_plan, record_over, tree_steps};
-use super::{NewVpsDefaults, Plan, PlanContext, PlannedStep, Step};
-use crate::documents::{
-    Base, CurrentRun, Desired, Impermanence, Mount, Rescue, TemplateDoc, Track, VpsDoc,
+use super::start::{
+    check_absent, create_root, end_remains, launch_plan, launch_steps, record_over, tree_steps,
+    with_run,
 };
+use super::{NewVpsDefaults, Plan, PlanContext, PlannedStep, Step};
+use crate::documents::{Base, Impermanence, Mount, Rescue, TemplateDoc, Track, VpsDoc};
 use crate::error::{Code, Refusal};
 use crate::ids::RunId;
 use crate::names::{DatasetName, GuestPath, PoolPath, TemplateName};
-use crate::observed::{Mark, Observed, Role};
+use crate::observed::Observed;
 use crate::persist::spec::Spec;
-use crate::ports::{NewDataset, Origin};
 use crate::template::{RootKind, check_architecture};
 
 /// Where the root dataset is in a rescue system, if nothing else is said; what would hide that system is below.
@@ -58,13 +58,7 @@ pub fn plan_rescue(
     }
     let rescue = place(doc, template, root_at)?;
     let root = PoolPath::rescue_root(doc.id, run);
-    if seen.pool.datasets.contains_key(&root) {
-        return Err(Refusal::new(
-            Code::DatasetExists,
-            format!("VPS {}: dataset {root} is in the pool already", doc.title()),
-            "try again: each try draws another name",
-        ));
-    }
+    check_absent(doc, &root, seen)?;
     let stopped = record_ended(doc);
     let mut steps = match running(doc, seen) {
         true => vec![end_run(doc, HALT_MS, false)],
@@ -194,22 +188,12 @@ fn boot(
     (seen, run): (&Observed, &RunId),
     ctx: &PlanContext,
 ) -> Vec<PlannedStep> {
-    let rescued = as_rescued(doc, template, &rescue);
-    let new = NewDataset {
-        name: root.clone(),
-        mark: Mark {
-            node: ctx.node.clone(),
-            owner: Some((doc.id, doc.incarnation.clone())),
-            role: Role::Temporary,
-            run: Some(run.clone()),
-            made_as: root.clone(),
-            condemned_by: None,
-            unharvested: false,
-        },
-        quota: rescued.impermanence.as_ref().map(|on| on.root_quota_bytes),
-        origin: Origin::Clone(base_path(&template.digest)),
+    let on = Impermanence {
+        root_quota_bytes: NewVpsDefaults::ROOT_QUOTA,
+        root_kind: RootKind::Template,
     };
-    let mut steps = vec![Step::CreateDataset { new }.undone_by(bury_root(doc, root, true, ctx))];
+    let rescued = as_rescued(doc, template, &rescue, &on);
+    let mut steps = vec![create_root(&rescued, &on, root, run, ctx)];
     let mut trees = tree_steps(&rescued, root);
     for planned in &mut trees {
         if let Step::PrepareTree { dataset, tree } = &mut planned.step {
@@ -220,16 +204,10 @@ fn boot(
         }
     }
     steps.extend(trees);
-    let mut begun = doc.clone();
-    begun.desired = Desired::Running;
-    begun.run = Some(CurrentRun {
-        run: run.clone(),
-        root: root.clone(),
-        base: Some(template.digest.clone()),
-        boot_id: ctx.boot_id.clone(),
-        started_unix_ms: ctx.now_unix_ms,
-        rescue: Some(rescue),
-    });
+    let mut begun = with_run(doc, root, run, Some(template.digest.clone()), ctx);
+    if let Some(run) = &mut begun.run {
+        run.rescue = Some(rescue);
+    }
     steps.push(record(
         doc,
         begun,
@@ -244,24 +222,7 @@ fn boot(
         ),
         ..Spec::new(run.to_string(), false)
     });
-    steps.push(
-        Step::Launch {
-            launch: Box::new(launch),
-        }
-        .undone_by(Step::EndRun {
-            vps: doc.id,
-            run: None,
-            halt_ms: None,
-        }),
-    );
-    steps.push(
-        Step::AwaitInit {
-            vps: doc.id,
-            run: run.clone(),
-            deadline_ms: AWAIT_INIT_MS,
-        }
-        .final_because("waiting changes nothing"),
-    );
+    steps.extend(launch_steps(launch));
     // The last root of the VPS itself stays, and so does the record of its run: how that ended says what may be taken back
     // from it. Roots of earlier rescues go.
     let old = old_roots(doc, seen, root, false, ctx).into_iter();
@@ -271,7 +232,7 @@ fn boot(
 }
 
 /// The VPS as the rescue system sees it: who it is and what it may take stay.
-fn as_rescued(doc: &VpsDoc, template: &TemplateDoc, rescue: &Rescue) -> VpsDoc {
+fn as_rescued(doc: &VpsDoc, template: &TemplateDoc, rescue: &Rescue, on: &Impermanence) -> VpsDoc {
     VpsDoc {
         template: template.name.clone(),
         base: Base {
@@ -281,10 +242,7 @@ fn as_rescued(doc: &VpsDoc, template: &TemplateDoc, rescue: &Rescue) -> VpsDoc {
         manifest: template.manifest.clone(),
         storage: None,
         mounts: rescue.mounts.clone(),
-        impermanence: Some(Impermanence {
-            root_quota_bytes: NewVpsDefaults::ROOT_QUOTA,
-            root_kind: RootKind::Template,
-        }),
+        impermanence: Some(on.clone()),
         ..doc.clone()
     }
 }

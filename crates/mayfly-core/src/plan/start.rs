@@ -4,13 +4,13 @@ use serde_json::json;
 
 use super::bases::base_path;
 use super::harvest::{before_a_start, harvest, has_storage};
-use super::mounts::{mount_order, mount_points};
+use super::mounts::{Shown, mount_points, shown_datasets};
 use super::parts::{bury_root, end_run, old_roots, record, record_ended, running};
 use super::platform::{PROFILE_INIT, init_link, path, platform_files, skeleton};
 use super::{LaunchPlan, Plan, PlanContext, PlannedStep, Step};
 use crate::documents::{CurrentRun, Desired, Impermanence, VpsDoc};
 use crate::error::{Code, Refusal};
-use crate::ids::RunId;
+use crate::ids::{Digest, RunId};
 use crate::names::{DatasetName, GuestPath, PoolPath};
 use crate::observed::{InitSeen, Mark, Observed, Role};
 use crate::persist::path::TreePath;
@@ -109,55 +109,22 @@ pub(super) fn start_steps(
         Some(on) => {
             check_boots(doc, on, seen)?;
             let root = PoolPath::temporary_root(doc.id, run);
-            // Made anew, never found: what bears this name now is another run's, or someone else's.
-            if seen.pool.datasets.contains_key(&root) {
-                return Err(Refusal::new(
-                    Code::DatasetExists,
-                    format!("VPS {}: dataset {root} is in the pool already", doc.title()),
-                    "try again: each try draws another name",
-                ));
-            }
+            check_absent(doc, &root, seen)?;
             steps.push(create_root(doc, on, &root, run, ctx));
             root
         }
     };
     steps.extend(tree_steps(doc, &root));
 
-    let mut begun = doc.clone();
-    begun.desired = Desired::Running;
-    begun.run = Some(CurrentRun {
-        run: run.clone(),
-        root: root.clone(),
-        base: doc.clones_its_base().then(|| doc.base.template.clone()),
-        boot_id: ctx.boot_id.clone(),
-        started_unix_ms: ctx.now_unix_ms,
-        rescue: None,
-    });
+    let base = doc.clones_its_base().then(|| doc.base.template.clone());
+    let begun = with_run(doc, &root, run, base, ctx);
     steps.push(record(
         doc,
         begun.clone(),
         format!("run {run} with {root} at /"),
     ));
 
-    let launch = launch_plan(doc, &root, run, ctx);
-    steps.push(
-        Step::Launch {
-            launch: Box::new(launch),
-        }
-        .undone_by(Step::EndRun {
-            vps: doc.id,
-            run: None,
-            halt_ms: None,
-        }),
-    );
-    steps.push(
-        Step::AwaitInit {
-            vps: doc.id,
-            run: run.clone(),
-            deadline_ms: AWAIT_INIT_MS,
-        }
-        .final_because("waiting changes nothing"),
-    );
+    steps.extend(launch_steps(launch_plan(doc, &root, run, ctx)));
     if begun.last_root.is_some() {
         let mut settled = begun.clone();
         settled.last_root = None;
@@ -187,7 +154,60 @@ pub(super) fn start_steps(
     Ok(steps)
 }
 
-fn create_root(
+/// A root is made anew, never found: what bears its name already is another run's, or someone else's.
+pub(super) fn check_absent(doc: &VpsDoc, root: &PoolPath, seen: &Observed) -> Result<(), Refusal> {
+    if !seen.pool.datasets.contains_key(root) {
+        return Ok(());
+    }
+    Err(Refusal::new(
+        Code::DatasetExists,
+        format!("VPS {}: dataset {root} is in the pool already", doc.title()),
+        "try again: each try draws another name",
+    ))
+}
+
+/// The VPS with a run that begins now.
+pub(super) fn with_run(
+    doc: &VpsDoc,
+    root: &PoolPath,
+    run: &RunId,
+    base: Option<Digest>,
+    ctx: &PlanContext,
+) -> VpsDoc {
+    let mut begun = doc.clone();
+    begun.desired = Desired::Running;
+    begun.run = Some(CurrentRun {
+        run: run.clone(),
+        root: root.clone(),
+        base,
+        boot_id: ctx.boot_id.clone(),
+        started_unix_ms: ctx.now_unix_ms,
+        rescue: None,
+    });
+    begun
+}
+
+/// From the supervisor to an init that lives.
+pub(super) fn launch_steps(launch: LaunchPlan) -> [PlannedStep; 2] {
+    let (vps, run) = (launch.vps, launch.run.clone());
+    let end = Step::EndRun {
+        vps,
+        run: None,
+        halt_ms: None,
+    };
+    let launch = Box::new(launch);
+    let wait = Step::AwaitInit {
+        vps,
+        run,
+        deadline_ms: AWAIT_INIT_MS,
+    };
+    [
+        Step::Launch { launch }.undone_by(end),
+        wait.final_because("waiting changes nothing"),
+    ]
+}
+
+pub(super) fn create_root(
     doc: &VpsDoc,
     on: &Impermanence,
     root: &PoolPath,
@@ -259,11 +279,9 @@ pub(super) fn launch_plan(
     run: &RunId,
     ctx: &PlanContext,
 ) -> LaunchPlan {
-    let mounts = mount_order(&doc.mounts);
-    let shown: Vec<_> = mounts
-        .iter()
-        .map(|m| json!({ "path": m.path, "dataset": doc.pool_path(&m.dataset), "read_only": m.read_only }))
-        .collect();
+    let mounts = shown_datasets(doc);
+    let told = |(dataset, path, read_only): &Shown| json!({ "path": path, "dataset": dataset, "read_only": read_only });
+    let shown: Vec<_> = mounts.iter().map(told).collect();
     let (kind, base) = match doc.impermanence.as_ref().map(|on| on.root_kind) {
         None => ("persistent", None),
         Some(RootKind::Empty) => ("empty", None),
@@ -283,10 +301,7 @@ pub(super) fn launch_plan(
         run: run.clone(),
         hostname: doc.hostname.clone(),
         root: root.clone(),
-        mounts: mounts
-            .into_iter()
-            .map(|m| (doc.pool_path(&m.dataset), m.path, m.read_only))
-            .collect(),
+        mounts,
         ids: doc.ids,
         limits: doc.limits.clone(),
         init: doc.manifest.init.clone(),

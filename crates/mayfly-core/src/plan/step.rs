@@ -5,6 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::harvest::HarvestPlan;
+use super::mounts::{Shown, run_mounts};
 use crate::bytes::Bytes;
 use crate::documents::{TemplateDoc, VpsDoc};
 use crate::ids::{Incarnation, NodeId, RunId, VpsId};
@@ -12,7 +13,7 @@ use crate::names::{GuestPath, Hostname, PoolPath, TemplateName};
 use crate::observed::Role;
 use crate::persist;
 use crate::ports::{ImportSource, NewDataset, TreePlan};
-use crate::run::{IdRange, Limits, MountSource, PROTOCOL, RunMount, RunSpec};
+use crate::run::{IdRange, Limits, MountSource, PROTOCOL, RunSpec};
 
 /// A run to be started, with datasets by their names in the pool.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,7 +31,7 @@ pub struct LaunchPlan {
     /// The dataset at `/`.
     pub root: PoolPath,
     /// Datasets at paths and whether they are read-only, parents before children.
-    pub mounts: Vec<(PoolPath, GuestPath, bool)>,
+    pub mounts: Vec<Shown>,
     /// Host ids.
     pub ids: IdRange,
     /// Limits.
@@ -62,15 +63,7 @@ impl LaunchPlan {
             run: self.run.clone(),
             hostname: self.hostname.clone(),
             root: source(&self.root),
-            mounts: self
-                .mounts
-                .iter()
-                .map(|(dataset, target, read_only)| RunMount {
-                    source: source(dataset),
-                    target: target.clone(),
-                    read_only: *read_only,
-                })
-                .collect(),
+            mounts: run_mounts(&self.mounts, &source),
             ids: self.ids,
             limits: self.limits.clone(),
             init: self.init.clone(),
