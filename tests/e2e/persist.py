@@ -6,7 +6,7 @@ import os
 import shutil
 
 import images
-from harness import TOP, sh, wait_for
+from harness import TOP, wait_for
 
 FILE = "etc/mayfly/persistence.toml"
 # It is copied, whatever it is: the declaration of most tests.
@@ -85,21 +85,6 @@ def await_stored(node, vps, path, text, seconds=15):
     wait_for(f"{path} is stored as {text!r}", lambda: stored(node, vps, path) == text, seconds)
 
 
-def hashed(top):
-    """One hash over all that lies in a tree, times of change included."""
-    total = hashlib.sha256()
-    for directory, names, files in sorted(os.walk(top)):
-        for name in sorted(names + files):
-            path = os.path.join(directory, name)
-            seen = os.lstat(path)
-            total.update(repr((os.path.relpath(path, top), seen.st_mode, seen.st_uid, seen.st_gid, seen.st_size,
-                               seen.st_mtime_ns)).encode())
-            if os.path.isfile(path) and not os.path.islink(path):
-                with open(path, "rb") as file:
-                    total.update(file.read())
-    return total.hexdigest()
-
-
 def in_guest(node, vps, script):
     """A shell script inside, and what it prints."""
     return node.exec(vps, "sh", "-c", script)
@@ -107,7 +92,3 @@ def in_guest(node, vps, script):
 
 def sha(text):
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def host_sh(script):
-    return sh("sh", "-c", script).stdout

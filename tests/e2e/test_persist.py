@@ -2,7 +2,8 @@
 import re
 
 from harness import sh, wait_for
-from persist import declare, fates, hashed, in_guest, report, restart, storage, stored, template
+from persist import declare, fates, in_guest, report, restart, storage, stored, template
+from truth import tree_hash
 
 # The case that the module itself is tested with, in Mayfly's file.
 MODULES_OWN = """\
@@ -296,11 +297,11 @@ files = [{ file = "/etc/app.conf", method = "copy" }, { file = "/etc/linked", me
         assert told["state"] == "inactive" and told["declarations"] == [], told
         assert "temporary" in told["why"], told
         node.run("stop", vps)
-        before = hashed(storage(node, vps))
+        before = tree_hash(storage(node, vps), times=True)
         for _ in range(2):
             node.run("start", vps)
             node.run("stop", vps)
-            assert hashed(storage(node, vps)) == before
+            assert tree_hash(storage(node, vps), times=True) == before
         # Not mounted at all, with the feature on: inactive as well, and the guest's own file is not there to be read.
         node.run("mount", "remove", vps, "/persistent")
         node.run("feature", "set", vps, "impermanence=on")
@@ -308,7 +309,7 @@ files = [{ file = "/etc/app.conf", method = "copy" }, { file = "/etc/linked", me
         told = report(node, vps)
         assert told["state"] == "inactive" and "/persistent" in told["why"], told
         node.run("stop", vps)
-        assert hashed(storage(node, vps)) == before
+        assert tree_hash(storage(node, vps), times=True) == before
         # And where it is both, the same dataset is not used for keeping what it is itself.
         node.run("mount", "add", vps, "/persistent")
         node.run("start", vps)

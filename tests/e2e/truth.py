@@ -30,8 +30,8 @@ def own_node(make, name, size="4G"):
     assert not left or os.environ.get("MAYFLY_KEEP"), left
 
 
-def tree_hash(top):
-    """One hash over names, kinds, modes, owners, and contents of a tree."""
+def tree_hash(top, times=False):
+    """One hash over names, kinds, modes, owners, and contents of a tree; and over the times of change, if wanted."""
     total = hashlib.sha256()
     for directory, names, files in os.walk(top):
         names.sort()
@@ -39,6 +39,8 @@ def tree_hash(top):
             path = os.path.join(directory, name)
             seen = os.lstat(path)
             what = (os.path.relpath(path, top), oct(seen.st_mode), seen.st_uid, seen.st_gid)
+            if times:
+                what += (seen.st_mtime_ns,)
             total.update(repr(what).encode())
             if stat.S_ISREG(seen.st_mode):
                 total.update(pathlib.Path(path).read_bytes())

@@ -67,8 +67,8 @@ def prepare(at, things, scripts=None):
 def stays(look, storage, path):
     entry = look.get(path)
     stored = storage + path
-    # A link of the base's that leads there by way of another link leads somewhere else.
-    through = [at for at in look if stored.startswith(at + "/") and look[at]["what"] == "link"]
+    # A link of the base's that leads there by way of another link leads somewhere else, and by way of a file nowhere.
+    through = [at for at in look if stored.startswith(at + "/") and look[at]["what"] != "directory"]
     return entry is not None and (entry["is"] == stored
                                   or entry["what"] == "link" and entry["content"] == stored and not through)
 
