@@ -15,8 +15,8 @@ use crate::template::{Manifest, RootKind};
 pub use self::operation::{BY_ITSELF, NewVps, OperationDoc, OperationState, Request};
 
 /// The version of all documents that this program writes. 1 knew pools on btrfs only; 2 knew no base that
-/// changes; 3 knew no declarations.
-pub const SCHEMA: u32 = 4;
+/// changes; 3 knew no declarations; 4 knew no network and no contents that a reinstall put aside.
+pub const SCHEMA: u32 = 5;
 
 /// The node itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

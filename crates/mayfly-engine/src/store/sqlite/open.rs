@@ -71,6 +71,12 @@ pub(super) const SCHEMAS: &[&str] = &[
     UPDATE history SET value = json_set(value, '$.schema', 4)
         WHERE CASE WHEN json_valid(value) THEN json_extract(value, '$.schema') = 3 END;
 ",
+    "
+    UPDATE entries SET value = json_set(value, '$.schema', 5)
+        WHERE CASE WHEN json_valid(value) THEN json_extract(value, '$.schema') = 4 END;
+    UPDATE history SET value = json_set(value, '$.schema', 5)
+        WHERE CASE WHEN json_valid(value) THEN json_extract(value, '$.schema') = 4 END;
+",
 ];
 
 /// Opens the file, or makes it, and holds its lock until the connection is dropped.
