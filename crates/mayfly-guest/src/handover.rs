@@ -17,6 +17,44 @@ const PERSISTENCE: &str = "persistence.json";
 const FILE_LIMIT: u64 = 4 << 20;
 /// What is told to the host at most, so that one write to the FIFO is whole.
 const LINE_LIMIT: usize = 2048;
+/// How the line begins that tells of the declarations.
+const KEYWORD: &str = "persistence ";
+
+/// What became of the declarations, as text: for the host, and for boot.json.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Told {
+    /// A summary in one line.
+    summary: String,
+    /// The whole report, indented.
+    report: String,
+}
+
+impl Told {
+    /// A report as it is told.
+    pub(crate) fn of(report: &Report) -> Self {
+        Self {
+            summary: report.summary().to_line(LINE_LIMIT - KEYWORD.len() - 1),
+            report: serde_json::to_string_pretty(report).unwrap_or_else(|_| "null".to_owned()),
+        }
+    }
+
+    /// For a pipe.
+    pub(crate) fn into_bytes(self) -> Vec<u8> {
+        format!("{}\n{}", self.summary, self.report).into_bytes()
+    }
+
+    /// What [`Told::into_bytes`] made.
+    pub(crate) fn from_bytes(bytes: Vec<u8>) -> Result<Self, String> {
+        let text = String::from_utf8(bytes).map_err(|e| format!("its report is no text: {e}"))?;
+        match text.split_once('\n') {
+            Some((summary, report)) if !report.is_empty() => Ok(Self {
+                summary: summary.to_owned(),
+                report: report.to_owned(),
+            }),
+            _ => Err("it told nothing".to_owned()),
+        }
+    }
+}
 
 /// The way back to the host: the report FIFO, closed by the exec of the VPS's init.
 pub(crate) struct Host {
@@ -35,11 +73,9 @@ impl Host {
     }
 
     /// Tells how the declarations went: one line, which stays JSON however much there was to say.
-    pub(crate) fn tell_persistence(&mut self, report: &Report) {
+    pub(crate) fn tell_persistence(&mut self, told: &Told) {
         if let Some(fifo) = &mut self.fifo {
-            let keyword = "persistence ";
-            let json = report.summary().to_line(LINE_LIMIT - keyword.len() - 1);
-            let _ = fifo.write_all(format!("{keyword}{json}\n").as_bytes());
+            let _ = fifo.write_all(format!("{KEYWORD}{}\n", told.summary).as_bytes());
         }
     }
 
@@ -92,11 +128,11 @@ impl Handover {
 
     /// Puts the boot report where the VPS can read it, with what became of the declarations. Everything that goes wrong
     /// is a text for the console.
-    pub(crate) fn place_boot_report(&self, persistence: Option<&Report>) -> Result<(), String> {
+    pub(crate) fn place_boot_report(&self, persistence: Option<&Told>) -> Result<(), String> {
         let (bytes, trouble) = match (&self.boot_report, persistence) {
             (Err(why), None) => return Err(why.clone()),
             (Ok(bytes), None) => (bytes.clone(), None),
-            (read, Some(report)) => extend(read, report),
+            (read, Some(told)) => extend(read, &told.report),
         };
         let directory = Path::new("/run/mayfly");
         match fs::DirBuilder::new().mode(0o755).create(directory) {
@@ -129,23 +165,23 @@ fn cannot_read(name: &str, error: &io::Error) -> String {
 }
 
 /// The boot report with one key more; where there is no boot report, with that key alone, and why.
-fn extend(read: &Result<Vec<u8>, String>, report: &Report) -> (Vec<u8>, Option<String>) {
+fn extend(read: &Result<Vec<u8>, String>, report: &str) -> (Vec<u8>, Option<String>) {
     let parsed = read.as_ref().map_err(Clone::clone).and_then(|bytes| {
         serde_json::from_slice::<Map<String, Value>>(bytes)
             .map_err(|e| format!("the boot report is not understood: {e}"))
     });
-    let (mut map, mut trouble) = match parsed {
+    let (mut map, trouble) = match parsed {
         Ok(map) => (map, None),
         Err(why) => (Map::new(), Some(why)),
     };
-    match serde_json::to_value(report) {
-        Ok(report) => {
-            map.insert("persistence".to_owned(), report);
-        }
-        Err(e) => trouble = Some(e.to_string()),
-    }
-    let bytes = serde_json::to_vec_pretty(&map).unwrap_or_default();
-    (bytes, trouble)
+    map.remove("persistence");
+    let others = serde_json::to_string_pretty(&map).unwrap_or_default();
+    let others = others.trim_end_matches('}').trim_end();
+    let comma = if map.is_empty() { "" } else { "," };
+    // Line breaks within its texts are escaped, so all of these are between its parts.
+    let report = report.replace('\n', "\n  ");
+    let text = format!("{others}{comma}\n  \"persistence\": {report}\n}}");
+    (text.into_bytes(), trouble)
 }
 
 /// Takes the host's mounts off and removes the directory. Returns what stayed.
@@ -186,17 +222,31 @@ mod tests {
 
     #[test]
     fn the_boot_report_gets_a_key_more() {
-        let report = Report::inactive("nothing is declared");
-        let (bytes, trouble) = extend(&Ok(br#"{"vps": "web"}"#.to_vec()), &report);
+        let report = Report::inactive("nothing is\ndeclared");
+        let told = Told::of(&report);
+        let mut whole = serde_json::json!({"vps": {"name": "web}"}});
+        let (bytes, trouble) = extend(&Ok(whole.to_string().into_bytes()), &told.report);
         let value: Value = serde_json::from_slice(&bytes).unwrap();
         assert_eq!(trouble, None);
-        assert_eq!(value["vps"], "web");
-        assert_eq!(value["persistence"]["state"], "inactive");
+        whole["persistence"] = serde_json::to_value(&report).unwrap();
+        assert_eq!(value, whole);
+        let pretty = serde_json::to_string_pretty(&whole).unwrap();
+        assert_eq!(pretty.lines().count(), bytes.split(|b| *b == b'\n').count());
         for read in [Ok(b"[1]".to_vec()), Err("it is gone".to_owned())] {
-            let (bytes, trouble) = extend(&read, &report);
+            let (bytes, trouble) = extend(&read, &told.report);
             let value: Value = serde_json::from_slice(&bytes).unwrap();
             assert!(trouble.is_some());
-            assert_eq!(value["persistence"]["why"], "nothing is declared");
+            assert_eq!(value["persistence"]["why"], "nothing is\ndeclared");
+        }
+    }
+
+    #[test]
+    fn what_is_told_comes_through_a_pipe() {
+        let report = Report::unknown("it\nbroke \u{1b}[0m");
+        let bytes = Told::of(&report).into_bytes();
+        assert_eq!(Told::from_bytes(bytes), Ok(Told::of(&report)));
+        for bad in [&b""[..], b"{}\n", b"\xff\n{}"] {
+            assert!(Told::from_bytes(bad.to_vec()).is_err());
         }
     }
 }

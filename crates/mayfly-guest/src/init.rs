@@ -12,7 +12,7 @@ use mayfly_core::persist::report::Report;
 use mayfly_core::persist::spec::Spec;
 
 use crate::apply::{self, Order};
-use crate::handover::{self, Handover, Host};
+use crate::handover::{self, Handover, Host, Told};
 use crate::{child, sys};
 
 /// How long the declarations may keep a VPS from booting.
@@ -30,15 +30,15 @@ pub(crate) fn run(command: &[OsString]) -> ExitCode {
     for trouble in handover::remove_traces() {
         eprintln!("mayfly: {trouble}");
     }
-    let report = handover
+    let told = handover
         .persistence
         .as_ref()
         .map(|spec| apply_apart(spec, &mut host));
-    if let Err(trouble) = handover.place_boot_report(report.as_ref()) {
+    if let Err(trouble) = handover.place_boot_report(told.as_ref()) {
         eprintln!("mayfly: {trouble}");
     }
-    if let Some(report) = &report {
-        host.tell_persistence(report);
+    if let Some(told) = &told {
+        host.tell_persistence(told);
     }
     let trouble = become_init(command, &mut host);
     eprintln!("mayfly: {trouble}");
@@ -46,8 +46,9 @@ pub(crate) fn run(command: &[OsString]) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// Applies the declarations in a child: no crash and no hang of it stops a boot.
-fn apply_apart(spec: &Result<Vec<u8>, String>, host: &mut Host) -> Report {
+/// Applies the declarations in a child: no crash and no hang of it stops a boot. It gives its report back as it is told to
+/// others: with a thousand declarations, reading it and writing it again would take a tenth of all.
+fn apply_apart(spec: &Result<Vec<u8>, String>, host: &mut Host) -> Told {
     let done = child::run(APPLY_LIMIT, REPORT_BYTES, || {
         host.close();
         // Every mode is given as it is to be.
@@ -57,15 +58,12 @@ fn apply_apart(spec: &Result<Vec<u8>, String>, host: &mut Host) -> Report {
             Ok(spec) => apply::apply(&Order::birth(&spec, Path::new("/"))),
             Err(why) => Report::unknown(why),
         };
-        serde_json::to_vec(&report).unwrap_or_default()
+        Told::of(&report).into_bytes()
     });
-    done.and_then(|bytes| {
-        serde_json::from_slice(&bytes).map_err(|e| format!("its report is not understood: {e}"))
-    })
-    .unwrap_or_else(|why| {
+    done.and_then(Told::from_bytes).unwrap_or_else(|why| {
         let why = format!("the declarations were not applied to their end: {why}");
         eprintln!("mayfly: {why}");
-        Report::unknown(why)
+        Told::of(&Report::unknown(why))
     })
 }
 
