@@ -8,6 +8,7 @@ mod client;
 mod error;
 mod event;
 mod exec;
+mod file;
 mod fsck;
 mod history;
 mod node;
@@ -20,12 +21,13 @@ mod vps;
 /// The description of the API (OpenAPI 3.1): every address of `mayfly serve` and what goes in and out.
 pub const OPENAPI: &str = include_str!("../openapi.json");
 
-pub use self::client::{Change, Client, ClientError, Lines, Socket};
+pub use self::client::{Change, Client, ClientError, Lines, Pulled, Socket};
 pub use self::error::{ErrorBody, ErrorInfo};
 pub use self::event::{EventLine, EventView};
 pub use self::exec::{
     ConsoleRequest, ConsoleSays, ExecRequest, ExecSays, ExecStart, STDERR, STDOUT,
 };
+pub use self::file::{FilePlaced, MODE_HEADER, PasswordSet, PutFile, SetPassword};
 pub use self::fsck::{FindingView, FsckView, NotMendedView};
 pub use self::history::{HistoryView, RunEventKind, RunEventView};
 pub use self::node::{NodeView, PoolDatasetView, PoolView, ShareView};

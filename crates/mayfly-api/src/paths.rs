@@ -53,7 +53,7 @@ pub fn vps(which: &str) -> String {
     format!("{VPSES}/{}", escape(which))
 }
 
-/// Something of one VPS: `start`, `stop`, `restart`, `exec`, `console`, `log`, `history`, `datasets`, `mounts`, `features`,
+/// Something of one VPS: `start`, `stop`, `restart`, `exec`, `file`, `password`, `console`, `log`, `history`, `datasets`, `mounts`, `features`,
 /// `persistence`.
 pub fn of_vps(which: &str, what: &str) -> String {
     format!("{}/{what}", vps(which))

@@ -105,6 +105,10 @@ codes! {
     MountExists = "mount.exists", 409;
     /// The path cannot be a mount point.
     MountPointRefused = "mount.refused", 409;
+    /// There is no such file in the VPS.
+    FileNotFound = "file.not_found", 404;
+    /// The file cannot be read or written in the VPS.
+    FileRefused = "file.refused", 409;
     /// It has no storage that declared paths could be kept in.
     PersistNoStorage = "persist.no_storage", 409;
     /// The path cannot be declared.

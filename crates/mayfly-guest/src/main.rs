@@ -9,11 +9,14 @@
 //! `mayfly-guest apply` puts what is declared to stay into a new root ([`apply`]), and `mayfly-guest harvest` takes back
 //! what was placed as a copy and has changed ([`harvest`]). Both work on any tree, and take its owner for hostile. Who
 //! writes declarations has `apply --dry-run` and `check`.
+//!
+//! `mayfly-guest put` and `get` carry a file into a running VPS, and out of it ([`files`]).
 
 mod apply;
 mod attributes;
 mod child;
 mod content;
+mod files;
 mod given;
 mod handover;
 mod harvest;
@@ -33,7 +36,10 @@ usage: mayfly-guest init -- PROGRAM [ARG...]   become PROGRAM as the first proce
        mayfly-guest check --spec FILE          read declarations, and tell what is wrong with them
        mayfly-guest harvest --root DIR --storage PATH --run ID [--at PATH=DIR]...
                             [--when running|ended|crashed:SECONDS]
-                                               take back copies that have changed";
+                                               take back copies that have changed
+       mayfly-guest put --path PATH [--name NAME] [--mode OCTAL] [--mode-if-new OCTAL] [--owner UID:GID]
+                                               write the pieces on standard input into a file, whole or not at all
+       mayfly-guest get --path PATH            write a line about a file, and then the file, to standard output";
 
 fn main() -> ExitCode {
     let arguments: Vec<_> = std::env::args_os().skip(1).collect();
@@ -43,6 +49,8 @@ fn main() -> ExitCode {
         (Some("apply"), _) => verbs::run_apply(&arguments[1..]),
         (Some("check"), _) => verbs::run_check(&arguments[1..]),
         (Some("harvest"), _) => verbs::run_harvest(&arguments[1..]),
+        (Some("put"), _) => verbs::run_put(&arguments[1..]),
+        (Some("get"), _) => verbs::run_get(&arguments[1..]),
         (Some("help" | "--help" | "-h"), _) => {
             println!("{USAGE}");
             ExitCode::SUCCESS

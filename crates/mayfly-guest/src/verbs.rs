@@ -1,4 +1,4 @@
-//! The arguments of `apply`, `check` and `harvest`, and what they print.
+//! The arguments of `apply`, `check`, `harvest`, `put` and `get`, and what they print.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -18,6 +18,7 @@ use mayfly_core::persist::spec::{Spec, check_run};
 use mayfly_core::persist::unite::unite;
 
 use crate::apply::{Order, apply};
+use crate::files::{Pieces, Rights, Trouble, get, put};
 use crate::given::{Given, read_given, run_of};
 use crate::harvest::{Harvest, When, harvest};
 use crate::tree::Tree;
@@ -230,4 +231,65 @@ fn exit(result: Result<bool, String>) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+/// `put --path PATH [--name NAME] [--mode OCTAL] [--mode-if-new OCTAL] [--owner UID:GID]`
+pub(crate) fn run_put(arguments: &[OsString]) -> ExitCode {
+    let known = ["--path", "--name", "--mode", "--mode-if-new", "--owner"];
+    let read = || -> Result<(PathBuf, Option<String>, Rights), String> {
+        let words = Words::parse(arguments, &known, &[])?;
+        let mode = |name: &str| -> Result<Option<u32>, String> {
+            let text = words.text(name)?;
+            let parse = |text: &str| u32::from_str_radix(text, 8).ok().filter(|m| *m <= 0o7777);
+            text.map(|text| parse(text).ok_or_else(|| format!("{text} is no mode")))
+                .transpose()
+        };
+        let owner = words.text("--owner")?.map(|text| {
+            let ids = text.split_once(':');
+            let ids = ids.and_then(|(u, g)| Some((u.parse().ok()?, g.parse().ok()?)));
+            ids.ok_or_else(|| format!("{text} is no user and group"))
+        });
+        let rights = Rights {
+            mode: mode("--mode")?,
+            mode_if_new: mode("--mode-if-new")?,
+            owner: owner.transpose()?,
+        };
+        let name = words.text("--name")?.map(str::to_owned);
+        Ok((words.needed("--path")?.to_path_buf(), name, rights))
+    };
+    let (path, name, rights) = match read() {
+        Ok(wish) => wish,
+        Err(why) => return usage(&why),
+    };
+    told(
+        put(
+            &path,
+            name.as_deref(),
+            rights,
+            Pieces::new(std::io::stdin().lock()),
+        )
+        .and_then(|done| {
+            let line = serde_json::to_string(&done).map_err(|e| Trouble::Other(e.to_string()))?;
+            print(&(line + "\n")).map_err(Trouble::Other)
+        }),
+    )
+}
+
+/// `get --path PATH`
+pub(crate) fn run_get(arguments: &[OsString]) -> ExitCode {
+    let words = Words::parse(arguments, &["--path"], &[]);
+    match words.and_then(|words| words.needed("--path").map(Path::to_path_buf)) {
+        Ok(path) => told(get(&path, std::io::stdout().lock())),
+        Err(why) => usage(&why),
+    }
+}
+
+/// Exit status 3 where nothing is there.
+fn told(done: Result<(), Trouble>) -> ExitCode {
+    let (why, status) = match done {
+        Ok(()) => return ExitCode::SUCCESS,
+        Err(Trouble::Absent(why)) => (why, 3),
+        Err(Trouble::Other(why)) => (why, 1),
+    };
+    eprintln!("{why}");
+    ExitCode::from(status)
 }

@@ -11,6 +11,7 @@ use axum::response::Response;
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt as _, StreamExt as _};
 use mayfly_api::{ExecRequest, ExecSays, ExecStart};
+use mayfly_core::documents::VpsDoc;
 use mayfly_core::error::{Code, Refusal};
 use mayfly_core::run::RunPhase;
 use tokio::sync::mpsc;
@@ -147,21 +148,27 @@ async fn prepare(
     }
     state
         .blocking(move |state| {
-            let doc = state.engine().vps(&vps)?;
-            let phase = state.engine().run_state(&doc)?.map(|run| run.phase);
-            if phase != Some(RunPhase::Running) {
-                return Err(Refusal::new(
-                    Code::VpsNotRunning,
-                    format!("VPS {} is not running", doc.title()),
-                    format!("start it: mayfly start {}", doc.id),
-                ));
-            }
+            let doc = running(state, &vps)?;
             let command = state
                 .consoles()
                 .attach(&doc, &start.command, &start.env, start.tty)?;
             Ok((command, start))
         })
         .await
+}
+
+/// A VPS in which programs can be run.
+pub(crate) fn running(state: &AppState, vps: &str) -> Result<VpsDoc, Refusal> {
+    let doc = state.engine().vps(vps)?;
+    let phase = state.engine().run_state(&doc)?.map(|run| run.phase);
+    if phase != Some(RunPhase::Running) {
+        return Err(Refusal::new(
+            Code::VpsNotRunning,
+            format!("VPS {} is not running", doc.title()),
+            format!("start it: mayfly start {}", doc.id),
+        ));
+    }
+    Ok(doc)
 }
 
 /// Passes on what the client types, until it goes.

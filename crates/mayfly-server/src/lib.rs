@@ -20,6 +20,7 @@ mod exec;
 mod extract;
 mod features;
 mod feed;
+mod files;
 mod fsck;
 mod history;
 mod log;

@@ -1,4 +1,4 @@
-//! One program with pipes or with a terminal of its own, between channels.
+//! One program with pipes or with a terminal of its own, between channels; or with pipes alone.
 //!
 //! With a terminal it runs under `setsid --ctty`, which makes the terminal its own and then becomes the program: what
 //! a forked child would have to do by hand.
@@ -21,7 +21,7 @@ use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::unix::pipe;
-use tokio::process::{Child, ChildStdin, Command};
+use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
@@ -138,6 +138,55 @@ impl Process {
 }
 
 impl Drop for Process {
+    fn drop(&mut self) {
+        if let (false, Some(pid)) = (self.over, self.child.id()) {
+            kill_tree(pid);
+        }
+    }
+}
+
+/// A program with three pipes. Dropped before its end, it is killed with all that descends from it.
+pub(crate) struct Piped {
+    child: Child,
+    /// Its input; taken away, it is at its end.
+    pub(crate) stdin: Option<ChildStdin>,
+    /// What it prints.
+    pub(crate) stdout: ChildStdout,
+    /// What it complains of.
+    pub(crate) stderr: ChildStderr,
+    over: bool,
+}
+
+impl Piped {
+    /// Starts it.
+    pub(crate) fn start(attach: &AttachCommand) -> io::Result<Self> {
+        let mut child = command(&attach.program, attach)
+            .args(&attach.args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()?;
+        match (child.stdin.take(), child.stdout.take(), child.stderr.take()) {
+            (stdin, Some(stdout), Some(stderr)) => Ok(Self {
+                child,
+                stdin,
+                stdout,
+                stderr,
+                over: false,
+            }),
+            _ => Err(io::Error::other("it has no pipes")),
+        }
+    }
+
+    /// Waits for its end. 128 + signal for one that was killed.
+    pub(crate) async fn end(&mut self) -> io::Result<i32> {
+        let status = self.child.wait().await?;
+        self.over = true;
+        Ok(exit_code(status))
+    }
+}
+
+impl Drop for Piped {
     fn drop(&mut self) {
         if let (false, Some(pid)) = (self.over, self.child.id()) {
             kill_tree(pid);

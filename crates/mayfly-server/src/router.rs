@@ -12,8 +12,8 @@ use utoipa_axum::router::OpenApiRouter;
 
 use crate::error::ApiError;
 use crate::{
-    AppState, console, datasets, describe, events, exec, features, fsck, history, log, mounts,
-    node, operations, persist, templates, vpses,
+    AppState, console, datasets, describe, events, exec, features, files, fsck, history, log,
+    mounts, node, operations, persist, templates, vpses,
 };
 
 /// No request is larger.
@@ -67,6 +67,11 @@ pub(crate) const GROUPS: &[Group] = &[
     group("template", "What VPSes are made from", templates::routes),
     group("vps", "VPSes and their life", vpses::routes),
     group("exec", "Programs inside a VPS", exec::routes),
+    group(
+        "file",
+        "Files inside a VPS, and its passwords",
+        files::routes,
+    ),
     group("console", "The console of a VPS", console::routes),
     group("log", "What the console printed", log::routes),
     group("history", "What happened to runs", history::routes),

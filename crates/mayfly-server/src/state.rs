@@ -44,6 +44,9 @@ pub trait Consoles: Send + Sync {
         tty: bool,
     ) -> Result<AttachCommand, Refusal>;
 
+    /// How to run Mayfly's helper with these arguments inside a VPS that runs.
+    fn attach_helper(&self, doc: &VpsDoc, arguments: &[&str]) -> Result<AttachCommand, Refusal>;
+
     /// The socket of the present run's console; none where there is no run.
     fn console_socket(&self, doc: &VpsDoc) -> Option<PathBuf>;
 

@@ -1,13 +1,14 @@
 //! Programs in VPSes and their consoles, as the host has them.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use mayfly_core::documents::VpsDoc;
 use mayfly_core::error::{Code, Refusal};
 use mayfly_core::ids::NodeId;
-use mayfly_host::run::attach::attach_command;
+use mayfly_host::run::attach::{self, attach_command, attach_helper_command};
 use mayfly_host::run::client;
 use mayfly_host::run::paths::RunDir;
 use mayfly_host::run::ring::read_ring;
@@ -48,18 +49,14 @@ impl Consoles for HostConsoles {
         let environment = guest_environment(env);
         let environment: Vec<&str> = environment.iter().map(String::as_str).collect();
         let argv: Vec<&str> = command.iter().map(String::as_str).collect();
-        let attach = attach_command(&self.node, doc.id, &environment, &argv).map_err(|e| {
-            Refusal::new(
-                Code::HostUnsuitable,
-                format!("lxc-attach cannot be run: {e}"),
-                "install it: apt install lxc",
-            )
-        })?;
-        Ok(AttachCommand {
-            program: attach.program,
-            args: attach.args,
-            env: Vec::new(),
-        })
+        ready(attach_command(&self.node, doc.id, &environment, &argv))
+    }
+
+    fn attach_helper(&self, doc: &VpsDoc, arguments: &[&str]) -> Result<AttachCommand, Refusal> {
+        let programs = self.runtime.programs();
+        ready(attach_helper_command(
+            &self.node, doc.id, programs, arguments,
+        ))
     }
 
     fn console_socket(&self, doc: &VpsDoc) -> Option<PathBuf> {
@@ -90,6 +87,21 @@ impl Consoles for HostConsoles {
             )),
         }
     }
+}
+
+fn ready(command: io::Result<attach::AttachCommand>) -> Result<AttachCommand, Refusal> {
+    let command = command.map_err(|e| {
+        Refusal::new(
+            Code::HostUnsuitable,
+            format!("lxc-attach cannot be run: {e}"),
+            "install it: apt install lxc",
+        )
+    })?;
+    Ok(AttachCommand {
+        program: command.program,
+        args: command.args,
+        env: Vec::new(),
+    })
 }
 
 /// `NAME=value`, with what every program may count on.

@@ -1,8 +1,8 @@
 //! The program: the daemon (`serve`), the supervisor of one run (`supervise`, internal), the confined harvest of one root
-//! (`harvest`, internal), and the command line.
+//! (`harvest`, internal), a way into a VPS for the helper (`attach`, internal), and the command line.
 //!
 //! The command line talks to the daemon and to nothing else; only `init`, `serve`,
-//! `supervise`, `harvest`, `recover`, and `fsck` where no daemon runs, touch the host.
+//! `supervise`, `harvest`, `attach`, `recover`, and `fsck` where no daemon runs, touch the host.
 
 mod cli;
 mod consoles;
@@ -12,6 +12,7 @@ mod node;
 mod recover;
 mod serve;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -29,6 +30,10 @@ fn main() -> ExitCode {
     if std::env::args_os().skip(1).eq(["harvest"]) {
         mayfly_host::run::harvest::harvest()
     }
+    if let Some(arguments) = called_to_attach() {
+        let Err(e) = mayfly_host::run::attach::attach_helper(&arguments);
+        return Failure::from(e).print(false);
+    }
     let Cli { json, socket, verb } = Cli::try_parse().unwrap_or_else(|e| cli::exit_with_usage(&e));
     let done = match verb {
         // One thread and no runtime: each of them makes namespaces or forks before it does anything else.
@@ -43,6 +48,12 @@ fn main() -> ExitCode {
         verb => cli::run(verb, json, socket),
     };
     done.unwrap_or_else(|failure| failure.print(json))
+}
+
+/// The daemon's own call, whose words are another program's.
+fn called_to_attach() -> Option<Vec<OsString>> {
+    let mut words = std::env::args_os().skip(1);
+    (words.next()? == "attach").then(|| words.collect())
 }
 
 /// The daemon's own call, which lies on the way of every start: it is understood without the parser of the command line.

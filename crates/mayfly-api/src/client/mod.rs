@@ -1,6 +1,7 @@
 //! A client of one node, over its unix socket. One connection per request: nothing is shared, nothing lingers.
 
 mod change;
+mod files;
 mod lines;
 
 use std::path::{Path, PathBuf};
@@ -19,6 +20,7 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 
 pub use self::change::Change;
+pub use self::files::Pulled;
 pub use self::lines::Lines;
 use crate::{
     DatasetView, ErrorBody, ErrorInfo, FeatureView, FsckView, HistoryView, IfBusy, MountView,
@@ -321,6 +323,23 @@ impl Client {
         path: &str,
         body: Option<String>,
     ) -> Result<Response<Incoming>, ClientError> {
+        let content_type = body.as_ref().map(|_| "application/json");
+        let body = Full::new(Bytes::from(body.unwrap_or_default()));
+        self.send(method, path, content_type, body).await
+    }
+
+    /// The same with any body.
+    async fn send<B>(
+        &self,
+        method: Method,
+        path: &str,
+        content_type: Option<&str>,
+        body: B,
+    ) -> Result<Response<Incoming>, ClientError>
+    where
+        B: hyper::body::Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: std::error::Error + Send + Sync,
+    {
         let stream = self.connect().await?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
@@ -331,10 +350,9 @@ impl Client {
             .method(method)
             .uri(path)
             .header(HOST, "mayfly");
-        if body.is_some() {
-            request = request.header(CONTENT_TYPE, "application/json");
+        if let Some(content_type) = content_type {
+            request = request.header(CONTENT_TYPE, content_type);
         }
-        let body = Full::new(Bytes::from(body.unwrap_or_default()));
         let request = request.body(body).map_err(|e| self.broken(e))?;
         let response = sender
             .send_request(request)

@@ -16,8 +16,8 @@ use super::unite::{Declaration, Kind, Wanted};
 /// Below these the kernel shows what it likes.
 const KERNEL: [&str; 3] = ["dev", "proc", "sys"];
 
-/// What programs replace by rename, which a bind mount or a link does not survive.
-const REPLACED: [&str; 6] = [
+/// The files of users and groups. Programs replace them by rename, which a bind mount or a link does not survive.
+pub const ACCOUNT_FILES: [&str; 6] = [
     "/etc/group",
     "/etc/gshadow",
     "/etc/passwd",
@@ -255,7 +255,7 @@ fn warn_of(declaration: &Declaration, problems: &mut Problems) {
             method: Method::Copy
         } | Kind::Directory { .. }
     );
-    if !copied && REPLACED.contains(&declaration.path.as_str()) {
+    if !copied && ACCOUNT_FILES.contains(&declaration.path.as_str()) {
         problems.warn(
             declaration.path.as_str(),
             "programs replace this file by rename, which fails on a mount and breaks a link: use method = \"copy\", or the preset `accounts`",

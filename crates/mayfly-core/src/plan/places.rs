@@ -5,13 +5,18 @@ use crate::documents::{Mount, VpsDoc};
 use crate::names::{DatasetName, GuestPath, PoolPath};
 use crate::persist::path::TreePath;
 
-/// The innermost mount that holds `path`.
-pub(super) fn mount_of<'a>(doc: &'a VpsDoc, path: &TreePath) -> Option<&'a Mount> {
+/// The innermost of these mounts that holds `path`.
+pub(super) fn mount_in<'a>(mounts: &'a [Mount], path: &TreePath) -> Option<&'a Mount> {
     let holds = |m: &&Mount| TreePath::parse(m.path.as_str()).is_ok_and(|at| path.is_in(&at));
-    doc.mounts
+    mounts
         .iter()
         .filter(holds)
         .max_by_key(|m| m.path.as_str().len())
+}
+
+/// The innermost mount of the VPS that holds `path`.
+pub(super) fn mount_of<'a>(doc: &'a VpsDoc, path: &TreePath) -> Option<&'a Mount> {
+    mount_in(&doc.mounts, path)
 }
 
 /// The dataset that holds `path`, and the path inside it. What no mount holds is in the present root, or in the last; none

@@ -1,8 +1,15 @@
-//! Running a program inside a VPS.
+//! Running a program inside a VPS: one of its own, or the helper, which is not among its files.
 
+use std::convert::Infallible;
 use std::ffi::OsString;
+use std::fs::File;
 use std::io;
-use std::path::PathBuf;
+use std::os::fd::AsRawFd as _;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use rustix::io::{FdFlags, fcntl_setfd};
 
 use mayfly_core::ids::{NodeId, VpsId};
 
@@ -31,6 +38,48 @@ pub fn attach_command(
         program: find_program("lxc-attach")?,
         args: render_arguments(node, vps, environment, argv),
     })
+}
+
+/// How to run the helper with `argv` in a running VPS: by way of `mayfly attach`, which is this `program`.
+pub fn attach_helper_command(
+    node: &NodeId,
+    vps: VpsId,
+    (program, helper): (&Path, &Path),
+    argv: &[&str],
+) -> io::Result<AttachCommand> {
+    let mut words = vec![HELPER];
+    words.extend(argv);
+    let attach = attach_command(node, vps, &[], &words)?;
+    let mut args: Vec<OsString> = vec!["attach".into(), helper.into(), attach.program.into()];
+    args.extend(attach.args);
+    Ok(AttachCommand {
+        program: program.to_path_buf(),
+        args,
+    })
+}
+
+/// Stands where the helper's name will be.
+const HELPER: &str = "mayfly-guest";
+
+/// Becomes lxc-attach with the helper as an open file that it inherits; the VPS knows no path to it. `arguments` are the
+/// helper, lxc-attach and its arguments.
+///
+/// The file is the host's: nobody in the VPS owns it, so nobody there can write to it.
+pub fn attach_helper(arguments: &[OsString]) -> io::Result<Infallible> {
+    let [helper, program, arguments @ ..] = arguments else {
+        return Err(io::Error::other("this is the daemon's own call"));
+    };
+    let helper = File::open(helper)?;
+    fcntl_setfd(&helper, FdFlags::empty())?;
+    let name = format!("/proc/self/fd/{}", helper.as_raw_fd());
+    let at = arguments.iter().position(|word| word == "--");
+    let arguments = arguments.iter().enumerate().map(|(number, word)| {
+        match number > 0 && Some(number - 1) == at && word == HELPER {
+            true => OsString::from(&name),
+            false => word.clone(),
+        }
+    });
+    Err(Command::new(program).args(arguments).exec())
 }
 
 fn render_arguments(

@@ -77,6 +77,11 @@ impl LxcRuntime {
         }
     }
 
+    /// This program and the guest's helper.
+    pub fn programs(&self) -> (&Path, &Path) {
+        (&self.places.program, &self.places.guest_helper)
+    }
+
     /// The directory of a run.
     pub fn run_dir(&self, vps: VpsId, run: &RunId) -> RunDir {
         self.places.node.run_dir(vps, run)
@@ -403,7 +408,7 @@ impl Runtime for LxcRuntime {
         dead::harvest(
             order,
             (state.as_ref(), heard_unix_ms, &self.run_dir(vps, run)),
-            (&self.places.program, &self.places.guest_helper),
+            self.programs(),
         )
     }
 

@@ -3,6 +3,7 @@
 
 mod description;
 mod events;
+mod files;
 mod harness;
 mod limits;
 mod persist;

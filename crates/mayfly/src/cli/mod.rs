@@ -7,12 +7,14 @@ mod events;
 mod exec;
 mod failure;
 mod feature;
+mod files;
 mod history;
 mod logs;
 mod manual;
 mod mount;
 mod node;
 mod operation;
+mod passwd;
 mod persist;
 mod rescue;
 mod screen;
@@ -102,6 +104,12 @@ pub(crate) enum Verb {
     Destroy(vps::DestroyArgs),
     /// Run a program in a VPS; the exit status is the program's
     Exec(exec::ExecArgs),
+    /// Put a file into a running VPS, whole or not at all, and tell whether it will stay
+    Push(files::PushArgs),
+    /// Take a file out of a running VPS
+    Pull(files::PullArgs),
+    /// Set a password in a running VPS, and tell whether it will stay
+    Passwd(passwd::PasswdArgs),
     /// The console of a VPS: from before its init, through reboots
     Console(VpsArgs),
     /// What happened to a VPS's runs, and what its console printed
@@ -205,6 +213,9 @@ async fn dispatch(verb: Verb, context: &Context) -> Result<ExitCode, Failure> {
         Verb::Set(args) => set::run(context, args).await,
         Verb::Destroy(args) => vps::destroy(context, args).await,
         Verb::Exec(args) => exec::run(context, args).await,
+        Verb::Push(args) => files::push(context, args).await,
+        Verb::Pull(args) => files::pull(context, args).await,
+        Verb::Passwd(args) => passwd::run(context, args).await,
         Verb::Console(args) => console::console(context, &args.vps).await,
         Verb::Logs(args) => logs::run(context, args).await,
         Verb::Dataset(verb) => dataset::run(context, verb).await,

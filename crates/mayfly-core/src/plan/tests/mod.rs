@@ -13,6 +13,7 @@ mod properties;
 mod refusals;
 mod rescue;
 mod review;
+mod stays;
 
 use crate::bytes::Bytes;
 use crate::documents::{Mount, Request};

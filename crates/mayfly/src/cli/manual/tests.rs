@@ -26,7 +26,7 @@ fn all_verbs() -> Vec<(String, Command)> {
 }
 
 /// Verbs that change nothing on the node, or make no operation: `init` and `serve` are the node itself.
-const WITHOUT_PLAN: [&str; 22] = [
+const WITHOUT_PLAN: [&str; 25] = [
     "completions",
     "console",
     "dataset list",
@@ -43,7 +43,10 @@ const WITHOUT_PLAN: [&str; 22] = [
     "operation list",
     "operation show",
     "operation watch",
+    "passwd",
     "pool show",
+    "pull",
+    "push",
     "serve",
     "show",
     "status",
