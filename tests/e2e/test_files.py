@@ -99,16 +99,18 @@ def test_what_cannot_be_put_or_pulled_is_refused_and_leaves_nothing(node):
         wait_for("it ended with its client", lambda: not inside(), 15)
         assert node.exec(vps, "sh", "-c", "cat /persistent/whole; ls -A /persistent | grep -c mayfly- || true") == "whole\n0"
 
-        # The quota holds, and what did not fit leaves nothing.
-        node.run("dataset", "set", vps, "quota=512M")
-        node.run("dataset", "create", f"{vps}/small", "--quota", "16M")
-        node.run("stop", vps, "--force")
+
+def test_a_file_that_does_not_fit_leaves_nothing(node):
+    with node.vps(template="debian-12-impermanence", start=False) as vps, tempfile.TemporaryDirectory() as here:
         assert "vps.not_running" in node.run("push", vps, "-", "/srv/x", input="x", check=False).stderr
-        node.run("mount", "add", f"{vps}/small", "/small")
+        node.run("dataset", "set", vps, "quota=512M")
+        node.run("dataset", "create", f"{vps}/small", "--quota", "16M", "--mount", "/small")
         node.run("start", vps)
-        with open(here / "large", "wb") as large:
-            large.truncate(64 << 20)
-        assert "quota" in refused("file.refused", "push", vps, here / "large", "/small/x").lower()
+        large = pathlib.Path(here) / "large"
+        with open(large, "wb") as file:
+            file.truncate(64 << 20)
+        done = node.run("push", vps, large, "/small/x", check=False)
+        assert done.returncode == 1 and "file.refused" in done.stderr and "quota" in done.stderr.lower(), done
         assert node.exec(vps, "ls", "-A", "/small") == ""
 
 

@@ -79,7 +79,12 @@ pub fn attach_helper(arguments: &[OsString]) -> io::Result<Infallible> {
             false => word.clone(),
         }
     });
-    Err(Command::new(program).args(arguments).exec())
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "this process becomes the program, with the clear environment that it was given itself"
+    )]
+    let mut command = Command::new(program);
+    Err(command.args(arguments).exec())
 }
 
 fn render_arguments(
