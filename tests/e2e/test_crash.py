@@ -6,6 +6,7 @@ import re
 import signal
 
 import images
+import servers
 from backends import only
 from harness import MAYFLY, Node, sh, wait_for
 from test_alive import edit_document
@@ -478,6 +479,23 @@ def test_template_import_killed_anywhere_leaves_nothing(node):
             wait_for(f"what was replaced is gone: {point}", lambda: set(os.listdir(pool_path(node) / "templates")) == there)
             assert_no_orphans(node)
             node.run("template", "import", "made", first, "--replace")
+        print(f"  {len(points)} points")
+
+
+def test_template_pull_killed_anywhere_leaves_nothing(node):
+    """R9, T1: also nothing of the download."""
+    with own_node(Node, "crash-pull") as node:
+        (node.dir / "www").mkdir()
+        with servers.serving(node.dir / "www") as server:
+            server.add("tiny/1", "1", servers.metadata(node.dir, 1), servers.rootfs(node.dir, 1))
+            verb = ["template", "pull", server.url, "pulled", "--image", "tiny/1"]
+            points = [*step_points(node, *verb), "pull.after_download", "import.after_unpack", "template.after_rename"]
+            for point in points:
+                cut(node, point, *verb)
+                assert {t["name"] for t in node.json("template", "list")} == {"pulled", "tiny"}, f"killed at {point}"
+                assert not (node.state / "downloads").exists(), f"killed at {point}"
+                assert_no_orphans(node)
+                node.run("template", "remove", "pulled")
         print(f"  {len(points)} points")
 
 

@@ -35,7 +35,7 @@ pub use self::operation::{IfBusy, OperationFilter, OperationView, PlanBody, Plan
 pub use self::persist::{
     ChangePersistence, DeclarationView, OriginView, PersistenceView, ProblemView,
 };
-pub use self::template::{BuildTemplate, ImportTemplate, TemplateView};
+pub use self::template::{BuildTemplate, ImportTemplate, PullTemplate, TemplateView};
 pub use self::vps::{
     AddMount, BaseView, CreateDataset, CreateVps, DatasetView, FeatureState, FeatureView,
     ImpermanenceView, MountView, RescueVps, RestartVps, RunView, SetDataset, SetFeatures,

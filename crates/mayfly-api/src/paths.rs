@@ -48,6 +48,11 @@ pub fn template(name: &str) -> String {
     format!("{TEMPLATES}/{}", escape(name))
 }
 
+/// What makes a template of a server's image.
+pub fn pull(name: &str) -> String {
+    format!("{}/pull", template(name))
+}
+
 /// One VPS.
 pub fn vps(which: &str) -> String {
     format!("{VPSES}/{}", escape(which))

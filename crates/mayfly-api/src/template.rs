@@ -4,6 +4,7 @@ use mayfly_core::bytes::Bytes;
 use mayfly_core::documents::TemplateDoc;
 use mayfly_core::ids::Digest;
 use mayfly_core::names::TemplateName;
+use mayfly_core::remote::RemoteUrl;
 use mayfly_core::template::Manifest;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -37,6 +38,23 @@ pub struct ImportTemplate {
     /// The sha256 that the files must have together, one after the other, metadata first.
     #[serde(default)]
     pub digest: Option<Digest>,
+    /// Whether a template of that name gets these contents.
+    #[serde(default)]
+    pub replace: bool,
+}
+
+/// `POST /v1/templates/{name}/pull`: an image of a server becomes the template of that name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PullTemplate {
+    /// The address of an image server that speaks simplestreams.
+    #[schema(value_type = String)]
+    pub remote: RemoteUrl,
+    /// The image: an alias or the name of a product; the newest version for the node's architecture is taken.
+    pub image: String,
+    /// Whether it may be asked by plain http though it is another host.
+    #[serde(default)]
+    pub plain_http: bool,
     /// Whether a template of that name gets these contents.
     #[serde(default)]
     pub replace: bool,

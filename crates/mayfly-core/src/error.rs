@@ -83,6 +83,8 @@ codes! {
     TemplateInUse = "template.in_use", 409;
     /// It could not be built.
     TemplateBuildFailed = "template.build_failed", 500;
+    /// An image server did not give what was asked for.
+    TemplatePullFailed = "template.pull_failed", 502;
     /// The archive is damaged, or has what no template may have.
     TemplateBadArchive = "template.bad_archive", 400;
     /// The archive is not the one that was meant.

@@ -27,6 +27,7 @@ pub mod ports;
 pub mod proof;
 pub mod rebuild;
 pub mod recipe;
+pub mod remote;
 pub mod run;
 #[cfg(feature = "schema")]
 mod schema;

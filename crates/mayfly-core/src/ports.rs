@@ -444,6 +444,15 @@ pub trait Templates: Send + Sync {
         cancel: &Cancel,
         progress: &mut dyn FnMut(&str),
     ) -> HostResult<BuiltTemplate>;
+
+    /// Downloads a server's image, held against the sizes and sums that the server told before, and imports it. What was
+    /// downloaded is gone when this comes back, and after a crash when the next daemon starts.
+    fn pull(
+        &self,
+        source: &crate::remote::PullSource,
+        cancel: &Cancel,
+        progress: &mut dyn FnMut(&str),
+    ) -> HostResult<BuiltTemplate>;
 }
 
 /// Time and randomness.

@@ -7,6 +7,7 @@ use mayfly_core::names::{DatasetName, GuestPath, TemplateName};
 use mayfly_core::persist::change::PersistChange;
 use mayfly_core::plan::CreateInput;
 use mayfly_core::ports::ImportSource;
+use mayfly_core::remote::PullSource;
 use mayfly_core::template::RootKind;
 
 /// What happens to a change where another one is under way.
@@ -128,6 +129,15 @@ pub enum Intent {
     TemplateImport {
         /// The archives.
         source: ImportSource,
+        /// The template's name.
+        name: TemplateName,
+        /// Whether a template of that name gets these contents.
+        replace: bool,
+    },
+    /// Make a template of a server's image.
+    TemplatePull {
+        /// The image.
+        source: PullSource,
         /// The template's name.
         name: TemplateName,
         /// Whether a template of that name gets these contents.

@@ -111,6 +111,11 @@ impl Engine {
                 let built = deps.templates.import(source, cancel, &mut progress)?;
                 self.record_template(name, built)?
             }
+            Step::PullTemplate { source, name } => {
+                let mut progress = |text: &str| self.tell_progress(op, text);
+                let built = deps.templates.pull(source, cancel, &mut progress)?;
+                self.record_template(name, built)?
+            }
             Step::RecordTemplate { name, doc } => {
                 let key = keys::template(name);
                 let outcome = self.record(&key, doc.as_deref())?;

@@ -8,7 +8,7 @@ use mayfly_core::ids::{Incarnation, RunId, VpsId};
 use mayfly_core::names::TemplateName;
 use mayfly_core::plan::{
     NewVpsDefaults, Plan, plan_run_ended, plan_template_build, plan_template_import,
-    plan_template_remove, plan_vps, resolve_new_vps,
+    plan_template_pull, plan_template_remove, plan_vps, resolve_new_vps,
 };
 use mayfly_core::run::RunEnd;
 
@@ -121,6 +121,14 @@ impl Engine {
                 },
                 _,
             ) => plan_template_import(source, name, *replace, &ctx.templates),
+            (
+                Request::TemplatePull {
+                    source,
+                    name,
+                    replace,
+                },
+                _,
+            ) => plan_template_pull(source, name, *replace, &ctx.templates),
             (Request::TemplateRemove { name }, _) => {
                 let pool = self.deps().storage.observe()?;
                 plan_template_remove(name, &ctx.templates, &self.every_vps()?, &pool, ctx)
@@ -246,6 +254,21 @@ impl Engine {
                 },
             ));
         }
+        if let Intent::TemplatePull {
+            source,
+            name,
+            replace,
+        } = intent
+        {
+            return Ok((
+                None,
+                Request::TemplatePull {
+                    source,
+                    name,
+                    replace,
+                },
+            ));
+        }
         if let Intent::TemplateRemove { name } = intent {
             return Ok((None, Request::TemplateRemove { name }));
         }
@@ -320,6 +343,7 @@ impl Engine {
             Intent::Create { .. }
             | Intent::TemplateBuild { .. }
             | Intent::TemplateImport { .. }
+            | Intent::TemplatePull { .. }
             | Intent::TemplateRemove { .. } => {
                 return Err(Refusal::new(
                     Code::Internal,

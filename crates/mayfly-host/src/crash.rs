@@ -27,6 +27,7 @@ pub const CRASH_POINTS: &[&str] = &[
     "template.after_part",
     "template.after_marks",
     "template.after_rename",
+    "pull.after_download",
     "import.after_unpack",
     "mirror.after_write",
     "mirror.after_rename",

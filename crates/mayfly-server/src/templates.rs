@@ -3,10 +3,11 @@
 use axum::Json;
 use axum::extract::State;
 use axum::response::Response;
-use mayfly_api::{BuildTemplate, ImportTemplate, TemplateView};
+use mayfly_api::{BuildTemplate, ImportTemplate, PullTemplate, TemplateView};
 use mayfly_core::error::{Code, Refusal};
 use mayfly_core::names::TemplateName;
 use mayfly_core::ports::ImportSource;
+use mayfly_core::remote::PullSource;
 use mayfly_engine::Intent;
 use utoipa_axum::routes;
 
@@ -20,6 +21,7 @@ pub(crate) fn routes() -> Routes {
     Routes::default()
         .routes(routes!(list, build))
         .routes(routes!(show, import, remove))
+        .routes(routes!(pull))
 }
 
 /// All templates.
@@ -138,6 +140,42 @@ pub(crate) async fn import(
     };
     let intent = Intent::TemplateImport {
         source,
+        name,
+        replace,
+    };
+    state.change(caller, &how, None, intent).await
+}
+
+/// Makes a template of an image of a server that speaks simplestreams, as those of LXC and Incus do.
+#[utoipa::path(
+    post,
+    path = "/v1/templates/{name}/pull",
+    params(("name" = String, Path, description = "The template's name."), How),
+    request_body = PullTemplate,
+    responses(Changed),
+)]
+pub(crate) async fn pull(
+    State(state): State<AppState>,
+    caller: Caller,
+    Path(name): Path<String>,
+    Params(how): Params<How>,
+    Body(wish): Body<PullTemplate>,
+) -> Result<Response, ApiError> {
+    let name: TemplateName = name.parse().map_err(|why| {
+        ApiError::invalid(format!("{why}"), "choose another name for the template")
+    })?;
+    let PullTemplate {
+        remote,
+        image,
+        plain_http,
+        replace,
+    } = wish;
+    let intent = Intent::TemplatePull {
+        source: PullSource {
+            remote,
+            image,
+            plain_http,
+        },
         name,
         replace,
     };

@@ -28,7 +28,7 @@ use mayfly_host::clock::HostClock;
 use mayfly_host::run::client::Node;
 use mayfly_host::run::runtime::{LxcRuntime, RuntimePlaces};
 use mayfly_host::storage::{OpenPool, format_pool, open_pool};
-use mayfly_host::template::TemplateWorks;
+use mayfly_host::template::{TemplateWorks, forget_downloads};
 use mayfly_host::{crash, namespace, subids};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
@@ -61,6 +61,11 @@ impl StateDir {
 
     fn runs(&self) -> PathBuf {
         self.0.join("runs")
+    }
+
+    /// What is being pulled.
+    fn downloads(&self) -> PathBuf {
+        self.0.join("downloads")
     }
 
     pub(crate) fn database(&self) -> PathBuf {
@@ -259,6 +264,9 @@ impl Daemon {
 pub(crate) fn open(state: &StateDir) -> anyhow::Result<Daemon> {
     let node = state.node()?;
     let lock = state.lock()?;
+    let downloads = state.downloads();
+    forget_downloads(&downloads)
+        .with_context(|| format!("cannot remove {}", downloads.display()))?;
     let pool = open_pool_of(state, &node)?;
     state.check_database(&*pool.storage)?;
     let store = open_store(state).map_err(Refusal::from)?;
@@ -322,7 +330,7 @@ fn assemble(
         store,
         storage: pool.storage,
         runtime: runtime.clone(),
-        templates: Arc::new(TemplateWorks::new(pool.templates)),
+        templates: Arc::new(TemplateWorks::new(pool.templates, state.downloads())),
         clock: Arc::new(HostClock::new()?),
         reserved: subids::observe_reserved_ranges()?,
         crash: Arc::new(crash::step_point),

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::{
     AddMount, BuildTemplate, ChangePersistence, CreateDataset, CreateVps, ImportTemplate,
-    RescueVps, RestartVps, SetDataset, SetFeatures, SetVps, StopVps, paths,
+    PullTemplate, RescueVps, RestartVps, SetDataset, SetFeatures, SetVps, StopVps, paths,
 };
 
 /// A request for a change.
@@ -112,6 +112,11 @@ impl Change {
     /// Makes a template of files on the node.
     pub fn import_template(name: &TemplateName, body: &ImportTemplate) -> Self {
         Self::with_body(Method::POST, paths::template(name.as_str()), body)
+    }
+
+    /// Makes a template of a server's image.
+    pub fn pull_template(name: &TemplateName, body: &PullTemplate) -> Self {
+        Self::with_body(Method::POST, paths::pull(name.as_str()), body)
     }
 
     /// Removes a template.

@@ -11,6 +11,7 @@ use crate::names::{DatasetName, GuestPath, TemplateName};
 use crate::persist::change::PersistChange;
 use crate::plan::Plan;
 use crate::ports::ImportSource;
+use crate::remote::PullSource;
 
 /// What a new VPS is to be: checked, complete, no choice left.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -152,6 +153,15 @@ pub enum Request {
         /// Whether a template of that name gets these contents.
         replace: bool,
     },
+    /// Make a template of a server's image.
+    TemplatePull {
+        /// The image.
+        source: PullSource,
+        /// The name that the template gets.
+        name: TemplateName,
+        /// Whether a template of that name gets these contents.
+        replace: bool,
+    },
     /// Remove a template.
     TemplateRemove {
         /// Its name.
@@ -180,6 +190,7 @@ impl Request {
             Self::SetImpermanence { .. } => "feature set",
             Self::TemplateBuild { .. } => "template build",
             Self::TemplateImport { .. } => "template import",
+            Self::TemplatePull { .. } => "template pull",
             Self::TemplateRemove { .. } => "template remove",
         }
     }

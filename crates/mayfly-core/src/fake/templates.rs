@@ -12,6 +12,7 @@ use crate::ids::Digest;
 use crate::names::{PoolPath, TemplateName, TemplatePart};
 use crate::observed::{Mark, MarkSeen, Role};
 use crate::ports::{BuiltTemplate, Cancel, HostError, HostResult, ImportSource, Templates};
+use crate::remote::PullSource;
 use crate::template::{Layout, LayoutDataset, LayoutMount, Manifest, Quota, RootKind};
 
 /// A recipe, and what a build of it puts into the pool.
@@ -253,6 +254,18 @@ impl Templates for FakeHost {
             .into());
         }
         self.put(format!("import {}", source.archive), &source.archive)
+    }
+
+    /// An image is a recipe that is known by its name on the server.
+    fn pull(
+        &self,
+        source: &PullSource,
+        cancel: &Cancel,
+        progress: &mut dyn FnMut(&str),
+    ) -> HostResult<BuiltTemplate> {
+        progress("fetching the index");
+        refuse_unwanted(cancel)?;
+        self.put(format!("pull {}", source.image), &source.image)
     }
 }
 

@@ -57,7 +57,9 @@ impl Step {
             Self::AwaitInit { deadline_ms, .. } => {
                 KILL.saturating_add(Duration::from_millis(*deadline_ms))
             }
-            Self::BuildTemplate { .. } | Self::ImportTemplate { .. } => LONG,
+            Self::BuildTemplate { .. }
+            | Self::ImportTemplate { .. }
+            | Self::PullTemplate { .. } => LONG,
             Self::CreateDataset { .. }
             | Self::Harvest { .. }
             | Self::SetQuota { .. }
@@ -90,7 +92,9 @@ impl Step {
                 vps: *vps,
                 run: run.clone(),
             },
-            Self::BuildTemplate { .. } | Self::ImportTemplate { .. } => Cut::Tell,
+            Self::BuildTemplate { .. }
+            | Self::ImportTemplate { .. }
+            | Self::PullTemplate { .. } => Cut::Tell,
             _ => Cut::Itself,
         }
     }
@@ -99,7 +103,10 @@ impl Step {
     fn is_waiting(&self) -> bool {
         matches!(
             self,
-            Self::AwaitInit { .. } | Self::BuildTemplate { .. } | Self::ImportTemplate { .. }
+            Self::AwaitInit { .. }
+                | Self::BuildTemplate { .. }
+                | Self::ImportTemplate { .. }
+                | Self::PullTemplate { .. }
         )
     }
 }

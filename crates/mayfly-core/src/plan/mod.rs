@@ -56,7 +56,9 @@ pub use self::start::{AWAIT_INIT_MS, plan_restart, plan_start};
 pub use self::stays::{Fate, fate_of_file};
 pub use self::step::{LaunchPlan, PlannedStep, Step, StepKind, Undo};
 pub use self::stop::plan_stop;
-pub use self::templates::{plan_template_build, plan_template_import, plan_template_remove};
+pub use self::templates::{
+    plan_template_build, plan_template_import, plan_template_pull, plan_template_remove,
+};
 
 use crate::documents::{Lifecycle, Request, TemplateDoc, VpsDoc};
 use crate::error::{Code, Refusal};
@@ -165,6 +167,7 @@ pub fn plan_vps(
         }
         Request::TemplateBuild { .. }
         | Request::TemplateImport { .. }
+        | Request::TemplatePull { .. }
         | Request::TemplateRemove { .. } => Err(Refusal::new(
             Code::Internal,
             format!("`{}` is no request to a VPS", request.verb()),

@@ -13,6 +13,7 @@ use crate::names::{GuestPath, Hostname, PoolPath, TemplateName};
 use crate::observed::Role;
 use crate::persist;
 use crate::ports::{ImportSource, NewDataset, TreePlan};
+use crate::remote::PullSource;
 use crate::run::{IdRange, Limits, MountSource, PROTOCOL, RunSpec};
 
 /// A run to be started, with datasets by their names in the pool.
@@ -208,6 +209,13 @@ pub enum Step {
         /// The name that it gets.
         name: TemplateName,
     },
+    /// Pull an image from a server, make a template of it and record that.
+    PullTemplate {
+        /// The image.
+        source: PullSource,
+        /// The name that it gets.
+        name: TemplateName,
+    },
     /// Write a template's document.
     RecordTemplate {
         /// Its name.
@@ -237,12 +245,13 @@ pub enum StepKind {
     Reap,
     BuildTemplate,
     ImportTemplate,
+    PullTemplate,
     RecordTemplate,
 }
 
 impl StepKind {
     /// Every kind.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::EndRun,
         Self::CreateDataset,
         Self::SetQuota,
@@ -259,6 +268,7 @@ impl StepKind {
         Self::Reap,
         Self::BuildTemplate,
         Self::ImportTemplate,
+        Self::PullTemplate,
         Self::RecordTemplate,
     ];
 
@@ -282,6 +292,7 @@ impl StepKind {
             Self::Reap => "reap",
             Self::BuildTemplate => "build_template",
             Self::ImportTemplate => "import_template",
+            Self::PullTemplate => "pull_template",
             Self::RecordTemplate => "record_template",
         }
     }
@@ -307,6 +318,7 @@ impl Step {
             Self::Reap { .. } => StepKind::Reap,
             Self::BuildTemplate { .. } => StepKind::BuildTemplate,
             Self::ImportTemplate { .. } => StepKind::ImportTemplate,
+            Self::PullTemplate { .. } => StepKind::PullTemplate,
             Self::RecordTemplate { .. } => StepKind::RecordTemplate,
         }
     }
@@ -331,6 +343,7 @@ impl Step {
             | Self::Reap { .. }
             | Self::BuildTemplate { .. }
             | Self::ImportTemplate { .. }
+            | Self::PullTemplate { .. }
             | Self::RecordTemplate { .. } => false,
         }
     }
@@ -485,6 +498,13 @@ impl fmt::Display for Step {
                     write!(f, " with {}", metadata.escape_debug())?;
                 }
                 Ok(())
+            }
+            Self::PullTemplate { source, name } => {
+                write!(
+                    f,
+                    "pull template {name}: {} from {}",
+                    source.image, source.remote
+                )
             }
             Self::RecordTemplate { name, doc: Some(_) } => write!(f, "record template {name}"),
             Self::RecordTemplate { name, doc: None } => {

@@ -1,4 +1,4 @@
-//! Templates: build and import, and remove where nothing needs them.
+//! Templates: build, import and pull, and remove where nothing needs them.
 
 use super::bases::{base_path, in_use, needs_of};
 use super::{Plan, PlanContext, Step};
@@ -7,6 +7,7 @@ use crate::error::{Code, Refusal};
 use crate::names::{PoolPath, TemplateName};
 use crate::observed::PoolSeen;
 use crate::ports::ImportSource;
+use crate::remote::PullSource;
 
 /// Builds a template under a name that is free, or gives one that is there other contents.
 pub fn plan_template_build(
@@ -32,6 +33,21 @@ pub fn plan_template_import(
     templates: &[TemplateDoc],
 ) -> Result<Plan, Refusal> {
     let step = Step::ImportTemplate {
+        source: source.clone(),
+        name: name.clone(),
+    };
+    put(step, name, replace, templates)
+}
+
+/// The same from an image of a server.
+pub fn plan_template_pull(
+    source: &PullSource,
+    name: &TemplateName,
+    replace: bool,
+    templates: &[TemplateDoc],
+) -> Result<Plan, Refusal> {
+    source.check()?;
+    let step = Step::PullTemplate {
         source: source.clone(),
         name: name.clone(),
     };

@@ -6,6 +6,7 @@ use mayfly_core::documents::{AutostartWhen, Mount, OnCrash, Track};
 use mayfly_core::fake::{COPIED, FakeRecipe, StartFault};
 use mayfly_core::ids::Digest;
 use mayfly_core::ports::ImportSource;
+use mayfly_core::remote::PullSource;
 use mayfly_engine::{Engine, Intent};
 
 use crate::world::{World, ask, create, doc, settle, vps};
@@ -106,6 +107,25 @@ fn import(name: &str, replace: bool) -> Intent {
         name: name.parse().unwrap(),
         replace,
     }
+}
+
+fn pull(name: &str, replace: bool) -> Intent {
+    Intent::TemplatePull {
+        source: PullSource {
+            remote: "https://images.example/".parse().unwrap(),
+            image: "debian/13".into(),
+            plain_http: false,
+        },
+        name: name.parse().unwrap(),
+        replace,
+    }
+}
+
+/// What that server has.
+fn an_image(world: &World) {
+    let mut recipe = FakeRecipe::debian_impermanence();
+    recipe.built.digest = Digest::from_random([0x14; 32]);
+    world.host.add_recipe("debian/13", recipe);
 }
 
 fn base(template: Option<&str>, track: Option<Track>) -> Intent {
@@ -445,6 +465,16 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         name: "template import",
         before: |w, _| w.host.add_recipe("/image.tar", FakeRecipe::debian()),
         act: |_, e| ask(e, import("imported", false)),
+    },
+    Scenario {
+        name: "template pull",
+        before: |w, _| an_image(w),
+        act: |_, e| ask(e, pull("pulled", false)),
+    },
+    Scenario {
+        name: "template pull over one that is there",
+        before: |w, _| an_image(w),
+        act: |_, e| ask(e, pull("debian-12", true)),
     },
     Scenario {
         name: "base set, then a restart",

@@ -244,6 +244,7 @@ pub(crate) fn ask(engine: &Engine, intent: Intent) {
         Intent::Create { .. }
         | Intent::TemplateBuild { .. }
         | Intent::TemplateImport { .. }
+        | Intent::TemplatePull { .. }
         | Intent::TemplateRemove { .. } => None,
         _ => Some(vps()),
     };

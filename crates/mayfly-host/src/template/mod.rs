@@ -6,8 +6,10 @@
 mod alone;
 mod bootstrap;
 mod digest;
+mod fetch;
 mod import;
 mod mirror;
+mod pull;
 mod scrub;
 mod source;
 mod split;
@@ -16,6 +18,7 @@ mod works;
 pub use bootstrap::{BuildCause, BuildError, build_tree};
 pub use digest::{DigestCause, DigestError, digest_tree};
 pub use mirror::BadMirror;
+pub use pull::forget_downloads;
 pub use scrub::{ScrubError, scrub_tree};
 pub use source::{LoadCause, LoadError, Script, Source, builtin, builtin_names, load_source};
 pub use split::{SplitCause, SplitError, split_tree};

@@ -10,10 +10,12 @@ use mayfly_core::error::{Code, Refusal};
 use mayfly_core::ids::Digest;
 use mayfly_core::names::{PoolPath, TemplateName, TemplatePart};
 use mayfly_core::ports::{BuiltTemplate, Cancel, HostError, HostResult, ImportSource, Templates};
+use mayfly_core::remote::PullSource;
 use mayfly_core::template::{Layout, Manifest, check_architecture, debian_architecture};
 
 use sha2::{Digest as _, Sha256};
 
+use super::pull::pull;
 use super::{
     Source, build_tree, builtin, builtin_names, digest_tree, import, load_source, scrub_tree,
     split_tree,
@@ -25,12 +27,13 @@ use crate::storage::{TemplatePool, TemplateStaging};
 /// Builds templates in the staging area of a pool, one at a time.
 pub struct TemplateWorks {
     pool: Arc<dyn TemplatePool>,
+    downloads: PathBuf,
 }
 
 impl TemplateWorks {
-    /// Works that put templates into `pool`.
-    pub fn new(pool: Arc<dyn TemplatePool>) -> Self {
-        Self { pool }
+    /// Works that put templates into `pool`; what is pulled lies in the directory `downloads` meanwhile, which is theirs.
+    pub fn new(pool: Arc<dyn TemplatePool>, downloads: PathBuf) -> Self {
+        Self { pool, downloads }
     }
 }
 
@@ -82,6 +85,17 @@ impl Templates for TemplateWorks {
             digest_with_layout(checked.digest(), &manifest.layout)
         };
         self.finish(staging, &base, digest, manifest, &failed, progress)
+    }
+
+    fn pull(
+        &self,
+        source: &PullSource,
+        cancel: &Cancel,
+        progress: &mut dyn FnMut(&str),
+    ) -> HostResult<BuiltTemplate> {
+        let architecture = host_architecture();
+        let pulled = pull(&self.downloads, source, architecture, cancel, progress)?;
+        self.import(&pulled.source, cancel, progress)
     }
 }
 

@@ -3,10 +3,11 @@
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
-use mayfly_api::{BuildTemplate, Change, ImportTemplate, TemplateView};
+use mayfly_api::{BuildTemplate, Change, ImportTemplate, PullTemplate, TemplateView};
 use mayfly_core::error::Code;
 use mayfly_core::ids::Digest;
 use mayfly_core::names::TemplateName;
+use mayfly_core::remote::RemoteUrl;
 use mayfly_core::template::RootKind;
 
 use super::change::ChangeArgs;
@@ -19,6 +20,8 @@ pub(crate) enum TemplateVerb {
     Build(BuildArgs),
     /// Make a template of a root file system: tar (gz, xz, zst), squashfs, or an image of LXC or Incus
     Import(ImportArgs),
+    /// Make a template of an image server's image (simplestreams, which those of LXC and Incus speak)
+    Pull(PullArgs),
     /// All templates
     List,
     /// All about one template
@@ -70,6 +73,30 @@ pub(crate) struct ImportArgs {
     change: ChangeArgs,
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct PullArgs {
+    /// The image server's address
+    #[arg(value_name = "REMOTE", value_parser = parse_remote)]
+    remote: RemoteUrl,
+    /// The template's name; or the image's, and then the template is called so with `-` for each `/`
+    name: String,
+    /// The image as the server calls it, such as debian/12/default [default: NAME]
+    #[arg(long, visible_alias = "product")]
+    image: Option<String>,
+    /// Also ask a server by plain http that is not this host
+    #[arg(long)]
+    plain_http: bool,
+    /// Give a template of that name these contents; VPSes keep what they have unless they follow it
+    #[arg(long)]
+    replace: bool,
+    #[command(flatten)]
+    change: ChangeArgs,
+}
+
+fn parse_remote(text: &str) -> Result<RemoteUrl, String> {
+    text.parse()
+}
+
 fn parse_digest(text: &str) -> Result<Digest, String> {
     let wrong = || "write sha256: and 64 hex digits".to_owned();
     let hex = text.strip_prefix("sha256:").ok_or_else(wrong)?;
@@ -80,6 +107,7 @@ pub(super) async fn run(context: &Context, verb: TemplateVerb) -> Result<ExitCod
     match verb {
         TemplateVerb::Build(args) => return build(context, args).await,
         TemplateVerb::Import(args) => return import(context, args).await,
+        TemplateVerb::Pull(args) => return pull(context, args).await,
         TemplateVerb::List => context
             .screen
             .show(&context.client.templates().await?, |all| render_list(all))?,
@@ -139,6 +167,24 @@ async fn import(context: &Context, args: ImportArgs) -> Result<ExitCode, Failure
         .carry_out(context, &Change::import_template(&args.name, &body), |_| {
             imported
         })
+        .await
+}
+
+async fn pull(context: &Context, args: PullArgs) -> Result<ExitCode, Failure> {
+    let called = args.name.replace('/', "-");
+    let name: TemplateName = called.parse().map_err(|why| {
+        let hint = "name the template, and the image beside it: NAME --image IMAGE";
+        Failure::refused(Code::Invalid, format!("{why}"), hint)
+    })?;
+    let pulled = format!("template {name} is pulled");
+    let body = PullTemplate {
+        remote: args.remote,
+        image: args.image.unwrap_or(args.name),
+        plain_http: args.plain_http,
+        replace: args.replace,
+    };
+    args.change
+        .carry_out(context, &Change::pull_template(&name, &body), |_| pulled)
         .await
 }
 

@@ -13,7 +13,8 @@ use crate::names::{PoolPath, TemplateName};
 use crate::observed::{InitSeen, MarkSeen, Observed};
 use crate::plan::{
     Busy, CreateInput, Plan, PlanContext, Step, Undo, needed_probe, plan_template_build,
-    plan_template_import, plan_template_remove, plan_vps, resolve_new_vps, sort_leftovers,
+    plan_template_import, plan_template_pull, plan_template_remove, plan_vps, resolve_new_vps,
+    sort_leftovers,
 };
 use crate::ports::{BuiltTemplate, Cancel, Clock as _, Runtime as _, Storage as _, Templates as _};
 use crate::proof::{Burial, Condemned, ConfirmedDestroy, EphemeralRoot};
@@ -122,6 +123,11 @@ impl Hands {
                 name,
                 replace,
             } => plan_template_import(source, name, *replace, &self.template_docs()),
+            Request::TemplatePull {
+                source,
+                name,
+                replace,
+            } => plan_template_pull(source, name, *replace, &self.template_docs()),
             Request::TemplateRemove { name } => plan_template_remove(
                 name,
                 &self.template_docs(),
@@ -284,6 +290,10 @@ impl Hands {
             }
             Step::ImportTemplate { source, name } => {
                 let built = host.import(source, &Cancel::default(), &mut |_| {})?;
+                self.templates.insert(name.clone(), document(name, built));
+            }
+            Step::PullTemplate { source, name } => {
+                let built = host.pull(source, &Cancel::default(), &mut |_| {})?;
                 self.templates.insert(name.clone(), document(name, built));
             }
             Step::RecordTemplate {
