@@ -1,8 +1,8 @@
 //! The program: the daemon (`serve`), the supervisor of one run (`supervise`, internal), the confined harvest of one root
-//! (`harvest`, internal), and the command line.
+//! (`harvest`, internal), the change of one mount of a run (`enter`, internal), and the command line.
 //!
 //! The command line talks to the daemon and to nothing else; only `init`, `serve`,
-//! `supervise`, `harvest`, `recover`, and `fsck` where no daemon runs, touch the host.
+//! `supervise`, `harvest`, `enter`, `recover`, and `fsck` where no daemon runs, touch the host.
 
 mod cli;
 mod consoles;
@@ -29,11 +29,15 @@ fn main() -> ExitCode {
     if std::env::args_os().skip(1).eq(["harvest"]) {
         mayfly_host::run::harvest::harvest()
     }
+    if std::env::args_os().skip(1).eq(["enter"]) {
+        mayfly_host::run::live::enter()
+    }
     let Cli { json, socket, verb } = Cli::try_parse().unwrap_or_else(|e| cli::exit_with_usage(&e));
     let done = match verb {
         // One thread and no runtime: each of them makes namespaces or forks before it does anything else.
         Verb::Supervise(args) => mayfly_host::run::supervise::supervise(&args.run_dir),
         Verb::Harvest => mayfly_host::run::harvest::harvest(),
+        Verb::Enter => mayfly_host::run::live::enter(),
         Verb::Init(args) => init::run(args, json).map_err(Failure::from),
         Verb::Serve(args) => serve::run(args).map_err(Failure::from),
         Verb::Completions(args) => cli::completions(&args),

@@ -114,28 +114,9 @@ fn place(
     template: &TemplateDoc,
     root_at: Option<&GuestPath>,
 ) -> Result<Rescue, Refusal> {
-    let own = template.manifest.layout.mounts.iter();
-    let own = own
-        .filter(|mount| !mount.dataset.is_root())
-        .map(|mount| &mount.path);
-    let system: Vec<GuestPath> = SYSTEM
-        .iter()
-        .map(|text| path(text))
-        .chain(own.cloned())
-        .collect();
-    let hides = |at: &GuestPath| {
-        let var = ["/var", "/var/lib", "/opt", "/srv", "/home", "/mnt"].map(path);
-        at.is_top()
-            || *at == var[0]
-            || *at == var[1]
-            || system
-                .iter()
-                .any(|of| at.below(of).is_some() || of.below(at).is_some())
-    };
-    let aside = path(RESCUE_ROOT);
     if let Some(at) = root_at {
         let kernel = ["/dev", "/proc", "/run", "/sys"].map(path);
-        if hides(at) || kernel.iter().any(|of| at.below(of).is_some()) {
+        if hides(Some(template), at) || kernel.iter().any(|of| at.below(of).is_some()) {
             return Err(Refusal::new(
                 Code::MountPointRefused,
                 format!("the root dataset at {at} would hide the rescue system"),
@@ -153,23 +134,11 @@ fn place(
         .collect();
     let mut moved = Vec::new();
     for mount in doc.mounts.iter().filter(|mount| !mount.dataset.is_root()) {
-        let taken = root_at.is_some_and(|at| mount.path == *at || at.below(&mount.path).is_some());
-        let mut mount = mount.clone();
-        if hides(&mount.path) || taken {
+        let (at, is_moved) = place_one(doc, Some(template), root_at, mount)?;
+        if is_moved {
             moved.push(mount.path.clone());
-            let text = format!("{aside}{}", mount.path);
-            mount.path = text.parse().map_err(|_| {
-                Refusal::new(
-                    Code::MountPointRefused,
-                    format!(
-                        "VPS {}: {text} is too long to be a mount point",
-                        doc.title()
-                    ),
-                    "remove that mount first",
-                )
-            })?;
         }
-        mounts.push(mount);
+        mounts.push(at);
     }
     Ok(Rescue {
         template: template.name.clone(),
@@ -177,6 +146,45 @@ fn place(
         mounts: mount_order(&mounts),
         moved,
     })
+}
+
+/// Whether something at that path would hide the system of a template, or be hidden by it.
+fn hides(template: Option<&TemplateDoc>, at: &GuestPath) -> bool {
+    let own = template.map_or(&[][..], |template| &template.manifest.layout.mounts);
+    let own = own.iter().filter(|mount| !mount.dataset.is_root());
+    let mut system = SYSTEM
+        .iter()
+        .map(|text| path(text))
+        .chain(own.map(|mount| mount.path.clone()));
+    at.is_top()
+        || ["/var", "/var/lib"].map(path).contains(at)
+        || system.any(|of| at.below(&of).is_some() || of.below(at).is_some())
+}
+
+/// Where a rescue system has a mount of a dataset that is not the root dataset, and whether that is elsewhere than usual.
+pub(super) fn place_one(
+    doc: &VpsDoc,
+    template: Option<&TemplateDoc>,
+    root_at: Option<&GuestPath>,
+    mount: &Mount,
+) -> Result<(Mount, bool), Refusal> {
+    let mut mount = mount.clone();
+    let taken = root_at.is_some_and(|at| mount.path == *at || at.below(&mount.path).is_some());
+    if !taken && !hides(template, &mount.path) {
+        return Ok((mount, false));
+    }
+    let text = format!("{RESCUE_ROOT}{}", mount.path);
+    mount.path = text.parse().map_err(|_| {
+        Refusal::new(
+            Code::MountPointRefused,
+            format!(
+                "VPS {}: {text} is too long to be a mount point",
+                doc.title()
+            ),
+            "remove that mount first",
+        )
+    })?;
+    Ok((mount, true))
 }
 
 /// The steps from "nothing of it is alive" to "the rescue system's init lives".

@@ -13,7 +13,8 @@ use crate::names::{PoolPath, TemplateName};
 use crate::observed::{InitSeen, MarkSeen, Observed};
 use crate::plan::{
     Busy, CreateInput, Plan, PlanContext, Step, Undo, needed_probe, plan_template_build,
-    plan_template_import, plan_template_remove, plan_vps, resolve_new_vps, sort_leftovers,
+    plan_template_import, plan_template_remove, plan_vps, resolve_new_vps, run_mount,
+    sort_leftovers,
 };
 use crate::ports::{BuiltTemplate, Cancel, Clock as _, Runtime as _, Storage as _, Templates as _};
 use crate::proof::{Burial, Condemned, ConfirmedDestroy, EphemeralRoot};
@@ -214,6 +215,13 @@ impl Hands {
             } => drop(self.vpses.insert(*vps, (**doc).clone())),
             Step::Record { vps, doc: None, .. } => drop(self.vpses.remove(vps)),
             Step::SetLimits { vps, run, limits } => drop(host.set_limits(*vps, run, limits)?),
+            Step::ShowMount { vps, run, mount } | Step::HideMount { vps, run, mount } => {
+                let mount = run_mount(mount, |n| host.mount_source(n));
+                match step {
+                    Step::ShowMount { .. } => host.show_mount(*vps, run, &mount)?,
+                    _ => host.hide_mount(*vps, run, &mount)?,
+                };
+            }
             Step::Launch { launch } => {
                 host.launch(&launch.to_run_spec(|n| host.mount_source(n), host.detach()))?;
             }
@@ -255,8 +263,13 @@ impl Hands {
                 grave,
             } => self.bury(dataset, grave, |mark| {
                 let owner = (*vps, incarnation);
-                let data =
-                    ConfirmedDestroy::prove(dataset, mark, &node, owner, &host.evidence(*vps)?)?;
+                let data = ConfirmedDestroy::prove(
+                    dataset,
+                    mark,
+                    &node,
+                    owner,
+                    &host.in_use(*vps, dataset)?,
+                )?;
                 Ok(Burial::of_data(
                     data,
                     condemner(mark, self.context().operation),
