@@ -51,7 +51,7 @@ def inside(node, vps, script):
 
 def user_data(node, vps, root):
     """A hash over names, owners, modes, times and contents of what the user has."""
-    return inside(node, vps, f"tar -C {root} --numeric-owner -c home/me etc/nixos | sha256sum")
+    return inside(node, vps, f"tar -C {root} --numeric-owner -c home/me | sha256sum")
 
 
 def test_the_manual_steps_of_the_page(node):
@@ -60,9 +60,8 @@ def test_the_manual_steps_of_the_page(node):
     with ordinary(node, "nixos-ordinary") as template, node.vps(template, "--disk", "40G") as vps:
         # An existing NixOS VPS, with things in it.
         assert at(node, vps, "/") == str(vps) and at(node, vps, "/nix") is None
-        inside(node, vps, "mkdir -p /home/me /etc/nixos; echo dear > /home/me/file; head -c 300000 /dev/urandom > /home/me/blob;"
-                          "ln -s file /home/me/link; chown -R 1000:100 /home/me; chmod 700 /home/me;"
-                          "echo '{ }' > /etc/nixos/configuration.nix; echo '{ }' > /etc/nixos/flake.nix; sync")
+        inside(node, vps, "mkdir -p /home/me; echo dear > /home/me/file; head -c 300000 /dev/urandom > /home/me/blob;"
+                          "ln -s file /home/me/link; chown -R 1000:100 /home/me; chmod 700 /home/me; sync")
         dear = user_data(node, vps, "/")
 
         # Rescue mode, from a template that has no /nix.
@@ -97,6 +96,9 @@ def test_the_manual_steps_of_the_page(node):
         where = [at(node, vps, path) for path in ("/", "/nix", "/persistent")]
         assert where == [str(vps), f"{vps}/nix", str(vps)], where
         assert user_data(node, vps, "/") == user_data(node, vps, "/persistent") == dear
+        # The new configuration is written, and is in storage at once because that is the root dataset.
+        inside(node, vps, "echo '{ }' > /etc/nixos/flake.nix; sync")
+        assert inside(node, vps, "cat /persistent/etc/nixos/flake.nix") == "{ }"
         machine = inside(node, vps, "cat /etc/machine-id")
         assert not [name for name in node.in_pool() if ".impermanence-" in name]
 
