@@ -141,7 +141,9 @@ pub(super) fn old_roots(
                 }
                 _ => false,
             };
-            ours && *name != but && !name.is_grave()
+            // What lies below a root goes with it, and stays with it.
+            let alone = name.named_root_of_a_run().is_some();
+            ours && alone && *name != but && !name.is_grave()
         })
         .map(|(name, _)| bury_root(doc, name, give_up, ctx))
         .collect()
