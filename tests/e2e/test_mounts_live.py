@@ -3,6 +3,7 @@ import os
 import pathlib
 
 from harness import wait_for
+from persist import await_stored, declare, write
 
 
 def points(node, vps):
@@ -179,3 +180,23 @@ def test_mounts_of_a_running_vps_that_depend_on_each_other(node):
             node.refused("vps.running", "mount", *verb)
         node.run("mount", "remove", vps, "/srv/x/y/z")
         node.run("mount", "remove", vps, "/srv/x/y")
+
+
+def test_copies_are_taken_back_although_a_mount_of_the_start_is_gone(node):
+    """P4: while it runs, and from the dead root."""
+    with node.vps() as vps:
+        with_datasets(node, vps, "one")
+        declare(node, vps, '["/persistent"]\nfiles = [{ file = "/etc/app.conf", method = "copy" }]\n')
+        node.run("mount", "add", f"{vps}/one", "/srv/one")
+        write(node, vps, "/etc/app.conf", "first")
+        inside(node, vps, "mkdir -p /persistent/etc; cp /etc/app.conf /persistent/etc/")
+        node.run("restart", vps)
+        node.wait_running(vps)
+        node.run("mount", "remove", vps, "/srv/one")
+        node.run("dataset", "destroy", f"{vps}/one", "--yes")
+        write(node, vps, "/etc/app.conf", "second")
+        await_stored(node, vps, "/etc/app.conf", "second")
+        assert not [line for line in node.run("logs", vps, "--events").stdout.splitlines() if "taken back yet" in line]
+        write(node, vps, "/etc/app.conf", "third")
+        node.run("restart", vps)
+        assert inside(node, vps, "cat /etc/app.conf") == "third"

@@ -123,6 +123,7 @@ def test_a_system_that_lies_in_a_dataset_rescues_too(node):
         node.restart_daemon()
         in_guest(node, vps, "echo gone > /nix/gone; test -e /nix/gone")
         assert rescue_roots(node, vps) == [root], "what lives is nobody's leftover"
+        assert node.run("fsck").returncode == 0
         node.run("mount", "remove", vps, "/nix/more")
         node.run("restart", vps)
         node.wait_running(vps)
