@@ -99,7 +99,33 @@ def test_what_cannot_be_a_rescue_system_is_refused(node):
                              ("mount.refused", "--template", name, "--root-at", "/usr"),
                              ("mount.refused", "--template", name, "--root-at", "/proc/x")):
             node.refused(code, "rescue", vps, *words)
-        if not node.backend.__class__.__name__.startswith("Zfs"):
-            node.ensure_template("nixos-shaped")
-            node.refused("template.unfit", "rescue", vps, "--template", "nixos-shaped")
         assert node.show(vps)["run"] == run
+
+
+def test_a_system_that_lies_in_a_dataset_rescues_too(node):
+    """X3: a clone of its /nix comes along and goes with the root; the VPS's own /nix is out of its way, and the answer says so."""
+    with node.vps("nixos-shaped", "--disk", "40G", wait=False) as vps:
+        in_guest(node, vps, "echo mine > /nix/mine; echo kept > /persistent/kept; sync")
+        node.run("dataset", "set", vps, "quota=10G")
+        said = node.run("rescue", vps, "--template", "nixos-shaped").stdout
+        assert "usually at /nix would hide the rescue system" in said and f"{vps}/nix is at /mnt/vps/nix" in said, said
+        node.wait_running(vps)
+        root, = rescue_roots(node, vps)
+        with open(f"/proc/{node.show(vps)['run']['init_pid']}/mountinfo") as table:
+            shown = {line.split(" ")[4]: node.backend.shown(line) for line in table if node.backend.shown(line) is not None}
+        wanted = {"/": f"{root}/private", "/nix": f"{root}/nix/private", "/mnt/vps": f"{vps}/private",
+                  "/mnt/vps/nix": f"{vps}/nix/private"}
+        assert {at: shown.get(at) for at in wanted} == wanted, shown
+        assert in_guest(node, vps, "cat /mnt/vps/nix/mine /mnt/vps/kept; ls /nix/mine 2>&1; true").splitlines()[:2] == ["mine", "kept"]
+        # A dataset that is made now, where it would hide the store, is told as well.
+        said = node.run("dataset", "create", f"{vps}/more", "--quota", "1G", "--mount", "/nix/more").stdout
+        assert "/mnt/vps/nix/more" in said, said
+        node.restart_daemon()
+        in_guest(node, vps, "echo gone > /nix/gone; test -e /nix/gone")
+        assert rescue_roots(node, vps) == [root], "what lives is nobody's leftover"
+        assert node.run("fsck").returncode == 0
+        node.run("mount", "remove", vps, "/nix/more")
+        node.run("restart", vps)
+        node.wait_running(vps)
+        assert in_guest(node, vps, "cat /nix/mine /persistent/kept; ls /nix/gone 2>&1; true").splitlines()[:2] == ["mine", "kept"]
+        wait_for("the rescue root is gone with all that was in it", lambda: not rescue_roots(node, vps) and not node.graves(), 60)

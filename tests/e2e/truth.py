@@ -163,6 +163,9 @@ def accounted_for(said, there):
     for doc in said["vpses"].values():
         explained.update(d["dataset"] for d in doc["datasets"])
         explained.update(root for root in (doc["run"] and doc["run"]["root"], doc["last_root"]) if root)
+        if doc["run"] and doc["run"]["rescue"]:
+            # Parts of a rescue system lie below its root.
+            explained.update(path for path in there if path.startswith(f"{doc['run']['root']}/"))
     return explained
 
 

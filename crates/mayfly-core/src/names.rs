@@ -352,6 +352,12 @@ impl PoolPath {
         Self(format!("{vps}.rescue-{run}"))
     }
 
+    /// What a part of a rescue system is cloned into: below the root, with which it comes and goes.
+    #[must_use]
+    pub fn part_of_root(&self, part: &DatasetName) -> Self {
+        Self(format!("{}/{}", self.0, part.as_str().replace('/', "-")))
+    }
+
     /// Where something lies in the graveyard; `grave` is one path component, of characters that every backend takes.
     pub fn grave(grave: &str) -> Self {
         let taken = |b: u8| b.is_ascii_alphanumeric() || b"-_.:".contains(&b);

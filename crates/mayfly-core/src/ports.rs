@@ -16,7 +16,7 @@ use crate::bytes::Bytes;
 use crate::error::{Code, LookFailed, Refusal};
 use crate::ids::{Digest, RunId, VpsId};
 use crate::mirror::MirrorKey;
-use crate::names::{GuestPath, PoolPath, SnapshotName};
+use crate::names::{DatasetName, GuestPath, PoolPath, SnapshotName};
 use crate::observed::{DatasetSeen, Evidence, InitSeen, Mark, PoolSeen};
 use crate::persist::record::Taken;
 use crate::proof::{Burial, Condemned};
@@ -359,6 +359,25 @@ pub trait Runtime: Send + Sync {
     /// Changes the limits of a run, all of them or, where one cannot be set, none. Memory below what the guest cannot give
     /// up is refused with [`Code::LimitBelowUse`], and nothing is killed for it. A run that is over has no limits.
     fn set_limits(&self, vps: VpsId, run: &RunId, limits: &Limits) -> HostResult<Outcome>;
+
+    /// Shows a dataset in a run that goes on, as a start would have: with the guest's ids, read-only that holds, at a directory
+    /// that is made where there is none and never through a symlink. What is in the way is refused with
+    /// [`Code::MountPointRefused`]. One that is shown there is left alone; a run that is over shows nothing.
+    fn show_mount(&self, vps: VpsId, run: &RunId, mount: &RunMount) -> HostResult<Outcome>;
+
+    /// Takes it off that path again, open or not, and what the guest has mounted over it or in it; what is open stays so until
+    /// it is closed. Copies that the guest has made of the mount elsewhere are its own.
+    fn hide_mount(&self, vps: VpsId, run: &RunId, mount: &RunMount) -> HostResult<Outcome>;
+
+    /// What says that persistent data of a VPS is in use: of its root dataset every sign of life there is; of another dataset,
+    /// who has it mounted, since a guest may run on without it.
+    fn in_use(&self, vps: VpsId, dataset: &PoolPath) -> Result<Vec<Evidence>, LookFailed> {
+        if !dataset.is_below(&PoolPath::dataset(vps, &DatasetName::root())) {
+            return self.evidence(vps);
+        }
+        let mut holders = self.holders(std::slice::from_ref(dataset))?;
+        Ok(holders.remove(dataset).unwrap_or_default())
+    }
 
     /// Waits until the guest's init was executed and has stayed alive for a moment, or has powered itself off or rebooted.
     fn await_init(&self, vps: VpsId, run: &RunId, deadline: Duration) -> HostResult<Outcome>;

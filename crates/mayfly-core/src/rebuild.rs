@@ -318,7 +318,9 @@ fn adopt_run(
         .filter(|name| !name.is_grave())
         .filter_map(|name| Some((name, own(seen, pool, name)?)))
         .filter(|(name, mark)| {
-            mark.role == Role::Temporary
+            // What lies in a root goes with it.
+            name.named_root_of_a_run().is_some()
+                && mark.role == Role::Temporary
                 && mark.made_as == **name
                 && is_of(mark, doc.id, &doc.incarnation)
         })

@@ -8,7 +8,7 @@ use mayfly_core::error::{Code, Refusal};
 use mayfly_core::ids::{Incarnation, OperationId, VpsId};
 use mayfly_core::names::{PoolPath, TemplateName};
 use mayfly_core::observed::MarkSeen;
-use mayfly_core::plan::Step;
+use mayfly_core::plan::{Step, run_mount};
 use mayfly_core::ports::{Cancel, Outcome};
 use mayfly_core::proof::{Burial, ConfirmedDestroy, EphemeralRoot};
 
@@ -57,6 +57,14 @@ impl Engine {
             Step::PrepareTree { dataset, tree } => deps.storage.prepare_tree(dataset, tree)?,
             Step::Record { vps, doc, .. } => self.record_vps(*vps, doc.as_deref(), None)?,
             Step::SetLimits { vps, run, limits } => deps.runtime.set_limits(*vps, run, limits)?,
+            Step::ShowMount { vps, run, mount } => {
+                let mount = run_mount(mount, |name| deps.storage.mount_source(name));
+                deps.runtime.show_mount(*vps, run, &mount)?
+            }
+            Step::HideMount { vps, run, mount } => {
+                let mount = run_mount(mount, |name| deps.storage.mount_source(name));
+                deps.runtime.hide_mount(*vps, run, &mount)?
+            }
             Step::Launch { launch } => {
                 let spec = launch.to_run_spec(
                     |name| deps.storage.mount_source(name),
@@ -148,7 +156,7 @@ impl Engine {
         mark: &MarkSeen,
         op: &OperationId,
     ) -> Result<Burial, Refusal> {
-        let evidence = self.deps().runtime.evidence(owner.0)?;
+        let evidence = self.deps().runtime.in_use(owner.0, dataset)?;
         let proof = ConfirmedDestroy::prove(dataset, mark, &self.node().id, owner, &evidence)?;
         Ok(Burial::of_data(proof, op.clone()))
     }

@@ -46,8 +46,13 @@ pub struct Command {
 impl Command {
     /// `tool` without arguments, in `/`, with empty standard input.
     pub fn new(tool: &Tool) -> Self {
+        Self::of_our_own(tool.path())
+    }
+
+    /// The same with this very program, which is no tool of the host.
+    pub(crate) fn of_our_own(program: &Path) -> Self {
         Self {
-            program: tool.path().to_owned(),
+            program: program.to_owned(),
             args: Vec::new(),
             env: Vec::new(),
             dir: PathBuf::from("/"),

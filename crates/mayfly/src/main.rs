@@ -1,8 +1,9 @@
 //! The program: the daemon (`serve`), the supervisor of one run (`supervise`, internal), the confined harvest of one root
-//! (`harvest`, internal), a way into a VPS for the helper (`attach`, internal), and the command line.
+//! (`harvest`, internal), the change of one mount of a run (`enter`, internal), a way into a VPS for the helper (`attach`,
+//! internal), and the command line.
 //!
 //! The command line talks to the daemon and to nothing else; only `init`, `serve`,
-//! `supervise`, `harvest`, `attach`, `recover`, and `fsck` where no daemon runs, touch the host.
+//! `supervise`, `harvest`, `enter`, `attach`, `recover`, and `fsck` where no daemon runs, touch the host.
 
 mod cli;
 mod consoles;
@@ -34,11 +35,15 @@ fn main() -> ExitCode {
         let Err(e) = mayfly_host::run::attach::attach_helper(&arguments);
         return Failure::from(e).print(false);
     }
+    if std::env::args_os().skip(1).eq(["enter"]) {
+        mayfly_host::run::live::enter()
+    }
     let Cli { json, socket, verb } = Cli::try_parse().unwrap_or_else(|e| cli::exit_with_usage(&e));
     let done = match verb {
         // One thread and no runtime: each of them makes namespaces or forks before it does anything else.
         Verb::Supervise(args) => mayfly_host::run::supervise::supervise(&args.run_dir),
         Verb::Harvest => mayfly_host::run::harvest::harvest(),
+        Verb::Enter => mayfly_host::run::live::enter(),
         Verb::Init(args) => init::run(args, json).map_err(Failure::from),
         Verb::Serve(args) => serve::run(args).map_err(Failure::from),
         Verb::Completions(args) => cli::completions(&args),

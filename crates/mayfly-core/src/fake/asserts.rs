@@ -64,7 +64,9 @@ impl FakeHost {
                         .find(|v| mark.owner == Some((v.id, v.incarnation.clone())));
                     let known = owner.is_some_and(|v| match mark.role {
                         Role::Temporary => {
-                            v.run.as_ref().is_some_and(|r| r.root == *name)
+                            // A rescue system has parts below its root.
+                            let of = |root: &PoolPath| root == name || name.is_below(root);
+                            v.run.as_ref().is_some_and(|r| of(&r.root))
                                 || v.last_root.as_ref() == Some(name)
                         }
                         _ => v.datasets.iter().any(|d| v.pool_path(&d.name) == *name),

@@ -13,7 +13,7 @@ use crate::names::PoolPath;
 use crate::observed::{Evidence, InitSeen, MarkSeen, Role};
 use crate::persist::record::Taken;
 use crate::ports::{HarvestOrder, HostError, HostResult, Outcome, Runtime};
-use crate::run::{Limits, MountSource, PROTOCOL, RunEnd, RunPhase, RunSpec, RunState};
+use crate::run::{Limits, MountSource, PROTOCOL, RunEnd, RunMount, RunPhase, RunSpec, RunState};
 
 /// What goes wrong at the next start of a VPS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -356,6 +356,18 @@ impl Runtime for FakeHost {
         self.mutate(format!("limit run {run} of {vps}"), |world, reach| {
             world.set_limits(&key, limits, reach)
         })
+    }
+
+    fn show_mount(&self, vps: VpsId, run: &RunId, mount: &RunMount) -> HostResult<Outcome> {
+        let key = (vps, run.clone());
+        let what = format!("show {} in run {run} of {vps}", mount.target);
+        self.mutate(what, |world, reach| world.show_mount(&key, mount, reach))
+    }
+
+    fn hide_mount(&self, vps: VpsId, run: &RunId, mount: &RunMount) -> HostResult<Outcome> {
+        let key = (vps, run.clone());
+        let what = format!("hide {} in run {run} of {vps}", mount.target);
+        self.mutate(what, |world, reach| world.hide_mount(&key, mount, reach))
     }
 
     fn await_init(&self, vps: VpsId, run: &RunId, deadline: Duration) -> HostResult<Outcome> {

@@ -1,9 +1,8 @@
 //! Datasets of a VPS that is there: make, resize, destroy.
 
+use super::live::{Live, refuse_remains};
 use super::mounts::{check_mount, mount_order};
-use super::parts::{
-    bury_data, check_quota, create_dataset, no_such_dataset, record, refuse_running,
-};
+use super::parts::{bury_data, check_quota, create_dataset, no_such_dataset, record};
 use super::promises::promised_with_plans;
 use super::{Plan, PlanContext, Step};
 use crate::bytes::Bytes;
@@ -14,7 +13,7 @@ use crate::observed::Observed;
 use crate::ports::Origin;
 use crate::space::{self, shown};
 
-/// Makes a dataset, also while the VPS runs; with a mount only while it is stopped.
+/// Makes a dataset, also while the VPS runs, and mounts it at once where that is asked for.
 pub fn plan_dataset_create(
     doc: &VpsDoc,
     seen: &Observed,
@@ -60,6 +59,7 @@ pub fn plan_dataset_create(
     };
     let mut new = doc.clone();
     new.datasets.push(dataset.clone());
+    let mut live = None;
     let mut what = format!("dataset {} with quota {quota}", shown(doc, name));
     if let Some(path) = mount {
         let mount = Mount {
@@ -68,16 +68,19 @@ pub fn plan_dataset_create(
             read_only: false,
         };
         check_mount(&new, &mount)?;
-        refuse_running(doc, seen, "adding a mount")?;
+        live = Live::to_add(doc, seen, &mount, ctx)?;
+        if let Some(live) = &live {
+            live.note_shown(&mut new, &mount.path);
+        }
         new.mounts.push(mount);
         new.mounts = mount_order(&new.mounts);
         what = format!("{what}, mounted at {path}");
     }
-    // Recorded first: a dataset that could not be made needs no burial, which a VPS that runs could not prove.
+    // Recorded first: a dataset that could not be made needs no burial.
     let make = create_dataset(doc, &dataset, Origin::Empty, ctx);
-    Ok(Plan {
-        steps: vec![record(doc, new, what), make],
-    })
+    let mut steps = vec![record(doc, new, what), make];
+    steps.extend(live.iter().map(|live| live.show(doc)));
+    Ok(Plan { steps })
 }
 
 /// Changes a quota, also while the VPS runs. The host refuses one below what is used.
@@ -140,7 +143,8 @@ pub fn plan_dataset_set(
     })
 }
 
-/// Destroys a dataset with its data. Refused while it is mounted or has snapshots, unless forced; and while the VPS runs.
+/// Destroys a dataset with its data. Refused while it is mounted or has snapshots, unless forced; and in any case while a VPS
+/// that runs shows it. The burial asks for a proof that nobody has it mounted any more.
 pub fn plan_dataset_destroy(
     doc: &VpsDoc,
     seen: &Observed,
@@ -214,8 +218,7 @@ pub fn plan_dataset_destroy(
             "remove them first where they are not needed, or --force",
         ));
     }
-    // A guest that runs may have it open even where it is not mounted any more; the proof asks for no sign of life.
-    refuse_running(doc, seen, "destroying a dataset")?;
+    refuse_shown(doc, seen, name)?;
     let mut new = doc.clone();
     new.datasets.retain(|d| d.name != *name);
     new.mounts.retain(|m| m.dataset != *name);
@@ -230,4 +233,25 @@ pub fn plan_dataset_destroy(
             bury.final_because("it was confirmed"),
         ],
     })
+}
+
+/// A guest that runs goes on without a dataset that it does not have; what it has is not taken from it for good.
+fn refuse_shown(doc: &VpsDoc, seen: &Observed, name: &DatasetName) -> Result<(), Refusal> {
+    refuse_remains(doc, seen)?;
+    let rescue = doc.run.as_ref().and_then(|run| run.rescue.as_ref());
+    let in_rescue = rescue.map_or(&[][..], |rescue| &rescue.mounts);
+    let mut shown_at = doc.mounts.iter().chain(in_rescue);
+    match shown_at.find(|m| m.dataset == *name) {
+        Some(mount) if seen.is_alive() => Err(Refusal::new(
+            Code::VpsRunning,
+            format!(
+                "VPS {} is running with dataset {} at {}",
+                doc.title(),
+                shown(doc, name),
+                mount.path
+            ),
+            format!("mayfly mount remove {} {}", doc.id, mount.path),
+        )),
+        _ => Ok(()),
+    }
 }

@@ -26,8 +26,8 @@ pub fn plan_destroy(
             .any(|step| matches!(step, Step::BuryRoot { root, .. } if name.is_below(root)))
     };
     for (name, dataset) in &seen.pool.datasets {
-        // Nothing that lies in a temporary root is made by a VPS, so what is found there bears no mark of it.
-        let within = *name == root || name.is_below(&root) || in_temporary_root(name);
+        let in_root_of_a_run = in_temporary_root(name);
+        let within = *name == root || name.is_below(&root) || in_root_of_a_run;
         let named_root = name
             .named_root_of_a_run()
             .is_some_and(|(id, _)| id == doc.id);
@@ -38,11 +38,16 @@ pub fn plan_destroy(
         if !within {
             continue;
         }
+        // A rescue system has parts of its own below its root; nothing else that lies in one is made by a VPS.
+        let role = match in_root_of_a_run {
+            true => Role::Temporary,
+            false => Role::Persistent,
+        };
         let ours = match &dataset.mark {
             MarkSeen::Local(m) => {
                 m.node == ctx.node
                     && m.owner == Some((doc.id, doc.incarnation.clone()))
-                    && m.role == Role::Persistent
+                    && m.role == role
                     && m.made_as == *name
             }
             _ => false,

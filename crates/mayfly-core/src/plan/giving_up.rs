@@ -66,6 +66,8 @@ impl Step {
             | Self::PrepareTree { .. }
             | Self::Record { .. }
             | Self::SetLimits { .. }
+            | Self::ShowMount { .. }
+            | Self::HideMount { .. }
             | Self::Launch { .. }
             | Self::BuryRoot { .. }
             | Self::BuryData { .. }

@@ -87,6 +87,11 @@ pub fn sort_leftovers(
     out
 }
 
+fn goes_with_its_root(name: &PoolPath, pool: &PoolSeen) -> bool {
+    let mut above = pool.datasets.keys().filter(|one| name.is_below(one));
+    above.any(|one| one.named_root_of_a_run().is_some())
+}
+
 fn grave(name: &PoolPath, seen: &MarkSeen, node: &NodeId, out: &mut Leftovers) {
     // What lies below a grave goes with it, children first.
     if name.as_str().matches('/').count() > 1 {
@@ -145,6 +150,8 @@ fn ours(
                     "{name}: VPS {id} of incarnation {life} is not known here; left alone"
                 )),
                 Some(_) if busy.has(*id) => {}
+                // It goes with the root that it lies in.
+                Some(_) if goes_with_its_root(name, pool) => {}
                 Some(doc) => {
                     let current = doc.run.as_ref().is_some_and(|r| r.root == *name);
                     if !current && doc.last_root.as_ref() != Some(name) {

@@ -17,6 +17,7 @@ mod feature;
 mod giving_up;
 mod harvest;
 mod leftovers;
+mod live;
 mod mounts;
 mod parts;
 #[cfg(feature = "edit")]
@@ -45,7 +46,7 @@ pub use self::feature::plan_set_impermanence;
 pub use self::giving_up::{Asks, Cut};
 pub use self::harvest::HarvestPlan;
 pub use self::leftovers::{Busy, Leftovers, sort_leftovers};
-pub use self::mounts::{Shown, mount_order, plan_mount_add, plan_mount_remove};
+pub use self::mounts::{Shown, mount_order, plan_mount_add, plan_mount_remove, run_mount};
 #[cfg(feature = "edit")]
 pub use self::persist::plan_persist_change;
 pub use self::places::{place_of, storage_inactive};
@@ -146,7 +147,7 @@ pub fn plan_vps(
         Request::DatasetDestroy { name, force } => {
             plan_dataset_destroy(doc, seen, name, *force, ctx)
         }
-        Request::MountAdd { mount } => plan_mount_add(doc, seen, mount),
+        Request::MountAdd { mount } => plan_mount_add(doc, seen, mount, ctx),
         Request::MountRemove { path } => plan_mount_remove(doc, seen, path),
         Request::Set { change } => plan_set(doc, seen, change, ctx),
         #[cfg(feature = "edit")]

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::Plan;
-use super::parts::{no_such_dataset, record, refuse_running};
+use super::live::Live;
+use super::parts::{no_such_dataset, record};
+use super::{Plan, PlanContext};
 use crate::documents::{Mount, VpsDoc};
 use crate::error::{Code, Refusal};
 use crate::names::{GuestPath, PoolPath};
@@ -35,12 +36,19 @@ pub(super) fn run_mounts(
     shown: &[Shown],
     source: impl Fn(&PoolPath) -> MountSource,
 ) -> Vec<RunMount> {
-    let mount = |(dataset, target, read_only): &Shown| RunMount {
+    shown.iter().map(|one| run_mount(one, &source)).collect()
+}
+
+/// The same of one.
+pub fn run_mount(
+    (dataset, target, read_only): &Shown,
+    source: impl Fn(&PoolPath) -> MountSource,
+) -> RunMount {
+    RunMount {
         source: source(dataset),
         target: target.clone(),
         read_only: *read_only,
-    };
-    shown.iter().map(mount).collect()
+    }
 }
 
 /// The directories that must be in each dataset's tree so that all mounts find their mount points.
@@ -125,36 +133,48 @@ pub(super) fn check_mount(doc: &VpsDoc, mount: &Mount) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Shows a dataset at a path from the next start on.
-pub fn plan_mount_add(doc: &VpsDoc, seen: &Observed, mount: &Mount) -> Result<Plan, Refusal> {
+/// Shows a dataset at a path, at once and from every start on.
+pub fn plan_mount_add(
+    doc: &VpsDoc,
+    seen: &Observed,
+    mount: &Mount,
+    ctx: &PlanContext,
+) -> Result<Plan, Refusal> {
     check_mount(doc, mount)?;
-    refuse_running(doc, seen, "adding a mount")?;
+    let live = Live::to_add(doc, seen, mount, ctx)?;
     let mut new = doc.clone();
     new.mounts.push(mount.clone());
     new.mounts = mount_order(&new.mounts);
+    if let Some(live) = &live {
+        live.note_shown(&mut new, &mount.path);
+    }
     let what = format!(
         "{} is mounted at {}",
         shown(doc, &mount.dataset),
         mount.path
     );
-    Ok(Plan {
-        steps: vec![record(doc, new, what)],
-    })
+    // What cannot be shown is refused before anything is recorded.
+    let mut steps: Vec<_> = live.iter().map(|live| live.show(doc)).collect();
+    steps.push(record(doc, new, what));
+    Ok(Plan { steps })
 }
 
-/// Shows it there no more from the next start on.
+/// Shows it there no more, at once and from every start on.
 pub fn plan_mount_remove(doc: &VpsDoc, seen: &Observed, path: &GuestPath) -> Result<Plan, Refusal> {
-    if !doc.mounts.iter().any(|m| m.path == *path) {
+    let Some(mount) = doc.mounts.iter().find(|m| m.path == *path) else {
         return Err(Refusal::new(
             Code::MountNotFound,
             format!("VPS {}: nothing is mounted at {path}", doc.title()),
             format!("see `mayfly mount list {}`", doc.id),
         ));
-    }
-    refuse_running(doc, seen, "removing a mount")?;
+    };
+    let live = Live::to_remove(doc, seen, mount)?;
     let mut new = doc.clone();
     new.mounts.retain(|m| m.path != *path);
-    Ok(Plan {
-        steps: vec![record(doc, new, format!("nothing is mounted at {path}"))],
-    })
+    if let Some(live) = &live {
+        live.note_hidden(&mut new, path);
+    }
+    let mut steps: Vec<_> = live.iter().map(|live| live.hide(doc)).collect();
+    steps.push(record(doc, new, format!("nothing is mounted at {path}")));
+    Ok(Plan { steps })
 }

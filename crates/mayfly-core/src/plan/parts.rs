@@ -55,20 +55,6 @@ pub(super) fn end_run(doc: &VpsDoc, timeout_ms: u64, force: bool) -> PlannedStep
     )
 }
 
-pub(super) fn refuse_running(doc: &VpsDoc, seen: &Observed, what: &str) -> Result<(), Refusal> {
-    if !seen.is_alive() {
-        return Ok(());
-    }
-    Err(Refusal::new(
-        Code::VpsRunning,
-        format!(
-            "VPS {} is running, and {what} of a running VPS is not built yet",
-            doc.title()
-        ),
-        format!("stop it first: mayfly stop {}", doc.id),
-    ))
-}
-
 pub(super) fn no_such_dataset(doc: &VpsDoc, name: &DatasetName) -> Refusal {
     Refusal::new(
         Code::DatasetNotFound,
@@ -155,7 +141,9 @@ pub(super) fn old_roots(
                 }
                 _ => false,
             };
-            ours && *name != but && !name.is_grave()
+            // What lies below a root goes with it, and stays with it.
+            let alone = name.named_root_of_a_run().is_some();
+            ours && alone && *name != but && !name.is_grave()
         })
         .map(|(name, _)| bury_root(doc, name, give_up, ctx))
         .collect()

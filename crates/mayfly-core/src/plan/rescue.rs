@@ -4,7 +4,7 @@
 
 use super::bases::base_path;
 use super::harvest::{harvest, is_owed};
-use super::mounts::mount_order;
+use super::mounts::{Shown, mount_order};
 use super::parts::{end_run, old_roots, record, record_ended, running};
 use super::platform::path;
 use super::start::{
@@ -15,9 +15,10 @@ use super::{NewVpsDefaults, Plan, PlanContext, PlannedStep, Step};
 use crate::documents::{Base, Impermanence, Mount, Rescue, TemplateDoc, Track, VpsDoc};
 use crate::error::{Code, Refusal};
 use crate::ids::RunId;
-use crate::names::{DatasetName, GuestPath, PoolPath, TemplateName};
-use crate::observed::Observed;
+use crate::names::{DatasetName, GuestPath, PoolPath, TemplateName, TemplatePart};
+use crate::observed::{Mark, Observed, Role};
 use crate::persist::spec::Spec;
+use crate::ports::{NewDataset, Origin};
 use crate::template::{RootKind, check_architecture};
 
 /// Where the root dataset is in a rescue system, if nothing else is said; what would hide that system is below.
@@ -43,11 +44,13 @@ pub fn plan_rescue(
 ) -> Result<Plan, Refusal> {
     let template = find(doc, template, ctx)?;
     let base = base_path(&template.digest);
-    if !seen.pool.datasets.contains_key(&base) {
+    let parts = own_parts(template, &PoolPath::rescue_root(doc.id, run));
+    let mut needed = [&base].into_iter().chain(parts.iter().map(|p| &p.from));
+    if let Some(absent) = needed.find(|one| !seen.pool.datasets.contains_key(one)) {
         return Err(Refusal::new(
             Code::TemplateNotFound,
             format!(
-                "template {} is recorded, and its dataset {base} is not in the pool",
+                "template {} is recorded, and its dataset {absent} is not in the pool",
                 template.name
             ),
             format!(
@@ -95,16 +98,6 @@ fn find<'a>(
             )
         })?;
     check_architecture(&template.manifest.architecture, &doc.manifest.architecture)?;
-    if template.manifest.root_kind == RootKind::Empty {
-        return Err(Refusal::new(
-            Code::TemplateUnfit,
-            format!(
-                "template {name} cannot be a rescue system: its system lies in a dataset of its own, and such a rescue \
-                 system is not built yet"
-            ),
-            "choose a template of root kind template: mayfly template list",
-        ));
-    }
     Ok(template)
 }
 
@@ -114,28 +107,9 @@ fn place(
     template: &TemplateDoc,
     root_at: Option<&GuestPath>,
 ) -> Result<Rescue, Refusal> {
-    let own = template.manifest.layout.mounts.iter();
-    let own = own
-        .filter(|mount| !mount.dataset.is_root())
-        .map(|mount| &mount.path);
-    let system: Vec<GuestPath> = SYSTEM
-        .iter()
-        .map(|text| path(text))
-        .chain(own.cloned())
-        .collect();
-    let hides = |at: &GuestPath| {
-        let var = ["/var", "/var/lib", "/opt", "/srv", "/home", "/mnt"].map(path);
-        at.is_top()
-            || *at == var[0]
-            || *at == var[1]
-            || system
-                .iter()
-                .any(|of| at.below(of).is_some() || of.below(at).is_some())
-    };
-    let aside = path(RESCUE_ROOT);
     if let Some(at) = root_at {
         let kernel = ["/dev", "/proc", "/run", "/sys"].map(path);
-        if hides(at) || kernel.iter().any(|of| at.below(of).is_some()) {
+        if hides(Some(template), at) || kernel.iter().any(|of| at.below(of).is_some()) {
             return Err(Refusal::new(
                 Code::MountPointRefused,
                 format!("the root dataset at {at} would hide the rescue system"),
@@ -153,23 +127,11 @@ fn place(
         .collect();
     let mut moved = Vec::new();
     for mount in doc.mounts.iter().filter(|mount| !mount.dataset.is_root()) {
-        let taken = root_at.is_some_and(|at| mount.path == *at || at.below(&mount.path).is_some());
-        let mut mount = mount.clone();
-        if hides(&mount.path) || taken {
+        let (at, is_moved) = place_one(doc, Some(template), root_at, mount)?;
+        if is_moved {
             moved.push(mount.path.clone());
-            let text = format!("{aside}{}", mount.path);
-            mount.path = text.parse().map_err(|_| {
-                Refusal::new(
-                    Code::MountPointRefused,
-                    format!(
-                        "VPS {}: {text} is too long to be a mount point",
-                        doc.title()
-                    ),
-                    "remove that mount first",
-                )
-            })?;
         }
-        mounts.push(mount);
+        mounts.push(at);
     }
     Ok(Rescue {
         template: template.name.clone(),
@@ -177,6 +139,45 @@ fn place(
         mounts: mount_order(&mounts),
         moved,
     })
+}
+
+/// Whether something at that path would hide the system of a template, or be hidden by it.
+fn hides(template: Option<&TemplateDoc>, at: &GuestPath) -> bool {
+    let own = template.map_or(&[][..], |template| &template.manifest.layout.mounts);
+    let own = own.iter().filter(|mount| !mount.dataset.is_root());
+    let mut system = SYSTEM
+        .iter()
+        .map(|text| path(text))
+        .chain(own.map(|mount| mount.path.clone()));
+    at.is_top()
+        || ["/var", "/var/lib"].map(path).contains(at)
+        || system.any(|of| at.below(&of).is_some() || of.below(at).is_some())
+}
+
+/// Where a rescue system has a mount of a dataset that is not the root dataset, and whether that is elsewhere than usual.
+pub(super) fn place_one(
+    doc: &VpsDoc,
+    template: Option<&TemplateDoc>,
+    root_at: Option<&GuestPath>,
+    mount: &Mount,
+) -> Result<(Mount, bool), Refusal> {
+    let mut mount = mount.clone();
+    let taken = root_at.is_some_and(|at| mount.path == *at || at.below(&mount.path).is_some());
+    if !taken && !hides(template, &mount.path) {
+        return Ok((mount, false));
+    }
+    let text = format!("{RESCUE_ROOT}{}", mount.path);
+    mount.path = text.parse().map_err(|_| {
+        Refusal::new(
+            Code::MountPointRefused,
+            format!(
+                "VPS {}: {text} is too long to be a mount point",
+                doc.title()
+            ),
+            "remove that mount first",
+        )
+    })?;
+    Ok((mount, true))
 }
 
 /// The steps from "nothing of it is alive" to "the rescue system's init lives".
@@ -190,15 +191,18 @@ fn boot(
 ) -> Vec<PlannedStep> {
     let on = Impermanence {
         root_quota_bytes: NewVpsDefaults::ROOT_QUOTA,
-        root_kind: RootKind::Template,
+        root_kind: template.manifest.root_kind,
     };
     let rescued = as_rescued(doc, template, &rescue, &on);
+    let parts = own_parts(template, root);
     let mut steps = vec![create_root(&rescued, &on, root, run, ctx)];
+    steps.extend(parts.iter().map(|part| part.create(doc, run, ctx)));
     let mut trees = tree_steps(&rescued, root);
     for planned in &mut trees {
         if let Step::PrepareTree { dataset, tree } = &mut planned.step {
             if dataset == root {
-                tree.directories.push(path("/etc"));
+                let points = parts.iter().map(|part| part.path.clone());
+                tree.directories.extend(points.chain([path("/etc")]));
                 tree.files.extend(notices(doc, &rescue));
             }
         }
@@ -215,6 +219,10 @@ fn boot(
     ));
     let mut launch = launch_plan(&rescued, root, run, ctx);
     launch.boot_report["root"]["kind"] = "rescue".into();
+    launch.mounts.extend(parts.iter().map(Part::shown));
+    launch
+        .mounts
+        .sort_by(|a, b| a.1.as_str().split('/').cmp(b.1.as_str().split('/')));
     launch.persistence = Some(Spec {
         inactive: Some(
             "this is a rescue system: declarations are applied at the next start of the VPS itself"
@@ -229,6 +237,59 @@ fn boot(
     let is_rescue = |step: &Step| matches!(step, Step::BuryRoot { root, .. } if root.named_temporary_root().is_none());
     steps.extend(old.filter(is_rescue).map(Step::as_housekeeping));
     steps
+}
+
+/// A dataset of a template of root kind empty, in which its system lies, cloned for one rescue.
+struct Part {
+    from: PoolPath,
+    name: PoolPath,
+    path: GuestPath,
+    read_only: bool,
+}
+
+/// The parts that a rescue system needs beside its root. One of root kind template is whole without.
+fn own_parts(template: &TemplateDoc, root: &PoolPath) -> Vec<Part> {
+    if template.manifest.root_kind != RootKind::Empty {
+        return Vec::new();
+    }
+    let mounts = template.manifest.layout.mounts.iter();
+    let own = mounts.filter(|mount| !mount.dataset.is_root());
+    own.map(|mount| Part {
+        from: PoolPath::template(
+            &template.digest,
+            &TemplatePart::Dataset(mount.dataset.clone()),
+        ),
+        name: root.part_of_root(&mount.dataset),
+        path: mount.path.clone(),
+        read_only: mount.read_only,
+    })
+    .collect()
+}
+
+impl Part {
+    /// Makes it; it lies in the root, and is buried with that.
+    fn create(&self, doc: &VpsDoc, run: &RunId, ctx: &PlanContext) -> PlannedStep {
+        let mark = Mark {
+            node: ctx.node.clone(),
+            owner: Some((doc.id, doc.incarnation.clone())),
+            role: Role::Temporary,
+            run: Some(run.clone()),
+            made_as: self.name.clone(),
+            condemned_by: None,
+            unharvested: false,
+        };
+        let new = NewDataset {
+            name: self.name.clone(),
+            mark,
+            quota: Some(NewVpsDefaults::ROOT_QUOTA),
+            origin: Origin::Clone(self.from.clone()),
+        };
+        Step::CreateDataset { new }.final_because("it goes with the root that it lies in")
+    }
+
+    fn shown(&self) -> Shown {
+        (self.name.clone(), self.path.clone(), self.read_only)
+    }
 }
 
 /// The VPS as the rescue system sees it: who it is and what it may take stay.

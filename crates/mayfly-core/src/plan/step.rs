@@ -128,6 +128,24 @@ pub enum Step {
         /// All its limits, as they are to be.
         limits: Limits,
     },
+    /// Show a dataset in a run that goes on; one that is over shows nothing.
+    ShowMount {
+        /// The VPS.
+        vps: VpsId,
+        /// The run.
+        run: RunId,
+        /// The dataset, where, and whether read-only.
+        mount: Shown,
+    },
+    /// Show it there no more.
+    HideMount {
+        /// The VPS.
+        vps: VpsId,
+        /// The run.
+        run: RunId,
+        /// The dataset, where, and whether read-only.
+        mount: Shown,
+    },
     /// Start the supervisor.
     Launch {
         /// The run.
@@ -235,6 +253,8 @@ pub enum StepKind {
     PrepareTree,
     Record,
     SetLimits,
+    ShowMount,
+    HideMount,
     Launch,
     AwaitInit,
     Harvest,
@@ -251,13 +271,15 @@ pub enum StepKind {
 
 impl StepKind {
     /// Every kind.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 20] = [
         Self::EndRun,
         Self::CreateDataset,
         Self::SetQuota,
         Self::PrepareTree,
         Self::Record,
         Self::SetLimits,
+        Self::ShowMount,
+        Self::HideMount,
         Self::Launch,
         Self::AwaitInit,
         Self::Harvest,
@@ -282,6 +304,8 @@ impl StepKind {
             Self::PrepareTree => "prepare_tree",
             Self::Record => "record",
             Self::SetLimits => "set_limits",
+            Self::ShowMount => "show_mount",
+            Self::HideMount => "hide_mount",
             Self::Launch => "launch",
             Self::AwaitInit => "await_init",
             Self::Harvest => "harvest",
@@ -308,6 +332,8 @@ impl Step {
             Self::PrepareTree { .. } => StepKind::PrepareTree,
             Self::Record { .. } => StepKind::Record,
             Self::SetLimits { .. } => StepKind::SetLimits,
+            Self::ShowMount { .. } => StepKind::ShowMount,
+            Self::HideMount { .. } => StepKind::HideMount,
             Self::Launch { .. } => StepKind::Launch,
             Self::AwaitInit { .. } => StepKind::AwaitInit,
             Self::Harvest { .. } => StepKind::Harvest,
@@ -337,6 +363,8 @@ impl Step {
             Self::SetQuota { .. }
             | Self::Record { .. }
             | Self::SetLimits { .. }
+            | Self::ShowMount { .. }
+            | Self::HideMount { .. }
             | Self::BuryRoot { .. }
             | Self::BuryData { .. }
             | Self::BuryTemplate { .. }
@@ -437,6 +465,20 @@ impl fmt::Display for Step {
             Self::SetLimits { vps, run, limits } => {
                 write!(f, "limit run {run} of {vps} to {limits}")
             }
+            Self::ShowMount {
+                vps,
+                run,
+                mount: (dataset, path, read_only),
+            } => write!(
+                f,
+                "show {dataset} at {path}{} in run {run} of {vps}",
+                if *read_only { " (read-only)" } else { "" }
+            ),
+            Self::HideMount {
+                vps,
+                run,
+                mount: (dataset, path, _),
+            } => write!(f, "hide {dataset} at {path} in run {run} of {vps}"),
             Self::Launch { launch } => {
                 write!(
                     f,

@@ -392,6 +392,38 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         },
     },
     Scenario {
+        name: "mount add and remove while it runs",
+        before: |w, e| {
+            there(w, e, "debian-12-impermanence", true);
+            ask(e, shrink());
+            settle(e);
+        },
+        act: |_, e| {
+            let path: mayfly_core::names::GuestPath = "/mnt/all".parse().unwrap();
+            ask(
+                e,
+                Intent::MountAdd {
+                    mount: Mount {
+                        dataset: "".parse().unwrap(),
+                        path: path.clone(),
+                        read_only: true,
+                    },
+                },
+            );
+            settle(e);
+            ask(e, Intent::MountRemove { path });
+        },
+    },
+    Scenario {
+        name: "dataset create and mount while it runs",
+        before: |w, e| {
+            there(w, e, "debian-12-impermanence", true);
+            ask(e, shrink());
+            settle(e);
+        },
+        act: |_, e| ask(e, data()),
+    },
+    Scenario {
         name: "declare a path, running",
         before: |w, e| there(w, e, "debian-12-impermanence", true),
         act: |_, e| {

@@ -22,6 +22,7 @@ pub mod evidence;
 mod grace;
 pub mod harvest;
 mod limits;
+pub mod live;
 pub mod lxc_config;
 pub mod paths;
 mod proc_text;

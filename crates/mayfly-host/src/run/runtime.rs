@@ -14,7 +14,7 @@ use mayfly_core::names::PoolPath;
 use mayfly_core::observed::Evidence as Sign;
 use mayfly_core::persist::record::Taken;
 use mayfly_core::ports::{HarvestOrder, HostError, HostResult, Outcome, Runtime};
-use mayfly_core::run::{Limits, RunEnd, RunPhase, RunSpec, RunState};
+use mayfly_core::run::{Limits, RunEnd, RunMount, RunPhase, RunSpec, RunState};
 
 use super::apparmor::forget_compiled;
 use super::client::{self, CallError, FileError, Node};
@@ -22,6 +22,7 @@ use super::evidence::{Evidence, LookError};
 use super::grace::Grace;
 use super::harvest::dead;
 use super::limits;
+use super::live::{self, Act, Entered, Order};
 use super::paths::{RunDir, container_name, node_cgroup, parse_run_name, run_name};
 use super::state::read_spec;
 use crate::clock::unix_ms;
@@ -90,6 +91,42 @@ impl LxcRuntime {
     /// The directory of the console ring of a VPS.
     pub fn console_dir(&self, vps: VpsId) -> PathBuf {
         self.places.consoles.join(vps.to_string())
+    }
+
+    /// Changes one mount of a run; one that is over has none.
+    fn enter(
+        &self,
+        vps: VpsId,
+        run: &RunId,
+        mount: &RunMount,
+        act: impl Fn((&RunState, &RunSpec)) -> Act,
+    ) -> HostResult<Outcome> {
+        let action = || format!("changing the mount at {} of VPS {vps}", mount.target);
+        let state = self.state(vps, run)?;
+        let living = state.filter(|state| state.phase == RunPhase::Running);
+        let Some((init, state)) = living.and_then(|state| Some((state.init_pid?, state))) else {
+            return Ok(Outcome::Unchanged);
+        };
+        let spec = read_spec(&self.run_dir(vps, run))
+            .map_err(|error| HostError::failed(action(), error))?;
+        let node = node_cgroup(&self.places.node.node);
+        let cgroup = format!("/{node}/{}/payload", run_name(vps, run));
+        let order = Order::new(
+            (init, cgroup, spec.ids),
+            mount.source.clone(),
+            (mount.target.clone(), mount.read_only),
+            act((&state, &spec)),
+        );
+        match live::enter_guest(&self.places.program, &order) {
+            Ok(Entered::Done(outcome)) => Ok(outcome),
+            Ok(Entered::Refused(why)) => Err(Refusal::new(
+                Code::MountPointRefused,
+                format!("VPS {vps}: {}", why.escape_debug()),
+                "change that inside, or stop the VPS first",
+            )
+            .into()),
+            Err(why) => Err(HostError::failed(action(), why.escape_debug())),
+        }
     }
 
     /// Refuses while anything but `run` itself is alive. Gives a sign that the run itself is, where it is.
@@ -300,6 +337,23 @@ impl Runtime for LxcRuntime {
             limits,
             at_start.unwrap_or_default(),
         )
+    }
+
+    fn show_mount(&self, vps: VpsId, run: &RunId, mount: &RunMount) -> HostResult<Outcome> {
+        self.enter(vps, run, mount, |_| Act::Show {})
+    }
+
+    fn hide_mount(&self, vps: VpsId, run: &RunId, mount: &RunMount) -> HostResult<Outcome> {
+        let dir = self.run_dir(vps, run);
+        self.enter(vps, run, mount, |(state, spec)| {
+            let mut from_start = spec.mounts.iter();
+            let index =
+                from_start.position(|one| one.target == mount.target && one.source == mount.source);
+            let at = index.map(|index| dir.dataset(index).display().to_string());
+            Act::Hide {
+                let_go: at.map(|at| (state.supervisor_pid, at)),
+            }
+        })
     }
 
     fn await_init(&self, vps: VpsId, run: &RunId, deadline: Duration) -> HostResult<Outcome> {

@@ -9,6 +9,7 @@ use mayfly_core::ids::VpsId;
 use mayfly_core::names::GuestPath;
 
 use super::change::{ChangeArgs, ConfirmArgs};
+use super::mount::tell_in_rescue;
 use super::table::{or_dash, table};
 use super::words::{DatasetRef, parse_setting, parse_subdataset, parse_vps};
 use super::{Context, Failure};
@@ -77,14 +78,20 @@ pub(super) async fn run(context: &Context, verb: DatasetVerb) -> Result<ExitCode
                 None => format!("dataset {vps}/{name} is made"),
                 Some(path) => format!("dataset {vps}/{name} is made and mounted at {path}"),
             };
+            let tells = change.waits() && !context.screen.json;
+            let added = mount.clone().filter(|_| tells).map(|at| (name.clone(), at));
             let body = CreateDataset {
                 name,
                 quota_bytes: quota,
                 mount,
             };
-            change
+            let done = change
                 .carry_out(context, &Change::create_dataset(&vps, &body), |_| done)
-                .await
+                .await?;
+            if let Some(added) = added {
+                tell_in_rescue(context, &vps, &added).await?;
+            }
+            Ok(done)
         }
         DatasetVerb::List { vps } => {
             let id = context.client.vps(&vps).await?.id;

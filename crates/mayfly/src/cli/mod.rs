@@ -72,6 +72,9 @@ pub(crate) enum Verb {
     /// Take copies back from one root; the order comes on standard input
     #[command(hide = true)]
     Harvest,
+    /// Change one mount of a run that goes on; the order comes on standard input
+    #[command(hide = true)]
+    Enter,
     /// What is wrong with the node: its pool, what is alive on its host, its state
     Fsck(FsckArgs),
     /// Rebuild a lost, damaged or outdated state from the pool; no daemon may run
@@ -196,6 +199,7 @@ async fn dispatch(verb: Verb, context: &Context) -> Result<ExitCode, Failure> {
         | Verb::Serve(_)
         | Verb::Supervise(_)
         | Verb::Harvest
+        | Verb::Enter
         | Verb::Fsck(_)
         | Verb::Recover(_)
         | Verb::Completions(_)

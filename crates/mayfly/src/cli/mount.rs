@@ -3,8 +3,9 @@
 use std::process::ExitCode;
 
 use clap::Subcommand;
-use mayfly_api::{AddMount, Change, MountView};
-use mayfly_core::names::GuestPath;
+use mayfly_api::{AddMount, Change, MountView, VpsView};
+use mayfly_core::names::{DatasetName, GuestPath};
+use mayfly_core::plan::RESCUE_ROOT;
 
 use super::change::ChangeArgs;
 use super::table::table;
@@ -55,14 +56,20 @@ pub(super) async fn run(context: &Context, verb: MountVerb) -> Result<ExitCode, 
             change,
         } => {
             let done = format!("mount {path} is added");
+            let tells = change.waits() && !context.screen.json;
+            let added = (name.clone(), path.clone());
             let body = AddMount {
                 dataset: name,
                 path,
                 read_only,
             };
-            change
+            let done = change
                 .carry_out(context, &Change::add_mount(&vps, &body), |_| done)
-                .await
+                .await?;
+            if tells {
+                tell_in_rescue(context, &vps, &added).await?;
+            }
+            Ok(done)
         }
         MountVerb::List { vps } => {
             context
@@ -73,13 +80,54 @@ pub(super) async fn run(context: &Context, verb: MountVerb) -> Result<ExitCode, 
             Ok(ExitCode::SUCCESS)
         }
         MountVerb::Remove { vps, path, change } => {
-            change
+            let tells = change.waits() && !context.screen.json;
+            let done = change
                 .carry_out(context, &Change::remove_mount(&vps, &path), |_| {
                     format!("mount {path} is removed")
                 })
-                .await
+                .await?;
+            if tells && context.client.vps(&vps).await?.run.is_some() {
+                let line = "  what the guest has open there stays open until it is closed\n";
+                context.screen.print(line)?;
+            }
+            Ok(done)
         }
     }
+}
+
+/// Says where a new mount is in a rescue system, which has some elsewhere and some not at all.
+pub(super) async fn tell_in_rescue(
+    context: &Context,
+    vps: &str,
+    added: &(DatasetName, GuestPath),
+) -> Result<(), Failure> {
+    match in_rescue(&context.client.vps(vps).await?, added) {
+        Some(line) => context.screen.print(&format!("  {line}\n")),
+        None => Ok(()),
+    }
+}
+
+fn in_rescue(vps: &VpsView, (dataset, path): &(DatasetName, GuestPath)) -> Option<String> {
+    let rescue = vps.run.as_ref()?.rescue.as_ref()?;
+    let name = match dataset.is_root() {
+        true => vps.id.to_string(),
+        false => format!("{}/{dataset}", vps.id),
+    };
+    let aside = format!("{RESCUE_ROOT}{path}");
+    let mut mounts = rescue.mounts.iter();
+    let here = mounts.find(|m| {
+        m.dataset == *dataset && !dataset.is_root() && (m.path == *path || m.path.as_str() == aside)
+    });
+    Some(match here {
+        Some(mount) if mount.path == *path => {
+            format!("in this rescue system {name} is at {path}")
+        }
+        Some(mount) => format!(
+            "in this rescue system {name} is at {}: at {path} it would hide the system",
+            mount.path
+        ),
+        None => format!("{name} is at {path} from the next start on, not in this rescue system"),
+    })
 }
 
 fn render_list(vps: &str, all: &[MountView]) -> String {

@@ -34,6 +34,7 @@ fn the_fixed_words_are_understood() {
         "serve --state-dir /srv/node",
         "supervise /srv/node/runs/100.c5a8b7",
         "harvest",
+        "enter",
         "status",
         "pool show --json",
         "template build debian-12 --name d12 --mirror http://mirror.example/debian",

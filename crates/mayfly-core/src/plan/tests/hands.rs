@@ -14,6 +14,7 @@ use crate::observed::{InitSeen, MarkSeen, Observed};
 use crate::plan::{
     Busy, CreateInput, Plan, PlanContext, Step, Undo, needed_probe, plan_template_build,
     plan_template_import, plan_template_pull, plan_template_remove, plan_vps, resolve_new_vps,
+    run_mount,
     sort_leftovers,
 };
 use crate::ports::{BuiltTemplate, Cancel, Clock as _, Runtime as _, Storage as _, Templates as _};
@@ -220,6 +221,13 @@ impl Hands {
             } => drop(self.vpses.insert(*vps, (**doc).clone())),
             Step::Record { vps, doc: None, .. } => drop(self.vpses.remove(vps)),
             Step::SetLimits { vps, run, limits } => drop(host.set_limits(*vps, run, limits)?),
+            Step::ShowMount { vps, run, mount } | Step::HideMount { vps, run, mount } => {
+                let mount = run_mount(mount, |n| host.mount_source(n));
+                match step {
+                    Step::ShowMount { .. } => host.show_mount(*vps, run, &mount)?,
+                    _ => host.hide_mount(*vps, run, &mount)?,
+                };
+            }
             Step::Launch { launch } => {
                 host.launch(&launch.to_run_spec(|n| host.mount_source(n), host.detach()))?;
             }
@@ -261,8 +269,13 @@ impl Hands {
                 grave,
             } => self.bury(dataset, grave, |mark| {
                 let owner = (*vps, incarnation);
-                let data =
-                    ConfirmedDestroy::prove(dataset, mark, &node, owner, &host.evidence(*vps)?)?;
+                let data = ConfirmedDestroy::prove(
+                    dataset,
+                    mark,
+                    &node,
+                    owner,
+                    &host.in_use(*vps, dataset)?,
+                )?;
                 Ok(Burial::of_data(
                     data,
                     condemner(mark, self.context().operation),

@@ -9,6 +9,7 @@ mod hands;
 mod harvest;
 mod history;
 mod leftovers;
+mod live;
 mod properties;
 mod refusals;
 mod rescue;

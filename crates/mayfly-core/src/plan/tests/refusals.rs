@@ -299,14 +299,18 @@ fn mounts_that_cannot_be() {
         Code::MountPointRefused,
     );
     debian.ask(id(VPS), &start(1)).unwrap();
-    refused(&mut debian, &add("", "/again"), Code::VpsRunning);
-    refused(
-        &mut debian,
-        &Request::MountRemove {
-            path: path("/persistent"),
-        },
-        Code::VpsRunning,
-    );
+    // While it runs, none that would hide another, or take it along.
+    debian.ask(id(VPS), &add("", "/persistent/x")).unwrap();
+    let remove = |at: &str| Request::MountRemove { path: path(at) };
+    refused(&mut debian, &remove("/persistent"), Code::MountPointRefused);
+    debian.ask(id(VPS), &add("", "/srv/x")).unwrap();
+    refused(&mut debian, &add("", "/srv"), Code::MountPointRefused);
+    // Nor one that the record of what was placed in a temporary root is found by.
+    hands.ask(id(VPS), &start(1)).unwrap();
+    for at in ["/persistent/var", "/persistent/etc/x"] {
+        refused(&mut hands, &add("nix", at), Code::VpsRunning);
+    }
+    refused(&mut hands, &remove("/persistent"), Code::VpsRunning);
 }
 
 fn memory(of: Bytes) -> VpsChange {

@@ -156,7 +156,6 @@ fn what_would_hide_the_rescue_system_is_moved_and_told() {
 fn what_cannot_be_a_rescue_system_is_refused() {
     let mut hands = lives("debian-12-impermanence");
     for (template, at, code) in [
-        ("nixos-shaped", "/mnt/vps", Code::TemplateUnfit),
         ("absent", "/mnt/vps", Code::TemplateNotFound),
         ("debian-12", "/usr", Code::MountPointRefused),
         ("debian-12", "/usr/share/vps", Code::MountPointRefused),
@@ -169,4 +168,48 @@ fn what_cannot_be_a_rescue_system_is_refused() {
         assert_eq!(refusal.code, code, "{template} {at}: {refusal:?}");
     }
     assert!(hands.host.is_running(id(VPS)));
+}
+
+#[test]
+fn a_system_that_lies_in_a_dataset_brings_a_clone_of_it_along() {
+    let mut hands = lives("nixos-shaped");
+    let own = hands.doc(id(VPS)).pool_path(&name("nix"));
+    hands.twice = true;
+    hands
+        .ask(id(VPS), &rescue("nixos-shaped", Some("/mnt/vps"), 2))
+        .unwrap();
+    let (root, part) = ("11327.rescue-c5a802", "11327.rescue-c5a802/nix");
+    let shown: Vec<_> = hands
+        .host
+        .mounts_of(id(VPS))
+        .into_iter()
+        .map(|(at, of)| format!("{of} at {at}"))
+        .collect();
+    // The VPS's own store is out of the way of the rescue system's.
+    let wanted = [
+        "11327 at /mnt/vps".to_owned(),
+        format!("{own} at /mnt/vps/nix"),
+        format!("{part} at /nix"),
+    ];
+    assert_eq!(shown, wanted);
+    assert_eq!(present(&hands).moved, [path("/nix")]);
+    hands.assert_sound();
+    assert!(
+        there(&hands, root) && there(&hands, part),
+        "nobody reaps what lives"
+    );
+    // Another one after it, and out of that: what lies in a root goes with it.
+    hands
+        .ask(id(VPS), &rescue("nixos-shaped", None, 3))
+        .unwrap();
+    assert!(!there(&hands, root) && !there(&hands, part));
+    hands.ask(id(VPS), &stop()).unwrap();
+    hands.assert_sound();
+    assert!(!there(&hands, "11327.rescue-c5a803/nix"));
+    hands.ask(id(VPS), &start(4)).unwrap();
+    hands
+        .ask(id(VPS), &rescue("nixos-shaped", Some("/mnt/vps"), 5))
+        .unwrap();
+    hands.ask(id(VPS), &Request::Destroy { now: true }).unwrap();
+    assert!(!there(&hands, "11327.rescue-c5a805/nix"));
 }

@@ -14,7 +14,10 @@ use std::time::{Duration, Instant};
 use mayfly_core::names::GuestPath;
 use mayfly_core::persist::path::TreePath;
 use mayfly_core::run::RunSpec;
-use rustix::fs::{AtFlags, CWD, FileType, OFlags, Stat, Timespec, Timestamps, fstat, utimensat};
+use rustix::fs::{
+    AtFlags, CWD, FileType, OFlags, Stat, StatxAttributes, StatxFlags, Timespec, Timestamps, fstat,
+    statx, utimensat,
+};
 use rustix::io::Errno;
 use serde::Deserialize;
 
@@ -38,6 +41,16 @@ const WATCHED: usize = 256;
 const TROUBLES: u32 = 20;
 /// This very program, also where another one has its name by now.
 const PROGRAM: &str = "/proc/self/exe";
+
+/// Whether a dataset is still mounted where the start had put it; one that cannot be looked at is for the harvester to tell.
+fn is_shown(source: &Source) -> bool {
+    let (Source::Directory { path } | Source::Mapped { path }) = source else {
+        return true;
+    };
+    statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::TYPE).map_or(true, |seen| {
+        seen.stx_attributes.contains(StatxAttributes::MOUNT_ROOT)
+    })
+}
 
 /// What was placed in the root of a run, and how it has been doing.
 pub(super) struct Settle {
@@ -137,6 +150,8 @@ impl Settle {
         for file in &mut self.files {
             file.is_due = false;
         }
+        // What the guest has lost meanwhile is not mounted here any more either.
+        self.order.datasets.retain(|one| is_shown(&one.source));
         crash_point("supervise.before_settle");
         match Harvester::start(Path::new(PROGRAM), &self.order) {
             Ok(harvester) => self.harvester = Some((harvester, now)),
