@@ -68,6 +68,8 @@ findings! {
     RootLeft = "pool.root_left";
     /// A template that nothing knows or needs.
     TemplateLeft = "pool.template_left";
+    /// Contents that a reinstall put aside, and that the VPS has done with.
+    ReplacedLeft = "pool.replaced_left";
     /// Something that a rebuilt state knows nothing of.
     Spared = "pool.spared";
     /// A grave that waits to be destroyed.

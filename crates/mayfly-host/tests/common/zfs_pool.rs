@@ -27,6 +27,7 @@ const DATASET: &str = "MAYFLY_ZFS_TEST_DATASET";
 /// The cases that mean nothing on OpenZFS, or that need a process that can be killed.
 pub(crate) const SKIPPED: [&str; 3] = [
     "a_burial_that_is_cut_off_is_finished",
+    "an_exchange_that_is_cut_off_is_finished_or_put_back",
     "a_reaping_that_is_cut_off_is_finished",
     "what_is_cut_off_stays_in_the_staging_area",
 ];

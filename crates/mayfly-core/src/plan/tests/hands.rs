@@ -13,10 +13,11 @@ use crate::names::{PoolPath, TemplateName};
 use crate::observed::{InitSeen, MarkSeen, Observed};
 use crate::plan::{
     Busy, CreateInput, Plan, PlanContext, Step, Undo, needed_probe, plan_template_build,
-    plan_template_import, plan_template_remove, plan_vps, resolve_new_vps, sort_leftovers,
+    plan_template_import, plan_template_remove, plan_vps, reinstall_probe, resolve_new_vps,
+    sort_leftovers,
 };
 use crate::ports::{BuiltTemplate, Cancel, Clock as _, Runtime as _, Storage as _, Templates as _};
-use crate::proof::{Burial, Condemned, ConfirmedDestroy, EphemeralRoot};
+use crate::proof::{Burial, Condemned, ConfirmedDestroy, EphemeralRoot, Exchange};
 
 /// A host with documents and somebody who carries plans out.
 pub(super) struct Hands {
@@ -93,12 +94,19 @@ impl Hands {
     }
 
     pub(super) fn observe(&self, request: &Request, doc: &VpsDoc) -> Result<Observed, Refusal> {
-        let init: Option<InitSeen> = match needed_probe(request, doc) {
+        let pool = self.host.observe()?;
+        let probe = match request {
+            Request::Reinstall { .. } | Request::ReinstallUndo { .. } => {
+                reinstall_probe(request, doc, &pool, &self.template_docs())
+            }
+            _ => needed_probe(request, doc),
+        };
+        let init: Option<InitSeen> = match probe {
             None => None,
             Some((assembly, init)) => Some(self.host.probe_init(&assembly, &init)?),
         };
         Ok(Observed {
-            pool: self.host.observe()?,
+            pool,
             pending: Bytes(0),
             evidence: self.host.evidence(doc.id)?,
             init,
@@ -262,6 +270,19 @@ impl Hands {
                     condemner(mark, self.context().operation),
                 ))
             })?,
+            Step::Exchange {
+                vps,
+                incarnation,
+                dataset,
+                aside,
+                contents,
+                ..
+            } => {
+                let owner = (*vps, incarnation);
+                let signs = host.evidence(*vps)?;
+                let proof = Exchange::prove(dataset, aside, owner, contents.as_ref(), &signs)?;
+                drop(host.exchange(&proof)?);
+            }
             Step::BuryTemplate { dataset, grave } => self.bury(dataset, grave, |mark| {
                 let template = ConfirmedDestroy::prove_template(dataset, mark, &node)?;
                 Ok(Burial::of_data(

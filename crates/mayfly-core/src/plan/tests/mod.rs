@@ -11,6 +11,7 @@ mod history;
 mod leftovers;
 mod properties;
 mod refusals;
+mod reinstall;
 mod rescue;
 mod review;
 
