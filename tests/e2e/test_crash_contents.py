@@ -1,8 +1,8 @@
 """The daemon killed while contents change places, come back, or are given up."""
 from persist import in_guest, template
 from test_alive import edit_document
-from test_crash import cut, cut_while, driver_points, each, step_points
-from truth import assert_no_orphans
+from test_crash import CUT_VERBS, cut, cut_while, driver_points, each, step_points
+from truth import assert_no_orphans, operations_over
 
 # What is cut here; every kind of step is cut at every place in the engine's own tests.
 KINDS = ("step.create_dataset", "step.exchange", "step.record", "step.bury_data")
@@ -54,7 +54,12 @@ def test_a_reinstall_killed_anywhere_is_finished(node):
                 node.run(*verb)
             node.end_daemon()
             edit_document(node, vps, lambda document: document["replaced"][0].update(kept_ms=7 * 24 * 3600 * 1000))
-            cut_while(node, point, "reinstall expiry", lambda: None)
+            # It is seen to when the daemon starts, before anybody asks for anything.
+            node.serve(crash_at=point, wait=False)
+            node.wait_daemon_died()
+            CUT_VERBS.add("reinstall expiry")
+            node.serve()
+            operations_over(node)
             has([])
             assert node.show(vps)["replaced"] == []
 

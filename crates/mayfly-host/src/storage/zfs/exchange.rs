@@ -5,8 +5,6 @@
 //! marks come last. Whichever of the three names the two have, the marks say whose contents are whose: a call that was cut
 //! off is finished, or undone, from any of these states.
 
-use std::collections::BTreeMap;
-
 use mayfly_core::names::PoolPath;
 use mayfly_core::observed::Mark;
 use mayfly_core::ports::{HostError, HostResult, Outcome};
