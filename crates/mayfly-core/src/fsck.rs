@@ -210,6 +210,10 @@ impl fmt::Display for Repair {
 /// What is to be done about a finding.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "by", rename_all = "snake_case")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a finding has one, and findings are few"
+)]
 pub enum Remedy {
     /// `--repair` mends it.
     Repair(Repair),
