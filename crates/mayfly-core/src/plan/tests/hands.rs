@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::bytes::Bytes;
 use crate::documents::{NewVps, Request, SCHEMA, TemplateDoc, VpsDoc};
-use crate::error::Refusal;
+use crate::error::{Code, Refusal};
 use crate::fake::FakeHost;
 use crate::ids::{Incarnation, OperationId, RunId, VpsId};
 use crate::names::{PoolPath, TemplateName};
@@ -27,6 +27,8 @@ pub(super) struct Hands {
     operations: u32,
     /// Whether each step is done a second time at once, as after a crash before the journal was written.
     pub(super) twice: bool,
+    /// The step that fails, once it is done.
+    pub(super) fails_at: Option<usize>,
     /// Whether the host goes down with a daemon that dies.
     pub(super) reboots: bool,
 }
@@ -49,6 +51,7 @@ impl Hands {
             templates,
             operations: 0,
             twice: false,
+            fails_at: None,
             reboots: false,
         }
     }
@@ -173,6 +176,9 @@ impl Hands {
             }
             if self.twice && done.is_ok() {
                 done = self.perform(&planned.step);
+            }
+            if self.fails_at == Some(at) {
+                done = Err(Refusal::new(Code::HostFailed, "it was made to fail", "-"));
             }
             let Err(refusal) = done else { continue };
             if planned.undo == Undo::Housekeeping {

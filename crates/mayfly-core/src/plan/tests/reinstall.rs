@@ -7,7 +7,7 @@ use crate::documents::{ReinstallScope, Replaced, Request, VpsDoc};
 use crate::error::Code;
 use crate::fake::{COPIED, StartFault};
 use crate::names::PoolPath;
-use crate::plan::Step;
+use crate::plan::{Step, Undo};
 
 const VPS: u32 = 11327;
 
@@ -323,4 +323,37 @@ fn an_undo_needs_room_and_the_same_kind_of_roots() {
     hands.vpses.get_mut(&id(VPS)).unwrap().impermanence = None;
     let refusal = hands.plan(id(VPS), &undo(3)).unwrap_err();
     assert!(refusal.hint.contains("feature set"), "{refusal:?}");
+}
+
+#[test]
+fn a_failure_of_any_step_leaves_what_was_there() {
+    for undoes in [false, true] {
+        for at in 0.. {
+            let mut hands = lives("debian-12");
+            hands.ask(id(VPS), &stop()).unwrap();
+            if undoes {
+                hands
+                    .ask(id(VPS), &reinstall("debian-12", None, 2))
+                    .unwrap();
+            }
+            hands.assert_sound();
+            let before = hands.picture();
+            let request = match undoes {
+                true => undo(3),
+                false => reinstall("debian-12", None, 3),
+            };
+            let plan = hands.plan(id(VPS), &request).unwrap();
+            let Some(step) = plan.steps.get(at) else {
+                break;
+            };
+            if step.undo == Undo::Housekeeping {
+                continue;
+            }
+            hands.fails_at = Some(at);
+            hands.ask(id(VPS), &request).unwrap_err();
+            hands.fails_at = None;
+            hands.assert_sound();
+            assert_eq!(hands.picture(), before, "after {}", step.step);
+        }
+    }
 }
