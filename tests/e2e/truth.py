@@ -153,6 +153,7 @@ def template_contents(said):
     for doc in said["vpses"].values():
         bases = (doc["base"]["template"], doc["run"] and doc["run"]["base"], doc["last_root_base"])
         used.update(base[:16] for base in bases if base)
+        used.update(one["base"][:16] for one in doc["replaced"])
     return named, used
 
 
@@ -162,6 +163,7 @@ def accounted_for(said, there):
     explained = {path for path in there if path.startswith("templates/") and path.split("/")[1] in named | used}
     for doc in said["vpses"].values():
         explained.update(d["dataset"] for d in doc["datasets"])
+        explained.update(aside for one in doc["replaced"] for aside in one["datasets"])
         explained.update(root for root in (doc["run"] and doc["run"]["root"], doc["last_root"]) if root)
         if doc["run"] and doc["run"]["rescue"]:
             # Parts of a rescue system lie below its root.

@@ -38,6 +38,6 @@ pub use self::persist::{
 pub use self::template::{BuildTemplate, ImportTemplate, PullTemplate, TemplateView};
 pub use self::vps::{
     AddMount, BaseView, CreateDataset, CreateVps, DatasetView, FeatureState, FeatureView,
-    ImpermanenceView, MountView, RescueVps, RestartVps, RunView, SetDataset, SetFeatures,
-    SetImpermanence, SetVps, StopVps, VpsState, VpsView,
+    ImpermanenceView, MountView, ReinstallVps, ReplacedView, RescueVps, RestartVps, RunView,
+    SetDataset, SetFeatures, SetImpermanence, SetVps, StopVps, VpsState, VpsView,
 };

@@ -2,8 +2,10 @@
 
 use mayfly_core::bytes::Bytes;
 use mayfly_core::change::VpsChange;
-use mayfly_core::documents::{Autostart, Desired, Lifecycle, OnCrash, Rescue, Track, VpsDoc};
-use mayfly_core::ids::{Digest, Incarnation, RunId, VpsId};
+use mayfly_core::documents::{
+    Autostart, Desired, Lifecycle, OnCrash, ReinstallScope, Replaced, Rescue, Track, VpsDoc,
+};
+use mayfly_core::ids::{Digest, Incarnation, OperationId, RunId, VpsId};
 use mayfly_core::names::{DatasetName, GuestPath, Hostname, PoolPath, TemplateName};
 use mayfly_core::persist::report::Summary;
 use mayfly_core::plan::RESCUE_ROOT;
@@ -101,6 +103,53 @@ pub struct RescueVps {
     /// Where the root dataset is in it; null to leave it out.
     #[serde(default = "rescue_root")]
     pub root_at: Option<GuestPath>,
+}
+
+/// `POST /v1/vps/{v}/reinstall`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ReinstallVps {
+    /// The template whose contents it gets.
+    pub template: TemplateName,
+    /// What is replaced. An impermanent VPS needs it said; any other has only the system.
+    #[serde(default)]
+    pub scope: Option<ReinstallScope>,
+}
+
+/// Former contents that a reinstall put aside, until an undo or the end of their time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ReplacedView {
+    /// The reinstall.
+    pub operation: OperationId,
+    /// What it replaced.
+    pub scope: ReinstallScope,
+    /// The template that the VPS was of.
+    pub template: TemplateName,
+    /// The same by its digest.
+    pub base: Digest,
+    /// When, in milliseconds since 1970.
+    pub at_unix_ms: u64,
+    /// For how long a host that runs still keeps it, in milliseconds, as last counted.
+    pub kept_for_ms: u64,
+    /// What it held when it was put aside.
+    pub used_bytes: Bytes,
+    /// Where it is in the pool.
+    pub datasets: Vec<PoolPath>,
+}
+
+impl From<Replaced> for ReplacedView {
+    fn from(one: Replaced) -> Self {
+        Self {
+            used_bytes: one.used_bytes(),
+            kept_for_ms: Replaced::KEPT_MS.saturating_sub(one.kept_ms),
+            operation: one.by,
+            scope: one.scope,
+            template: one.template,
+            base: one.base.template,
+            at_unix_ms: one.at_unix_ms,
+            datasets: one.datasets.into_iter().map(|put| put.aside).collect(),
+        }
+    }
 }
 
 fn rescue_root() -> Option<GuestPath> {
@@ -361,6 +410,9 @@ pub struct VpsView {
     pub last_root: Option<PoolPath>,
     /// The template that the last root was cloned from; none where it was not.
     pub last_root_base: Option<Digest>,
+    /// Reinstalls that can be undone, the oldest first.
+    #[serde(default)]
+    pub replaced: Vec<ReplacedView>,
     /// What could not be found out.
     pub notes: Vec<String>,
 }
@@ -439,6 +491,7 @@ impl VpsView {
             persistence: run.and_then(|r| r.persistence.clone()),
             last_root: doc.last_root,
             last_root_base: doc.last_root_base,
+            replaced: doc.replaced.into_iter().map(ReplacedView::from).collect(),
             notes: Vec::new(),
         }
     }

@@ -3,6 +3,7 @@
 //! One document per VPS holds its datasets and mounts as well, so that one compare-and-set changes all of them.
 
 mod operation;
+mod replaced;
 
 use serde::{Deserialize, Serialize};
 
@@ -13,6 +14,7 @@ use crate::run::{IdRange, Limits};
 use crate::template::{Manifest, RootKind};
 
 pub use self::operation::{BY_ITSELF, NewVps, OperationDoc, OperationState, Request};
+pub use self::replaced::{PutAside, ReinstallScope, Replaced};
 
 /// The version of all documents that this program writes. 1 knew pools on btrfs only; 2 knew no base that
 /// changes; 3 knew no declarations; 4 knew no network and no contents that a reinstall put aside.
@@ -287,6 +289,9 @@ pub struct VpsDoc {
     /// The template that the last root was cloned from.
     #[serde(default)]
     pub last_root_base: Option<Digest>,
+    /// Reinstalls that can be undone, the oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub replaced: Vec<Replaced>,
 }
 
 impl VpsDoc {

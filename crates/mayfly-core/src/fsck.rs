@@ -68,6 +68,8 @@ findings! {
     RootLeft = "pool.root_left";
     /// A template that nothing knows or needs.
     TemplateLeft = "pool.template_left";
+    /// Contents that a reinstall put aside, and that the VPS has done with.
+    ReplacedLeft = "pool.replaced_left";
     /// Something that a rebuilt state knows nothing of.
     Spared = "pool.spared";
     /// A grave that waits to be destroyed.
@@ -208,6 +210,10 @@ impl fmt::Display for Repair {
 /// What is to be done about a finding.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "by", rename_all = "snake_case")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a finding has one, and findings are few"
+)]
 pub enum Remedy {
     /// `--repair` mends it.
     Repair(Repair),

@@ -212,6 +212,13 @@ impl FromStr for DatasetName {
                     "`.impermanence-` and `.rescue-` name temporary roots",
                 ));
             }
+            if part.contains(".replaced-") {
+                return Err(bad(
+                    text,
+                    KIND,
+                    "`.replaced-` names what a reinstall put aside",
+                ));
+            }
         }
         Ok(Self(text.to_owned()))
     }
@@ -356,6 +363,29 @@ impl PoolPath {
     #[must_use]
     pub fn part_of_root(&self, part: &DatasetName) -> Self {
         Self(format!("{}/{}", self.0, part.as_str().replace('/', "-")))
+    }
+
+    /// Where the contents of a dataset lie that a reinstall put aside: `11327.replaced-c5a8b7`, and of a subdataset
+    /// `11327.replaced-c5a8b7:srv:data`, since nothing that is put aside lies in anything else.
+    pub fn replaced(vps: VpsId, by: &crate::ids::OperationId, name: &DatasetName) -> Self {
+        let all = by.as_str();
+        let drawn = &all[all.len().saturating_sub(6)..];
+        let of = match name.is_root() {
+            true => String::new(),
+            false => format!(":{}", name.as_str().replace('/', ":")),
+        };
+        Self(format!("{vps}.replaced-{drawn}{of}"))
+    }
+
+    /// The VPS that the name of contents which were put aside speaks of. A name proves nothing.
+    pub fn named_replaced(&self) -> Option<VpsId> {
+        let (vps, _) = self.0.split_once(".replaced-")?;
+        vps.parse().ok()
+    }
+
+    /// Where one of two datasets is while they change places, on storage that cannot let them do so at once.
+    pub fn on_the_way(&self) -> Self {
+        Self(format!("{}.moving", self.0))
     }
 
     /// Where something lies in the graveyard; `grave` is one path component, of characters that every backend takes.

@@ -20,6 +20,8 @@ pub enum Role {
     Temporary,
     /// A part of a template.
     Template,
+    /// What was, or is to be, the contents of a persistent dataset: a reinstall lets the two change places.
+    Replaced,
 }
 
 /// The ownership record of a dataset, kept where no guest can write.
@@ -42,6 +44,10 @@ pub struct Mark {
     /// ([`crate::persist::record`]). It is not given up before they were.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub unharvested: bool,
+    /// The reinstall that its contents came with; none where they are the first ones. It tells two datasets apart that
+    /// change places.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub contents: Option<OperationId>,
 }
 
 /// What a look at the ownership record found.
@@ -177,6 +183,22 @@ impl Evidence {
                     part == number || PoolPath::from_pool(part).is_some_and(other)
                 });
                 !another
+            }
+        }
+    }
+
+    /// Whether this may concern `name`, contents that a reinstall put aside: no run has those, so what counts is a mount
+    /// that is not clearly one of something else.
+    pub fn concerns_replaced(&self, vps: VpsId, name: &PoolPath) -> bool {
+        match self {
+            Self::Supervisor { .. } | Self::Processes { .. } | Self::EmptyCgroup { .. } => false,
+            Self::Mounted { dataset, .. } | Self::Held { dataset, .. } => {
+                let number = vps.to_string();
+                let another = dataset.split('/').any(|part| {
+                    let root = |p: PoolPath| p.named_root_of_a_run().is_some();
+                    part == number || PoolPath::from_pool(part).is_some_and(root)
+                });
+                !another || dataset.split('/').any(|part| part == name.as_str())
             }
         }
     }

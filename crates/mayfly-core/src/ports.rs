@@ -19,7 +19,7 @@ use crate::mirror::MirrorKey;
 use crate::names::{DatasetName, GuestPath, PoolPath, SnapshotName};
 use crate::observed::{DatasetSeen, Evidence, InitSeen, Mark, PoolSeen};
 use crate::persist::record::Taken;
-use crate::proof::{Burial, Condemned};
+use crate::proof::{Burial, Condemned, Exchange};
 use crate::run::{IdRange, Limits, MountSource, RunEnd, RunMount, RunSpec, RunState};
 use crate::snapshots::{
     NewSnapshot, Partial, ReceiveSpec, ResumeToken, SendSpec, SnapshotMark, SnapshotSeen,
@@ -191,6 +191,11 @@ pub trait Storage: Send + Sync {
 
     /// Changes a quota. Below what is used it is refused with [`Code::QuotaBelowUse`].
     fn set_quota(&self, name: &PoolPath, quota: Bytes) -> HostResult<Outcome>;
+
+    /// Lets a persistent dataset and contents that lie aside change places, in O(1), so that the one which is wanted has the
+    /// dataset's name and the mark of a persistent dataset. What lies below the dataset stays below it. Done where it is so
+    /// already; cut off anywhere, the next call, the opposite one as well, comes to its end.
+    fn exchange(&self, exchange: &Exchange) -> HostResult<Outcome>;
 
     /// Writes the condemnation into the marks of the dataset and of those below it, then moves it to the graveyard in
     /// O(1). A dataset below it that has no mark of the same owner is a refusal.

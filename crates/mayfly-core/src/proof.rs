@@ -54,6 +54,103 @@ impl Burial {
     }
 }
 
+/// Proof that nothing of a VPS is alive, for a dataset of it and what is to take its place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Exchange {
+    dataset: PoolPath,
+    aside: PoolPath,
+    owner: (VpsId, Incarnation),
+    contents: Option<OperationId>,
+}
+
+impl Exchange {
+    /// `evidence` are the signs of life of the VPS as of just now. Whose the two datasets are is for the storage to see,
+    /// from the marks that it reads back.
+    pub fn prove(
+        dataset: &PoolPath,
+        aside: &PoolPath,
+        (vps, incarnation): (VpsId, &Incarnation),
+        contents: Option<&OperationId>,
+        evidence: &[Evidence],
+    ) -> Result<Self, Refusal> {
+        nothing_alive(dataset, vps, evidence)?;
+        Ok(Self {
+            dataset: dataset.clone(),
+            aside: aside.clone(),
+            owner: (vps, incarnation.clone()),
+            contents: contents.cloned(),
+        })
+    }
+
+    /// The persistent dataset.
+    pub fn dataset(&self) -> &PoolPath {
+        &self.dataset
+    }
+
+    /// The name of what is not its contents.
+    pub fn aside(&self) -> &PoolPath {
+        &self.aside
+    }
+
+    /// Which of the two is to be the dataset, by what its mark says of its contents.
+    pub fn is_wanted(&self, mark: &Mark) -> bool {
+        mark.contents == self.contents
+    }
+
+    /// What the mark of one of the two says when it has its place: at the dataset's name, or aside.
+    pub fn settled(&self, mark: &Mark) -> Mark {
+        let (role, name) = match self.is_wanted(mark) {
+            true => (Role::Persistent, &self.dataset),
+            false => (Role::Replaced, &self.aside),
+        };
+        Mark {
+            role,
+            made_as: name.clone(),
+            ..mark.clone()
+        }
+    }
+
+    /// Refuses a dataset, found under `name`, that is neither of the two.
+    pub fn check(&self, name: &PoolPath, mark: &Mark) -> Result<(), Refusal> {
+        let role = match mark.role {
+            Role::Persistent => mark.made_as == self.dataset,
+            Role::Replaced => mark.made_as == self.aside,
+            Role::Temporary | Role::Template => false,
+        };
+        match role && mark.owner.as_ref() == Some(&self.owner) && mark.condemned_by.is_none() {
+            true => Ok(()),
+            false => Err(not_ours(
+                name,
+                "its mark does not say that it may change places",
+            )),
+        }
+    }
+
+    /// Refuses a dataset below one of the two that is not the VPS's own.
+    pub fn check_below(&self, name: &str, mark: &Mark) -> Result<(), Refusal> {
+        let ours = mark.owner.as_ref() == Some(&self.owner) && mark.role == Role::Persistent;
+        match ours && mark.condemned_by.is_none() {
+            true => Ok(()),
+            false => Err(Refusal::new(
+                Code::NotOurs,
+                format!("dataset {name} is left alone: its mark does not say that it is the VPS's"),
+                "move it out of the pool, then try again",
+            )),
+        }
+    }
+
+    /// What is answered where the two are not what was to change places.
+    pub fn not_these(&self) -> Refusal {
+        not_ours(
+            &self.dataset,
+            &format!(
+                "neither it nor {} has the contents that it is to have",
+                self.aside
+            ),
+        )
+    }
+}
+
 fn not_ours(name: &PoolPath, why: &str) -> Refusal {
     Refusal::new(
         Code::NotOurs,
@@ -170,6 +267,14 @@ impl ConfirmedDestroy {
         evidence: &[Evidence],
     ) -> Result<Self, Refusal> {
         let mark = owned(name, seen, node, owner)?;
+        if mark.role == Role::Replaced && mark.made_as == *name {
+            // No run began on it since it was put aside, and none was alive then: a run of the VPS is none of it.
+            let signs = evidence
+                .iter()
+                .filter(|e| e.concerns_replaced(owner.0, name));
+            nothing_alive(name, owner.0, &signs.cloned().collect::<Vec<_>>())?;
+            return Ok(Self(name.clone()));
+        }
         if mark.role != Role::Persistent || mark.made_as != *name {
             return Err(not_ours(
                 name,
@@ -240,6 +345,7 @@ mod tests {
             run: Some(run),
             condemned_by: None,
             unharvested: false,
+            contents: None,
         }
     }
 

@@ -411,7 +411,7 @@ fn spared(
     let left = sort_leftovers(pool, vpses, templates, &busy, &nothing, node, operation);
     let buried = left.burials.into_iter().filter_map(|step| match step {
         Step::BuryRoot { root, .. } => Some(root),
-        Step::BuryTemplate { dataset, .. } => Some(dataset),
+        Step::BuryTemplate { dataset, .. } | Step::BuryData { dataset, .. } => Some(dataset),
         _ => None,
     });
     let spared: BTreeSet<PoolPath> = buried.chain(left.graves).collect();

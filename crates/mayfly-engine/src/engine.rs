@@ -6,12 +6,14 @@ use std::sync::{Arc, Condvar, Mutex, RwLock};
 use std::time::{Duration, Instant};
 
 use mayfly_core::bytes::Bytes;
-use mayfly_core::documents::{NodeDoc, OperationDoc, TemplateDoc, VpsDoc};
+use mayfly_core::documents::{NodeDoc, OperationDoc, Request, TemplateDoc, VpsDoc};
 use mayfly_core::error::{Code, Refusal};
 use mayfly_core::ids::{OperationId, VpsId};
 use mayfly_core::names::PoolPath;
 use mayfly_core::observed::{Observed, PoolSeen};
-use mayfly_core::plan::{Busy, Leftovers, PlanContext, promised, sort_leftovers};
+use mayfly_core::plan::{
+    Busy, Leftovers, PlanContext, needed_probe, promised, reinstall_probe, sort_leftovers,
+};
 use mayfly_core::run::RunState;
 
 use crate::autostart::BootQueue;
@@ -319,14 +321,16 @@ impl Engine {
     }
 
     /// All that a plan for this VPS may depend on.
-    pub(crate) fn observe(
-        &self,
-        request: &mayfly_core::documents::Request,
-        doc: &VpsDoc,
-    ) -> Result<Observed, Refusal> {
+    pub(crate) fn observe(&self, request: &Request, doc: &VpsDoc) -> Result<Observed, Refusal> {
         let pool = self.deps().storage.observe()?;
         let evidence = self.deps().runtime.evidence(doc.id)?;
-        let init = match mayfly_core::plan::needed_probe(request, doc) {
+        let probe = match request {
+            Request::Reinstall { .. } | Request::ReinstallUndo { .. } => {
+                reinstall_probe(request, doc, &pool, &self.templates()?)
+            }
+            _ => needed_probe(request, doc),
+        };
+        let init = match probe {
             None => None,
             Some((assembly, init)) => Some(self.deps().storage.probe_init(&assembly, &init)?),
         };

@@ -2,7 +2,7 @@
 
 use mayfly_core::bytes::Bytes;
 use mayfly_core::change::VpsChange;
-use mayfly_core::documents::Mount;
+use mayfly_core::documents::{Mount, ReinstallScope};
 use mayfly_core::names::{DatasetName, GuestPath, TemplateName};
 use mayfly_core::persist::change::PersistChange;
 use mayfly_core::plan::CreateInput;
@@ -57,6 +57,15 @@ pub enum Intent {
         /// Where the root dataset is shown, where it is.
         root_at: Option<GuestPath>,
     },
+    /// Replace contents by those of a template.
+    Reinstall {
+        /// The template.
+        template: TemplateName,
+        /// What is replaced; none where there is only the system.
+        scope: Option<ReinstallScope>,
+    },
+    /// Put back what the last reinstall replaced.
+    ReinstallUndo,
     /// Destroy it with all its data.
     Destroy {
         /// Whether to wait until its space is free.

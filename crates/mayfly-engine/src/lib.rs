@@ -29,6 +29,7 @@ mod promises;
 mod reaper;
 mod rebuild;
 mod recover;
+mod replaced;
 pub mod store;
 mod submit;
 mod templates;

@@ -10,7 +10,7 @@ use mayfly_core::names::{PoolPath, TemplateName};
 use mayfly_core::observed::MarkSeen;
 use mayfly_core::plan::{Step, run_mount};
 use mayfly_core::ports::{Cancel, Outcome};
-use mayfly_core::proof::{Burial, ConfirmedDestroy, EphemeralRoot};
+use mayfly_core::proof::{Burial, ConfirmedDestroy, EphemeralRoot, Exchange};
 
 use crate::engine::Engine;
 use crate::keys;
@@ -104,6 +104,19 @@ impl Engine {
             } => self.bury(dataset, grave, |mark| {
                 self.prove_data((*vps, incarnation), dataset, mark, op)
             })?,
+            Step::Exchange {
+                vps,
+                incarnation,
+                dataset,
+                aside,
+                contents,
+                ..
+            } => {
+                let signs = deps.runtime.evidence(*vps)?;
+                let owner = (*vps, incarnation);
+                let proof = Exchange::prove(dataset, aside, owner, contents.as_ref(), &signs)?;
+                deps.storage.exchange(&proof)?
+            }
             Step::BuryTemplate { dataset, grave } => self.bury_template(dataset, grave, op)?,
             Step::ForgetRuns { vps, keep, console } => {
                 deps.runtime.forget(*vps, keep.as_ref(), *console)?

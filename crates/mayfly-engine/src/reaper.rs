@@ -51,6 +51,9 @@ impl Engine {
     pub(crate) fn reaper(&self) {
         let (due, wake) = &self.inner.reap;
         while !self.stopping() {
+            if let Err(why) = self.see_to_replaced() {
+                tracing::warn!(%why, "former contents were not looked after");
+            }
             {
                 let guard = due.lock().expect("no thread panics with it");
                 let (mut guard, _) = wake
@@ -245,7 +248,9 @@ impl Engine {
 /// What a burial of leftovers moves.
 fn buried_by(step: &Step) -> Option<&PoolPath> {
     match step {
-        Step::BuryRoot { root: name, .. } | Step::BuryTemplate { dataset: name, .. } => Some(name),
+        Step::BuryRoot { root: name, .. }
+        | Step::BuryTemplate { dataset: name, .. }
+        | Step::BuryData { dataset: name, .. } => Some(name),
         Step::Harvest { harvest } => Some(&harvest.root),
         _ => None,
     }

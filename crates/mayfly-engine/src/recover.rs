@@ -180,9 +180,9 @@ impl Engine {
             _ => self.perform(step, id)?,
         };
         match step {
-            Step::BuryRoot { grave, .. } | Step::BuryTemplate { grave, .. } => {
-                Ok(Some(grave.clone()))
-            }
+            Step::BuryRoot { grave, .. }
+            | Step::BuryData { grave, .. }
+            | Step::BuryTemplate { grave, .. } => Ok(Some(grave.clone())),
             _ => Ok(None),
         }
     }

@@ -302,6 +302,13 @@ impl Engine {
                 template,
                 root_at,
             },
+            Intent::Reinstall { template, scope } => Request::Reinstall {
+                run: run(),
+                template,
+                scope,
+                boot_ms: self.deps().clock.boot_ms(),
+            },
+            Intent::ReinstallUndo => Request::ReinstallUndo { run: run() },
             Intent::Destroy { now } => Request::Destroy { now },
             Intent::DatasetCreate { name, quota, mount } => Request::DatasetCreate {
                 name,

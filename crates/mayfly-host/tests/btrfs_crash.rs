@@ -16,7 +16,7 @@ use std::process::{Command, Stdio};
 
 use mayfly_core::bytes::Bytes;
 use mayfly_core::conformance::given::{
-    burial_of_data, burial_of_root, condemned, operation, persistent, root,
+    burial_of_data, burial_of_root, condemned, exchange, operation, persistent, put_aside, root,
 };
 use mayfly_core::mirror::MirrorKey;
 use mayfly_core::names::{PoolPath, TemplatePart};
@@ -54,6 +54,12 @@ fn act(action: &str, path: &Path) {
             ))
             .unwrap();
             pool.create_dataset(&persistent(&node(), 200, "nix", Bytes::mib(64)))
+                .unwrap();
+        }
+        "exchange" => {
+            let aside = put_aside(&node(), 300, "", 5, Origin::Empty).name;
+            open()
+                .exchange(&exchange(300, "", &aside, Some(5)))
                 .unwrap();
         }
         "bury" => {
@@ -175,6 +181,41 @@ fn a_kill_anywhere_leaves_what_the_next_call_mends() {
                         }
                         act(action, pool.path());
                         assert_eq!(finished(), 3);
+                        empty();
+                    }
+                }
+                // Another driver takes more than one step for it.
+                "exchange" if *point == "exchange.after_first" => {}
+                "exchange" => {
+                    for contents in [Some(5), None] {
+                        for name in ["", "nix", "nix/deep"] {
+                            pool.create_dataset(&persistent(&node(), 300, name, Bytes::mib(64)))
+                                .unwrap();
+                        }
+                        let new = put_aside(&node(), 300, "", 5, Origin::Empty);
+                        pool.create_dataset(&new).unwrap();
+                        kill_at(point, action, pool.path());
+                        assert_eq!(finished(), 4);
+                        // Finished, or put back.
+                        pool.exchange(&exchange(300, "", &new.name, contents))
+                            .unwrap();
+                        assert_eq!(finished(), 4);
+                        let there = pool.look(&persistent(&node(), 300, "", Bytes::mib(64)).name);
+                        let MarkSeen::Local(mark) = there.unwrap().unwrap().mark else {
+                            panic!("{point}: no mark")
+                        };
+                        assert_eq!(mark.contents, contents.map(operation), "{point}");
+                        for name in ["nix", "nix/deep"] {
+                            let name = persistent(&node(), 300, name, Bytes::mib(64)).name;
+                            assert!(pool.look(&name).unwrap().is_some(), "{point}: {name}");
+                        }
+                        pool.bury(
+                            &burial_of_data(&pool, &node(), &new, 1),
+                            &PoolPath::grave("a"),
+                        )
+                        .unwrap();
+                        pool.reap(&condemned(&pool, &node(), &PoolPath::grave("a")))
+                            .unwrap();
                         empty();
                     }
                 }

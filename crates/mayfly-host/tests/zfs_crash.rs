@@ -18,11 +18,11 @@ use std::process::{Command, Stdio};
 
 use mayfly_core::bytes::Bytes;
 use mayfly_core::conformance::given::{
-    burial_of_data, condemned, digest, operation, part, persistent,
+    burial_of_data, condemned, digest, exchange, operation, part, persistent, put_aside,
 };
 use mayfly_core::names::{PoolPath, TemplatePart};
 use mayfly_core::observed::MarkSeen;
-use mayfly_core::ports::{NewDataset, Storage as _};
+use mayfly_core::ports::{NewDataset, Origin, Storage as _};
 use mayfly_core::proof::{Burial, ConfirmedDestroy};
 use mayfly_host::crash::{CRASH_POINTS, CRASH_VARIABLE};
 use mayfly_host::runner::Runner;
@@ -37,6 +37,7 @@ const PLACE: &str = "MAYFLY_TEST_PLACE";
 const SOURCES: &str = concat!(
     include_str!("../src/storage/zfs/create.rs"),
     include_str!("../src/storage/zfs/bury.rs"),
+    include_str!("../src/storage/zfs/exchange.rs"),
     include_str!("../src/storage/zfs/template.rs"),
     include_str!("../src/storage/zfs/format.rs"),
 );
@@ -54,6 +55,10 @@ fn points(action: &str) -> Vec<&'static str> {
 
 fn data(name: &str) -> NewDataset {
     persistent(&node(), 300, name, Bytes::mib(64))
+}
+
+fn aside() -> NewDataset {
+    put_aside(&node(), 300, "", 5, Origin::Empty)
 }
 
 fn grave() -> PoolPath {
@@ -79,6 +84,10 @@ fn act(action: &str, dataset: &str, at: &Path) {
     match action {
         "create" => {
             pool.create_dataset(&data("")).unwrap();
+        }
+        "exchange" => {
+            pool.exchange(&exchange(300, "", &aside().name, Some(5)))
+                .unwrap();
         }
         "bury" => {
             pool.bury(&burial_of_data(&pool, &node(), &data(""), 9), &grave())
@@ -176,6 +185,31 @@ fn a_kill_anywhere_leaves_what_the_next_call_mends() {
                     }
                     pool.create_dataset(&data("")).unwrap();
                     assert_eq!(finished(&pool, dataset), 1, "{point}");
+                    empty(&pool, dataset);
+                }
+            }
+            for point in points("exchange") {
+                for contents in [Some(5), None] {
+                    for name in ["", "nix", "nix/deep"] {
+                        pool.create_dataset(&data(name)).unwrap();
+                    }
+                    pool.create_dataset(&aside()).unwrap();
+                    kill_at(point, dataset, &place);
+                    assert_eq!(finished(&pool, dataset), 4, "{point}");
+                    // Finished, or put back.
+                    pool.exchange(&exchange(300, "", &aside().name, contents))
+                        .unwrap();
+                    let there = pool.look(&data("").name).unwrap().unwrap().mark;
+                    let MarkSeen::Local(mark) = there else {
+                        panic!("{point}: no mark")
+                    };
+                    assert_eq!(mark.contents, contents.map(operation), "{point}");
+                    for name in ["nix", "nix/deep"] {
+                        assert!(pool.look(&data(name).name).unwrap().is_some(), "{point}");
+                    }
+                    pool.bury(&burial_of_data(&pool, &node(), &aside(), 9), &grave())
+                        .unwrap();
+                    pool.reap(&condemned(&pool, &node(), &grave())).unwrap();
                     empty(&pool, dataset);
                 }
             }

@@ -29,6 +29,7 @@ mod node;
 mod operations;
 mod persist;
 mod process;
+mod reinstall;
 mod router;
 mod serve;
 mod state;

@@ -112,6 +112,7 @@ fn role(mark: &MarkSeen, node: &NodeId) -> &'static str {
         MarkSeen::Local(mark) => match mark.role {
             Role::Persistent => "persistent",
             Role::Temporary => "temporary",
+            Role::Replaced => "replaced",
             Role::Template => "template",
         },
         MarkSeen::NotLocal => "foreign",

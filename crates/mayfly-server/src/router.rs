@@ -13,7 +13,7 @@ use utoipa_axum::router::OpenApiRouter;
 use crate::error::ApiError;
 use crate::{
     AppState, console, datasets, describe, events, exec, features, files, fsck, history, log,
-    mounts, node, operations, persist, templates, vpses,
+    mounts, node, operations, persist, reinstall, templates, vpses,
 };
 
 /// No request is larger.
@@ -66,6 +66,11 @@ pub(crate) const GROUPS: &[Group] = &[
     group("fsck", "What is wrong with the node", fsck::routes),
     group("template", "What VPSes are made from", templates::routes),
     group("vps", "VPSes and their life", vpses::routes),
+    group(
+        "reinstall",
+        "Contents replaced by a template's",
+        reinstall::routes,
+    ),
     group("exec", "Programs inside a VPS", exec::routes),
     group(
         "file",

@@ -6,7 +6,8 @@ use serde::Serialize;
 
 use crate::{
     AddMount, BuildTemplate, ChangePersistence, CreateDataset, CreateVps, ImportTemplate,
-    PullTemplate, RescueVps, RestartVps, SetDataset, SetFeatures, SetVps, StopVps, paths,
+    PullTemplate, ReinstallVps, RescueVps, RestartVps, SetDataset, SetFeatures, SetVps, StopVps,
+    paths,
 };
 
 /// A request for a change.
@@ -41,6 +42,16 @@ impl Change {
     /// Boots another system with its datasets in reach.
     pub fn rescue(vps: &str, body: &RescueVps) -> Self {
         Self::with_body(Method::POST, paths::of_vps(vps, "rescue"), body)
+    }
+
+    /// Replaces its contents by those of a template.
+    pub fn reinstall(vps: &str, body: &ReinstallVps) -> Self {
+        Self::with_body(Method::POST, paths::of_vps(vps, "reinstall"), body)
+    }
+
+    /// Puts back what the last reinstall replaced.
+    pub fn reinstall_undo(vps: &str) -> Self {
+        Self::bare(Method::DELETE, paths::of_vps(vps, "reinstall"))
     }
 
     /// Changes what it is.

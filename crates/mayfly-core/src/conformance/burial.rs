@@ -138,6 +138,7 @@ fn mark(scene: &Scene<'_>, id: u32, made_as: &PoolPath) -> Mark {
         made_as: made_as.clone(),
         condemned_by: None,
         unharvested: false,
+        contents: None,
     }
 }
 

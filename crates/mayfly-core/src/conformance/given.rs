@@ -6,7 +6,7 @@ use crate::ids::{Digest, Incarnation, NodeId, OperationId, RunId, VpsId};
 use crate::names::{DatasetName, GuestPath, PoolPath, TemplatePart};
 use crate::observed::{Mark, MarkSeen, Role};
 use crate::ports::{HostError, HostResult, NewDataset, Origin, Storage};
-use crate::proof::{Burial, Condemned, ConfirmedDestroy, EphemeralRoot};
+use crate::proof::{Burial, Condemned, ConfirmedDestroy, EphemeralRoot, Exchange};
 
 /// The VPS of that number.
 pub fn vps(n: u32) -> VpsId {
@@ -55,6 +55,7 @@ pub fn persistent(node: &NodeId, id: u32, name: &str, quota: Bytes) -> NewDatase
         made_as: name.clone(),
         condemned_by: None,
         unharvested: false,
+        contents: None,
     };
     NewDataset {
         name,
@@ -76,6 +77,7 @@ pub fn root(node: &NodeId, id: u32, run: u8, origin: Origin) -> NewDataset {
         made_as: name.clone(),
         condemned_by: None,
         unharvested: false,
+        contents: None,
     };
     NewDataset {
         name,
@@ -138,4 +140,27 @@ pub fn burial_of_template(
 #[track_caller]
 pub fn condemned(storage: &dyn Storage, node: &NodeId, grave: &PoolPath) -> Condemned {
     Condemned::prove(grave, &mark_of(storage, grave), node).unwrap()
+}
+
+/// What a reinstall puts in the place of a dataset's contents, while it lies aside; with a quota of 64 MiB.
+pub fn put_aside(node: &NodeId, id: u32, name: &str, by: u8, origin: Origin) -> NewDataset {
+    let dataset: DatasetName = name.parse().unwrap();
+    let aside = PoolPath::replaced(vps(id), &operation(by), &dataset);
+    let mut new = persistent(node, id, name, Bytes::mib(64));
+    new.mark.role = Role::Replaced;
+    new.mark.made_as = aside.clone();
+    new.mark.contents = Some(operation(by));
+    NewDataset {
+        name: aside,
+        origin,
+        ..new
+    }
+}
+
+/// The proven exchange of a dataset of the first life and what lies aside, after which the dataset has the contents that
+/// came with this operation, or the first ones.
+pub fn exchange(id: u32, name: &str, aside: &PoolPath, contents: Option<u8>) -> Exchange {
+    let dataset = PoolPath::dataset(vps(id), &name.parse().unwrap());
+    let contents = contents.map(operation);
+    Exchange::prove(&dataset, aside, (vps(id), &life(1)), contents.as_ref(), &[]).unwrap()
 }

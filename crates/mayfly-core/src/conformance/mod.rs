@@ -14,6 +14,7 @@
 mod burial;
 mod clones;
 mod create;
+mod exchange;
 pub mod given;
 mod looks;
 mod marks;
@@ -56,6 +57,14 @@ const CASES: &[(&str, Case)] = cases! {
         a_quota_goes_up_and_down_but_not_below_use
         files_of_the_platform_obey_the_quota
         there_is_no_quota_of_nothing;
+    exchange:
+        contents_change_places_and_what_lies_below_stays
+        contents_of_a_subdataset_change_places
+        quotas_go_with_contents_that_change_places
+        only_a_vps_s_own_contents_change_places
+        an_unknown_dataset_below_stops_the_exchange
+        what_was_put_aside_is_buried_with_proof
+        an_exchange_that_is_cut_off_is_finished_or_put_back;
     burial:
         burying_moves_and_condemns
         burying_takes_all_below_along

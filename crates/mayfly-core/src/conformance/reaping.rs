@@ -80,6 +80,7 @@ fn mark(node: NodeId, name: &PoolPath) -> Mark {
         made_as: name.clone(),
         condemned_by: None,
         unharvested: false,
+        contents: None,
     }
 }
 

@@ -15,7 +15,7 @@ use crate::observed::{DatasetSeen, InitSeen, MarkSeen, PoolSeen, Role};
 use crate::ports::{
     Assembly, HostError, HostResult, NewDataset, Origin, Outcome, Storage, TreePlan,
 };
-use crate::proof::{Burial, Condemned};
+use crate::proof::{Burial, Condemned, Exchange};
 use crate::run::MountSource;
 
 pub(super) type Case = fn(&Scene<'_>) -> Can<()>;
@@ -198,14 +198,21 @@ impl Scene<'_> {
     /// Buries and reaps all that the case left, through the port. Clones go before what they were made from.
     fn clear(&self) {
         let (storage, node) = (self.storage(), self.node());
-        for role in [Role::Temporary, Role::Persistent, Role::Template] {
+        for role in [
+            Role::Temporary,
+            Role::Persistent,
+            Role::Replaced,
+            Role::Template,
+        ] {
             for (name, seen) in storage.observe().unwrap().datasets {
                 let MarkSeen::Local(mark) = seen.mark else {
                     panic!("a case left {name}, which is nobody's")
                 };
                 let highest = match role {
                     Role::Template => name.as_str().matches('/').count() == 1,
-                    Role::Temporary | Role::Persistent => !name.as_str().contains('/'),
+                    Role::Temporary | Role::Persistent | Role::Replaced => {
+                        !name.as_str().contains('/')
+                    }
                 };
                 if mark.role != role || name.is_grave() || !highest {
                     continue;
@@ -218,7 +225,9 @@ impl Scene<'_> {
                 };
                 let burial = match role {
                     Role::Temporary => given::burial_of_root(&storage, &node, &new, 99),
-                    Role::Persistent => given::burial_of_data(&storage, &node, &new, 99),
+                    Role::Persistent | Role::Replaced => {
+                        given::burial_of_data(&storage, &node, &new, 99)
+                    }
                     Role::Template => given::burial_of_template(&storage, &node, &name, 99),
                 };
                 let grave = PoolPath::grave(&format!("end-{}", name.as_str().replace('/', "-")));
@@ -291,6 +300,10 @@ impl Storage for Calls {
 
     fn bury(&self, burial: &Burial, grave: &PoolPath) -> HostResult<Outcome> {
         self.again("bury", || self.inner.bury(burial, grave))
+    }
+
+    fn exchange(&self, exchange: &Exchange) -> HostResult<Outcome> {
+        self.again("exchange", || self.inner.exchange(exchange))
     }
 
     fn mark_harvested(&self, root: &PoolPath) -> HostResult<Outcome> {

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Impermanence, Mount, VpsDoc};
+use super::{Impermanence, Mount, ReinstallScope, VpsDoc};
 use crate::bytes::Bytes;
 use crate::change::VpsChange;
 use crate::error::Refusal;
@@ -69,6 +69,27 @@ pub enum Request {
         template: TemplateName,
         /// Where the root dataset is shown, where it is.
         root_at: Option<GuestPath>,
+    },
+    /// Replace contents by those of a template.
+    Reinstall {
+        /// The template.
+        template: TemplateName,
+        /// What is replaced; none where there is only the system.
+        scope: Option<ReinstallScope>,
+        /// The run to be where the VPS runs.
+        run: RunId,
+        /// When it was asked, by the host's boot clock.
+        boot_ms: u64,
+    },
+    /// Put back what the last reinstall replaced.
+    ReinstallUndo {
+        /// The run to be where the VPS runs.
+        run: RunId,
+    },
+    /// See to the age of what reinstalls put aside.
+    ReplacedAge {
+        /// When it was asked, by the host's boot clock.
+        boot_ms: u64,
     },
     /// Settle what the end of a run calls for.
     RunEnded {
@@ -179,6 +200,9 @@ impl Request {
             Self::Restart { .. } => "restart",
             Self::Destroy { .. } => "destroy",
             Self::Rescue { .. } => "rescue",
+            Self::Reinstall { .. } => "reinstall",
+            Self::ReinstallUndo { .. } => "reinstall undo",
+            Self::ReplacedAge { .. } => "reinstall expiry",
             Self::RunEnded { .. } => "run ended",
             Self::DatasetCreate { .. } => "dataset create",
             Self::DatasetSet { .. } => "dataset set",

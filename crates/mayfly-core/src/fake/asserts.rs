@@ -69,6 +69,7 @@ impl FakeHost {
                             v.run.as_ref().is_some_and(|r| of(&r.root))
                                 || v.last_root.as_ref() == Some(name)
                         }
+                        Role::Replaced => v.knows_replaced(name),
                         _ => v.datasets.iter().any(|d| v.pool_path(&d.name) == *name),
                     });
                     (!known).then_some("is known to no document")

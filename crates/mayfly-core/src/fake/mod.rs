@@ -29,6 +29,7 @@
 mod asserts;
 mod clock;
 mod copies;
+mod exchange;
 mod guest;
 mod limits;
 mod mirrors;

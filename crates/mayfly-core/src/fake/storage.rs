@@ -13,7 +13,7 @@ use crate::observed::{DatasetSeen, InitSeen, Mark, MarkSeen, PoolSeen, Role};
 use crate::ports::{
     Assembly, HostError, HostResult, NewDataset, Origin, Outcome, Storage, TreePlan,
 };
-use crate::proof::{Burial, Condemned};
+use crate::proof::{Burial, Condemned, Exchange};
 use crate::run::MountSource;
 
 pub(super) fn refuse<T>(code: Code, message: String) -> HostResult<T> {
@@ -67,7 +67,7 @@ impl World {
         }
     }
 
-    fn below(&self, name: &PoolPath) -> Vec<PoolPath> {
+    pub(super) fn below(&self, name: &PoolPath) -> Vec<PoolPath> {
         self.datasets
             .keys()
             .filter(|one| one.is_below(name))
@@ -234,7 +234,7 @@ impl World {
             else {
                 continue;
             };
-            if mark.role == Role::Persistent {
+            if matches!(mark.role, Role::Persistent | Role::Replaced) {
                 self.given_up.push(one.clone());
                 self.ledger.remove(&dataset.uid);
             }
@@ -243,7 +243,7 @@ impl World {
         Ok(Outcome::Changed)
     }
 
-    fn note_if_in_use(&mut self, name: &PoolPath, what: &str) {
+    pub(super) fn note_if_in_use(&mut self, name: &PoolPath, what: &str) {
         let user = self.datasets.get(name).and_then(|d| self.in_use(d.uid));
         if let Some(user) = user {
             self.catastrophes
@@ -389,6 +389,11 @@ impl Storage for FakeHost {
         self.mutate(format!("bury {}", burial.dataset()), |world, reach| {
             world.bury(burial, grave, reach)
         })
+    }
+
+    fn exchange(&self, exchange: &Exchange) -> HostResult<Outcome> {
+        let told = format!("exchange {} with {}", exchange.dataset(), exchange.aside());
+        self.mutate(told, |world, reach| world.exchange(exchange, reach))
     }
 
     fn mark_harvested(&self, root: &PoolPath) -> HostResult<Outcome> {

@@ -174,6 +174,7 @@ impl World {
                 made_as: name.clone(),
                 condemned_by: None,
                 unharvested: false,
+                contents: None,
             };
             let (uid, mark) = (self.new_uid(), MarkSeen::Local(mark));
             let tree = tree_of(files);

@@ -39,6 +39,7 @@ fn new(host: &FakeHost, name: &PoolPath, role: Role, origin: Origin) -> NewDatas
         made_as: name.clone(),
         condemned_by: None,
         unharvested: false,
+        contents: None,
     };
     NewDataset {
         name: name.clone(),

@@ -149,7 +149,7 @@ fn misfit(name: &PoolPath, mark: &Mark) -> Option<String> {
     }
     match mark.role {
         Role::Temporary if mark.run.is_none() => Some("its mark names no run".into()),
-        Role::Temporary | Role::Persistent if mark.owner.is_none() => {
+        Role::Temporary | Role::Persistent | Role::Replaced if mark.owner.is_none() => {
             Some("its mark names no VPS".into())
         }
         _ => None,
@@ -198,6 +198,9 @@ fn left(
                 dataset,
                 "no template and no VPS needs it",
             ),
+            Step::BuryData { dataset, .. } => {
+                (Kind::ReplacedLeft, dataset, "its VPS has done with it")
+            }
             _ => continue,
         };
         let repair = Remedy::Repair(Repair::Bury { step: step.clone() });
@@ -223,6 +226,15 @@ fn left(
                 operator(
                     "it is never destroyed by itself; if a document was lost: mayfly recover --dry-run",
                 ),
+            ),
+            Role::Replaced if owner.is_none() => find(
+                found,
+                Kind::DataUnknown,
+                name,
+                format!(
+                    "it was contents of VPS {id} (incarnation {life}), of which there is no document"
+                ),
+                operator("it is left alone; if a document was lost: mayfly recover --dry-run"),
             ),
             Role::Temporary if owner.is_none() => find(
                 found,

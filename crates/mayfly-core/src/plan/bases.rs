@@ -80,7 +80,10 @@ fn based_on(doc: &VpsDoc, template: &TemplateDoc) -> VpsDoc {
     new
 }
 
-fn find<'a>(name: &TemplateName, templates: &'a [TemplateDoc]) -> Result<&'a TemplateDoc, Refusal> {
+pub(super) fn find<'a>(
+    name: &TemplateName,
+    templates: &'a [TemplateDoc],
+) -> Result<&'a TemplateDoc, Refusal> {
     templates.iter().find(|t| t.name == *name).ok_or_else(|| {
         Refusal::new(
             Code::TemplateNotFound,
@@ -101,10 +104,6 @@ pub fn check_fits(doc: &VpsDoc, template: &TemplateDoc) -> Result<(), Refusal> {
         );
         Err(Refusal::new(Code::TemplateUnfit, message, hint))
     };
-    let anew = format!(
-        "make a new VPS of it: mayfly create --template {}",
-        template.name
-    );
     if has.root_kind != RootKind::Template {
         return refuse(
             "its root kind is empty, so there is no system in it that a root could be cloned from"
@@ -117,33 +116,60 @@ pub fn check_fits(doc: &VpsDoc, template: &TemplateDoc) -> Result<(), Refusal> {
             "it is {}, the VPS is {}",
             has.architecture, had.architecture
         );
-        return refuse(why, anew);
+        return refuse(why, make_anew(template));
     }
-    if had.distribution != has.distribution {
-        return refuse(
-            format!(
-                "it is {}, the VPS is {}, and what the VPS keeps was written by programs and for users of that",
-                has.distribution, had.distribution
-            ),
-            anew,
-        );
+    check_same_distribution(doc, template)?;
+    check_lacks_nothing(doc, template)?;
+    Ok(())
+}
+
+/// Refuses a template of another distribution than that whose programs wrote what the VPS keeps.
+pub(super) fn check_same_distribution(doc: &VpsDoc, template: &TemplateDoc) -> Result<(), Refusal> {
+    let (had, has) = (&doc.manifest, &template.manifest);
+    if had.distribution == has.distribution {
+        return Ok(());
     }
-    let lacks = has.layout.mounts.iter().find(|wanted| {
+    Err(Refusal::new(
+        Code::TemplateUnfit,
+        format!(
+            "template {} cannot be the base of VPS {}: it is {}, the VPS is {}, and what the VPS keeps was written by programs and for users of that",
+            template.name,
+            doc.title(),
+            has.distribution,
+            had.distribution
+        ),
+        make_anew(template),
+    ))
+}
+
+/// Refuses a template with a part of its system in a dataset for which the VPS has no place.
+pub(super) fn check_lacks_nothing(doc: &VpsDoc, template: &TemplateDoc) -> Result<(), Refusal> {
+    let lacks = template.manifest.layout.mounts.iter().find(|wanted| {
         !wanted.dataset.is_root() && !doc.mounts.iter().any(|m| m.path == wanted.path)
     });
-    if let Some(mount) = lacks {
-        return refuse(
-            format!(
-                "a part of its system lies in a dataset at {}, where the VPS has nothing mounted",
-                mount.path
-            ),
-            format!(
-                "mayfly dataset create {}/{} --quota 10G --mount {}, and put that part there",
-                doc.id, mount.dataset, mount.path
-            ),
-        );
-    }
-    Ok(())
+    let Some(mount) = lacks else {
+        return Ok(());
+    };
+    Err(Refusal::new(
+        Code::TemplateUnfit,
+        format!(
+            "template {} cannot be the base of VPS {}: a part of its system lies in a dataset at {}, where the VPS has nothing mounted",
+            template.name,
+            doc.title(),
+            mount.path
+        ),
+        format!(
+            "mayfly dataset create {}/{} --quota 10G --mount {}, and put that part there",
+            doc.id, mount.dataset, mount.path
+        ),
+    ))
+}
+
+fn make_anew(template: &TemplateDoc) -> String {
+    format!(
+        "make a new VPS of it: mayfly create --template {}",
+        template.name
+    )
 }
 
 /// Where the contents of a template are in the pool; their parts lie below.
@@ -164,6 +190,12 @@ pub fn needs_of(base: &PoolPath, vpses: &[VpsDoc], pool: &PoolSeen) -> Vec<Strin
             needs.push(format!("the root of VPS {title} was cloned from it"));
         } else if is_it(doc.last_root_base.as_ref()) {
             needs.push(format!("the last root of VPS {title} was cloned from it"));
+        } else if doc
+            .replaced
+            .iter()
+            .any(|one| is_it(Some(&one.base.template)))
+        {
+            needs.push(format!("VPS {title} was reinstalled and can go back to it"));
         }
     }
     if needs.is_empty() {

@@ -146,6 +146,7 @@ pub fn resolve_new_vps(
         run: None,
         last_root: None,
         last_root_base: None,
+        replaced: Vec::new(),
     };
     lay_out(&mut doc)?;
     let filled = doc

@@ -71,6 +71,7 @@ impl Step {
             | Self::Launch { .. }
             | Self::BuryRoot { .. }
             | Self::BuryData { .. }
+            | Self::Exchange { .. }
             | Self::BuryTemplate { .. }
             | Self::ForgetRuns { .. }
             | Self::Reap { .. }

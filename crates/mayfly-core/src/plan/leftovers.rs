@@ -181,6 +181,25 @@ fn ours(
         (Role::Temporary, None) => out
             .reports
             .push(format!("{name}: its mark names no VPS; left alone")),
+        (Role::Replaced, Some((id, life))) => {
+            match vpses.iter().find(|v| v.id == *id && v.incarnation == *life) {
+                _ if busy.has(*id) => {}
+                None => out.reports.push(format!(
+                    "{name}: VPS {id} of incarnation {life} is not known here; left alone"
+                )),
+                Some(doc) if doc.knows_replaced(name) => {}
+                // Put aside, and given up: an undo, or the days that it was kept, came before its burial.
+                Some(_) => out.burials.push(Step::BuryData {
+                    vps: *id,
+                    incarnation: life.clone(),
+                    dataset: name.clone(),
+                    grave: grave(name.as_str()),
+                }),
+            }
+        }
+        (Role::Replaced, None) => out
+            .reports
+            .push(format!("{name}: its mark names no VPS; left alone")),
         (Role::Persistent, owner) => {
             let known = vpses.iter().any(|v| {
                 *owner == Some((v.id, v.incarnation.clone()))

@@ -25,6 +25,8 @@ mod persist;
 mod places;
 mod platform;
 mod promises;
+mod reinstall;
+mod reinstall_parts;
 mod rescue;
 mod set;
 mod start;
@@ -51,6 +53,8 @@ pub use self::mounts::{Shown, mount_order, plan_mount_add, plan_mount_remove, ru
 pub use self::persist::plan_persist_change;
 pub use self::places::{place_of, storage_inactive};
 pub use self::promises::promised;
+pub use self::reinstall::{plan_reinstall, plan_reinstall_undo, plan_replaced_age};
+pub use self::reinstall_parts::reinstall_probe;
 pub use self::rescue::{RESCUE_ROOT, plan_rescue};
 pub use self::set::plan_set;
 pub use self::start::{AWAIT_INIT_MS, plan_restart, plan_start};
@@ -132,6 +136,14 @@ pub fn plan_vps(
             timeout_ms,
             force,
         } => plan_restart(doc, seen, run, *timeout_ms, *force, ctx),
+        Request::Reinstall {
+            template,
+            scope,
+            run,
+            boot_ms,
+        } => plan_reinstall(doc, seen, (template, *scope), (run, *boot_ms), ctx),
+        Request::ReinstallUndo { run } => plan_reinstall_undo(doc, seen, run, ctx),
+        Request::ReplacedAge { boot_ms } => Ok(plan_replaced_age(doc, *boot_ms, ctx)),
         Request::Destroy { now } => plan_destroy(doc, seen, *now, ctx),
         Request::RunEnded {
             run, end, boot_ms, ..

@@ -79,6 +79,7 @@ pub(super) fn create_dataset(
         made_as: name.clone(),
         condemned_by: None,
         unharvested: false,
+        contents: None,
     };
     let undo = bury_data(doc, &name, ctx);
     Step::CreateDataset {

@@ -5,16 +5,21 @@ use crate::bytes::Bytes;
 use crate::documents::Request;
 use crate::observed::{DatasetSeen, MarkSeen, Observed, PoolSeen, Role};
 
-/// The quotas of all persistent datasets that the pool has promised.
+/// The quotas of all persistent datasets that the pool has promised, and what is held by contents that were put aside.
 pub fn promised(pool: &PoolSeen) -> Bytes {
-    let persistent =
-        |d: &DatasetSeen| matches!(&d.mark, MarkSeen::Local(m) if m.role == Role::Persistent);
+    let promise = |d: &DatasetSeen| {
+        let quota = d.quota.unwrap_or_default();
+        match &d.mark {
+            MarkSeen::Local(mark) if mark.role == Role::Persistent => quota,
+            // Nobody writes there any more.
+            MarkSeen::Local(mark) if mark.role == Role::Replaced => d.used.unwrap_or(quota),
+            _ => Bytes(0),
+        }
+    };
     pool.datasets
         .iter()
-        .filter(|(name, d)| !name.is_grave() && persistent(d))
-        .fold(Bytes(0), |sum, (_, d)| {
-            sum.saturating_add(d.quota.unwrap_or_default())
-        })
+        .filter(|(name, _)| !name.is_grave())
+        .fold(Bytes(0), |sum, (_, d)| sum.saturating_add(promise(d)))
 }
 
 /// The same, with what others are about to promise.
@@ -37,6 +42,7 @@ impl Plan {
                 let had = pool.datasets.get(dataset).and_then(|d| d.quota);
                 quota_bytes.saturating_sub(had.unwrap_or_default())
             }
+            Step::Exchange { used_bytes, .. } => *used_bytes,
             _ => Bytes(0),
         };
         let steps = self.steps.iter().map(|planned| more(&planned.step));
@@ -49,6 +55,7 @@ impl Request {
     pub fn may_promise_space(&self) -> bool {
         match self {
             Self::Create { .. } | Self::DatasetCreate { .. } | Self::DatasetSet { .. } => true,
+            Self::Reinstall { .. } => true,
             Self::Set { change } => change.disk_bytes.is_some(),
             _ => false,
         }

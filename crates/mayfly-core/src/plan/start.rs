@@ -226,6 +226,7 @@ pub(super) fn create_root(
         made_as: root.clone(),
         condemned_by: None,
         unharvested: has_storage(doc),
+        contents: None,
     };
     let new = NewDataset {
         name: root.clone(),

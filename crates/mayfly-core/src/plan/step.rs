@@ -8,7 +8,7 @@ use super::harvest::HarvestPlan;
 use super::mounts::{Shown, run_mounts};
 use crate::bytes::Bytes;
 use crate::documents::{TemplateDoc, VpsDoc};
-use crate::ids::{Incarnation, NodeId, RunId, VpsId};
+use crate::ids::{Incarnation, NodeId, OperationId, RunId, VpsId};
 use crate::names::{GuestPath, Hostname, PoolPath, TemplateName};
 use crate::observed::Role;
 use crate::persist;
@@ -190,6 +190,21 @@ pub enum Step {
         /// Its grave.
         grave: PoolPath,
     },
+    /// Let a dataset and contents that lie aside change places.
+    Exchange {
+        /// The VPS that both belong to.
+        vps: VpsId,
+        /// Which VPS of that number.
+        incarnation: Incarnation,
+        /// The dataset; what lies below it stays there.
+        dataset: PoolPath,
+        /// The name of what is not its contents.
+        aside: PoolPath,
+        /// The reinstall whose contents the dataset gets; none for the first ones.
+        contents: Option<OperationId>,
+        /// What the contents hold that give way.
+        used_bytes: Bytes,
+    },
     /// Move a template to the graveyard, with proof.
     BuryTemplate {
         /// The dataset of its base tree; its other parts go with it.
@@ -260,6 +275,7 @@ pub enum StepKind {
     Harvest,
     BuryRoot,
     BuryData,
+    Exchange,
     BuryTemplate,
     ForgetRuns,
     Reap,
@@ -271,7 +287,7 @@ pub enum StepKind {
 
 impl StepKind {
     /// Every kind.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::EndRun,
         Self::CreateDataset,
         Self::SetQuota,
@@ -285,6 +301,7 @@ impl StepKind {
         Self::Harvest,
         Self::BuryRoot,
         Self::BuryData,
+        Self::Exchange,
         Self::BuryTemplate,
         Self::ForgetRuns,
         Self::Reap,
@@ -311,6 +328,7 @@ impl StepKind {
             Self::Harvest => "harvest",
             Self::BuryRoot => "bury_root",
             Self::BuryData => "bury_data",
+            Self::Exchange => "exchange",
             Self::BuryTemplate => "bury_template",
             Self::ForgetRuns => "forget_runs",
             Self::Reap => "reap",
@@ -339,6 +357,7 @@ impl Step {
             Self::Harvest { .. } => StepKind::Harvest,
             Self::BuryRoot { .. } => StepKind::BuryRoot,
             Self::BuryData { .. } => StepKind::BuryData,
+            Self::Exchange { .. } => StepKind::Exchange,
             Self::BuryTemplate { .. } => StepKind::BuryTemplate,
             Self::ForgetRuns { .. } => StepKind::ForgetRuns,
             Self::Reap { .. } => StepKind::Reap,
@@ -367,6 +386,7 @@ impl Step {
             | Self::HideMount { .. }
             | Self::BuryRoot { .. }
             | Self::BuryData { .. }
+            | Self::Exchange { .. }
             | Self::BuryTemplate { .. }
             | Self::Reap { .. }
             | Self::BuildTemplate { .. }
@@ -521,6 +541,20 @@ impl fmt::Display for Step {
             }
             Self::BuryData { dataset, grave, .. } => {
                 write!(f, "move dataset {dataset} to {grave}, to be destroyed")
+            }
+            Self::Exchange {
+                dataset,
+                aside,
+                contents,
+                used_bytes,
+                ..
+            } => {
+                write!(f, "let {dataset} and {aside} change places")?;
+                match contents {
+                    Some(by) => write!(f, ": it gets the contents of reinstall {by}")?,
+                    None => write!(f, ": it gets its first contents")?,
+                }
+                write!(f, ", {used_bytes} are put aside")
             }
             Self::BuryTemplate { dataset, grave } => {
                 write!(f, "move template {dataset} to {grave}")

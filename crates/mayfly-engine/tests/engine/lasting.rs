@@ -301,6 +301,7 @@ fn what_nobody_proved_to_be_ours_is_left_alone_and_reported() {
             made_as: by_hand.clone(),
             condemned_by: None,
             unharvested: false,
+            contents: None,
         };
         change(&mut mark);
         MarkSeen::Local(mark)

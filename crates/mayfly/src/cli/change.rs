@@ -90,6 +90,35 @@ impl ChangeArgs {
         !self.dry_run && !self.no_wait
     }
 
+    /// Whether [`ChangeArgs::agree`] will ask.
+    pub(super) fn asks(self, sure: ConfirmArgs) -> bool {
+        !self.dry_run && !sure.yes
+    }
+
+    /// Asks whether what is said may be. Nothing is asked for a plan.
+    pub(super) fn agree(self, sure: ConfirmArgs, what: &str) -> Result<(), Failure> {
+        if !self.asks(sure) {
+            return Ok(());
+        }
+        let refused = |why: &str, hint: &str| {
+            Err(Failure::refused(
+                Code::Invalid,
+                format!("nothing was done: {why}"),
+                hint,
+            ))
+        };
+        if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
+            return refused(
+                &format!("{what}, and there is no terminal to ask at"),
+                "say it with --yes",
+            );
+        }
+        match answer(&format!("{}. Go on? [y/N] ", escape(what)))?.as_str() {
+            "y" | "yes" => Ok(()),
+            _ => refused("the answer was no", "try again"),
+        }
+    }
+
     /// Asks twice whether data may be destroyed. Nothing is asked for a plan.
     pub(super) fn confirm(self, sure: ConfirmArgs, what: &str, name: &str) -> Result<(), Failure> {
         if self.dry_run || sure.yes {

@@ -16,6 +16,7 @@ mod node;
 mod operation;
 mod passwd;
 mod persist;
+mod reinstall;
 mod rescue;
 mod screen;
 mod set;
@@ -101,6 +102,8 @@ pub(crate) enum Verb {
     Restart(vps::RestartArgs),
     /// Boot another system in a VPS, with its datasets in reach, until the next restart or stop
     Rescue(rescue::RescueArgs),
+    /// Replace the system or the data of a VPS by a template's, or undo that
+    Reinstall(reinstall::ReinstallArgs),
     /// Change what a VPS is and may take of the host, also while it runs
     Set(set::SetArgs),
     /// Destroy a VPS with all its data
@@ -214,6 +217,7 @@ async fn dispatch(verb: Verb, context: &Context) -> Result<ExitCode, Failure> {
         Verb::Stop(args) => vps::stop(context, args).await,
         Verb::Restart(args) => vps::restart(context, args).await,
         Verb::Rescue(args) => rescue::rescue(context, args).await,
+        Verb::Reinstall(args) => reinstall::reinstall(context, args).await,
         Verb::Set(args) => set::run(context, args).await,
         Verb::Destroy(args) => vps::destroy(context, args).await,
         Verb::Exec(args) => exec::run(context, args).await,

@@ -123,6 +123,9 @@ fn nonsense_is_a_usage_error() {
         "init --pool zfs:/tank/ct",
         "lost web1",
         "rescue web1",
+        "reinstall web1",
+        "reinstall web1 --undo --template d12",
+        "reinstall web1 --template d12 --scope home",
         "pool",
         "completions powershell",
     ] {

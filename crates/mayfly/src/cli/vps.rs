@@ -260,6 +260,7 @@ fn render_one(v: &VpsView, now_unix_ms: u64) -> String {
         let root = cloned(root, v.last_root_base.as_ref());
         rows.push(("last root", format!("{root}, kept until the next start")));
     }
+    rows.extend(super::reinstall::kept(v).map(|line| ("kept", line)));
     rows.push((
         "disk space",
         format!("{}, {} unassigned", v.disk_bytes, v.disk_unassigned_bytes),

@@ -104,6 +104,7 @@ impl Rig for Fake {
                 made_as: name.clone(),
                 condemned_by: None,
                 unharvested: false,
+                contents: None,
             };
             let uid = world.new_uid();
             let mut dataset = Dataset {

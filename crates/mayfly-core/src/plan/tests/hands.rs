@@ -6,19 +6,19 @@ use std::time::Duration;
 
 use crate::bytes::Bytes;
 use crate::documents::{NewVps, Request, SCHEMA, TemplateDoc, VpsDoc};
-use crate::error::Refusal;
+use crate::error::{Code, Refusal};
 use crate::fake::FakeHost;
 use crate::ids::{Incarnation, OperationId, RunId, VpsId};
 use crate::names::{PoolPath, TemplateName};
 use crate::observed::{InitSeen, MarkSeen, Observed};
 use crate::plan::{
     Busy, CreateInput, Plan, PlanContext, Step, Undo, needed_probe, plan_template_build,
-    plan_template_import, plan_template_pull, plan_template_remove, plan_vps, resolve_new_vps,
-    run_mount,
+    plan_template_import, plan_template_pull, plan_template_remove, plan_vps, reinstall_probe,
+    resolve_new_vps, run_mount,
     sort_leftovers,
 };
 use crate::ports::{BuiltTemplate, Cancel, Clock as _, Runtime as _, Storage as _, Templates as _};
-use crate::proof::{Burial, Condemned, ConfirmedDestroy, EphemeralRoot};
+use crate::proof::{Burial, Condemned, ConfirmedDestroy, EphemeralRoot, Exchange};
 
 /// A host with documents and somebody who carries plans out.
 pub(super) struct Hands {
@@ -28,6 +28,8 @@ pub(super) struct Hands {
     operations: u32,
     /// Whether each step is done a second time at once, as after a crash before the journal was written.
     pub(super) twice: bool,
+    /// The step that fails, once it is done.
+    pub(super) fails_at: Option<usize>,
     /// Whether the host goes down with a daemon that dies.
     pub(super) reboots: bool,
 }
@@ -50,6 +52,7 @@ impl Hands {
             templates,
             operations: 0,
             twice: false,
+            fails_at: None,
             reboots: false,
         }
     }
@@ -95,12 +98,19 @@ impl Hands {
     }
 
     pub(super) fn observe(&self, request: &Request, doc: &VpsDoc) -> Result<Observed, Refusal> {
-        let init: Option<InitSeen> = match needed_probe(request, doc) {
+        let pool = self.host.observe()?;
+        let probe = match request {
+            Request::Reinstall { .. } | Request::ReinstallUndo { .. } => {
+                reinstall_probe(request, doc, &pool, &self.template_docs())
+            }
+            _ => needed_probe(request, doc),
+        };
+        let init: Option<InitSeen> = match probe {
             None => None,
             Some((assembly, init)) => Some(self.host.probe_init(&assembly, &init)?),
         };
         Ok(Observed {
-            pool: self.host.observe()?,
+            pool,
             pending: Bytes(0),
             evidence: self.host.evidence(doc.id)?,
             init,
@@ -172,6 +182,9 @@ impl Hands {
             }
             if self.twice && done.is_ok() {
                 done = self.perform(&planned.step);
+            }
+            if self.fails_at == Some(at) {
+                done = Err(Refusal::new(Code::HostFailed, "it was made to fail", "-"));
             }
             let Err(refusal) = done else { continue };
             if planned.undo == Undo::Housekeeping {
@@ -281,6 +294,19 @@ impl Hands {
                     condemner(mark, self.context().operation),
                 ))
             })?,
+            Step::Exchange {
+                vps,
+                incarnation,
+                dataset,
+                aside,
+                contents,
+                ..
+            } => {
+                let owner = (*vps, incarnation);
+                let signs = host.evidence(*vps)?;
+                let proof = Exchange::prove(dataset, aside, owner, contents.as_ref(), &signs)?;
+                drop(host.exchange(&proof)?);
+            }
             Step::BuryTemplate { dataset, grave } => self.bury(dataset, grave, |mark| {
                 let template = ConfirmedDestroy::prove_template(dataset, mark, &node)?;
                 Ok(Burial::of_data(

@@ -136,6 +136,7 @@ fn marks() -> impl Strategy<Value = MarkSeen> {
                 made_as: PoolPath::from_pool(NAMES[made_as]).unwrap(),
                 condemned_by: condemned.then(|| OperationId::at(1, [0; 4])),
                 unharvested: false,
+                contents: None,
             })
         });
     prop_oneof![

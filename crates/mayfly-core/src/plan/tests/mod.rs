@@ -12,6 +12,7 @@ mod leftovers;
 mod live;
 mod properties;
 mod refusals;
+mod reinstall;
 mod rescue;
 mod review;
 mod stays;

@@ -110,7 +110,7 @@ impl BtrfsPool {
         self.marks.write_mark(uuid, &mark)
     }
 
-    fn rename(&self, from: &PoolPath, to: &PoolPath) -> HostResult<()> {
+    pub(super) fn rename(&self, from: &PoolPath, to: &PoolPath) -> HostResult<()> {
         let (old, old_name) = self.holder(from)?;
         let (new, new_name) = self.holder(to)?;
         let _still = self.hold_shape();

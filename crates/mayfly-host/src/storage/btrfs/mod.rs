@@ -29,6 +29,7 @@ mod attach;
 mod bury;
 mod create;
 mod destroy;
+mod exchange;
 mod format;
 mod marks;
 mod observe;

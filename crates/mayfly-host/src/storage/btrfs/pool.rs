@@ -13,7 +13,7 @@ use mayfly_core::mirror::MirrorKey;
 use mayfly_core::names::{GuestPath, PoolPath};
 use mayfly_core::observed::{DatasetSeen, InitSeen, Mark, MarkSeen, PoolSeen, Role};
 use mayfly_core::ports::{Assembly, HostError, HostResult, NewDataset, Outcome, Storage, TreePlan};
-use mayfly_core::proof::{Burial, Condemned};
+use mayfly_core::proof::{Burial, Condemned, Exchange};
 use mayfly_core::run::MountSource;
 use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags, fstat, fstatfs, statx};
 use rustix::io::Errno;
@@ -392,6 +392,10 @@ impl Storage for BtrfsPool {
 
     fn bury(&self, burial: &Burial, grave: &PoolPath) -> HostResult<Outcome> {
         self.move_to_grave(burial, grave)
+    }
+
+    fn exchange(&self, exchange: &Exchange) -> HostResult<Outcome> {
+        self.exchange_contents(exchange)
     }
 
     fn mark_harvested(&self, root: &PoolPath) -> HostResult<Outcome> {

@@ -117,6 +117,7 @@ impl TemplateStaging for Staging<'_> {
                 made_as: PoolPath::template(digest, part),
                 condemned_by: None,
                 unharvested: false,
+                contents: None,
             };
             self.pool.marks.write_mark(uuid, &mark)?;
         }

@@ -25,6 +25,7 @@
 mod bury;
 mod command;
 mod create;
+mod exchange;
 mod format;
 mod listing;
 mod marks;

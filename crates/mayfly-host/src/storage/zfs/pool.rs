@@ -12,7 +12,7 @@ use mayfly_core::mirror::MirrorKey;
 use mayfly_core::names::{GuestPath, PoolPath};
 use mayfly_core::observed::{DatasetSeen, InitSeen, Mark, MarkSeen, PoolSeen, Role};
 use mayfly_core::ports::{Assembly, HostError, HostResult, NewDataset, Outcome, Storage, TreePlan};
-use mayfly_core::proof::{Burial, Condemned};
+use mayfly_core::proof::{Burial, Condemned, Exchange};
 use mayfly_core::run::MountSource;
 
 use super::command::Zfs;
@@ -310,6 +310,10 @@ impl Storage for ZfsPool {
 
     fn bury(&self, burial: &Burial, grave: &PoolPath) -> HostResult<Outcome> {
         self.move_to_grave(burial, grave)
+    }
+
+    fn exchange(&self, exchange: &Exchange) -> HostResult<Outcome> {
+        self.exchange_contents(exchange)
     }
 
     fn mark_harvested(&self, root: &PoolPath) -> HostResult<Outcome> {

@@ -113,6 +113,7 @@ impl TemplateStaging for Staging<'_> {
                 made_as,
                 condemned_by: None,
                 unharvested: false,
+                contents: None,
             };
             // What clones are made from never changes again.
             pool.zfs

@@ -55,7 +55,7 @@ const WITHOUT_PLAN: [&str; 25] = [
 ];
 
 /// Verbs that destroy data that somebody wanted to keep.
-const ASKING: [&str; 2] = ["dataset destroy", "destroy"];
+const ASKING: [&str; 3] = ["dataset destroy", "destroy", "reinstall"];
 
 fn has(verb: &Command, long: &str) -> bool {
     verb.get_arguments().any(|arg| arg.get_long() == Some(long))
