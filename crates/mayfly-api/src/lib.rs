@@ -10,6 +10,7 @@ mod event;
 mod exec;
 mod fsck;
 mod history;
+mod network;
 mod node;
 mod operation;
 pub mod paths;
@@ -28,6 +29,7 @@ pub use self::exec::{
 };
 pub use self::fsck::{FindingView, FsckView, NotMendedView};
 pub use self::history::{HistoryView, RunEventKind, RunEventView};
+pub use self::network::NetworkRemoved;
 pub use self::node::{NodeView, PoolDatasetView, PoolView, ShareView};
 pub use self::operation::{IfBusy, OperationFilter, OperationView, PlanBody, PlanView};
 pub use self::persist::{

@@ -58,6 +58,9 @@ impl Engine {
             Step::Record { vps, doc, .. } => self.record_vps(*vps, doc.as_deref(), None)?,
             Step::SetLimits { vps, run, limits } => deps.runtime.set_limits(*vps, run, limits)?,
             Step::Launch { launch } => {
+                if launch.network.is_some() {
+                    self.ensure_network()?;
+                }
                 let spec = launch.to_run_spec(
                     |name| deps.storage.mount_source(name),
                     deps.storage.detach(),
@@ -190,6 +193,7 @@ impl Engine {
                 self.record_with(&key, doc, Some(journal))
             })?,
         };
+        self.settle_network_of(before.as_ref(), doc);
         if before.map(|before| before.lasting()) != doc.map(VpsDoc::lasting) || doc.is_none() {
             self.mirror_now(&key);
         }

@@ -24,6 +24,7 @@ mod fsck;
 mod history;
 mod log;
 mod mounts;
+mod network;
 mod node;
 mod operations;
 mod persist;

@@ -32,6 +32,7 @@ mod copies;
 mod guest;
 mod limits;
 mod mirrors;
+mod network;
 mod prepare;
 mod runtime;
 mod snapshots;

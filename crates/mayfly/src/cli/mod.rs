@@ -11,12 +11,14 @@ mod history;
 mod logs;
 mod manual;
 mod mount;
+mod network;
 mod node;
 mod operation;
 mod persist;
 mod rescue;
 mod screen;
 mod set;
+mod ssh;
 mod table;
 mod template;
 mod terminal;
@@ -102,6 +104,8 @@ pub(crate) enum Verb {
     Destroy(vps::DestroyArgs),
     /// Run a program in a VPS; the exit status is the program's
     Exec(exec::ExecArgs),
+    /// Log in to a VPS as root, by SSH
+    Ssh(ssh::SshArgs),
     /// The console of a VPS: from before its init, through reboots
     Console(VpsArgs),
     /// What happened to a VPS's runs, and what its console printed
@@ -112,6 +116,12 @@ pub(crate) enum Verb {
     /// Where in a VPS its datasets are
     #[command(subcommand)]
     Mount(mount::MountVerb),
+    /// Ports of the host that lead to a VPS
+    #[command(subcommand)]
+    Port(network::PortVerb),
+    /// The network of the node
+    #[command(subcommand)]
+    Network(network::NetworkVerb),
     /// Paths of a VPS that stay when it gets a new root
     #[command(subcommand)]
     Persist(persist::PersistVerb),
@@ -209,6 +219,9 @@ async fn dispatch(verb: Verb, context: &Context) -> Result<ExitCode, Failure> {
         Verb::Logs(args) => logs::run(context, args).await,
         Verb::Dataset(verb) => dataset::run(context, verb).await,
         Verb::Mount(verb) => mount::run(context, verb).await,
+        Verb::Port(verb) => network::port(context, verb).await,
+        Verb::Network(verb) => network::run(context, verb).await,
+        Verb::Ssh(args) => ssh::run(context, args).await,
         Verb::Persist(verb) => persist::run(context, verb).await,
         Verb::Feature(verb) => feature::run(context, verb).await,
         Verb::Operation(verb) => operation::run(context, verb).await,
