@@ -29,6 +29,11 @@ s = socket.create_server(("::", int(sys.argv[1])), family=socket.AF_INET6, duals
 while True:
     c, a = s.accept(); c.sendall(f"from {a[0]}\\n".encode()); c.close()
 """
+CONNECT = """
+import socket, sys
+try: socket.create_connection((sys.argv[1], 7), 1)
+except ConnectionRefusedError: pass
+"""
 
 
 def inside(*argv, check=True, **more):
@@ -90,6 +95,11 @@ def plugged_node(*network):
             for pid in servers:
                 os.kill(pid, signal.SIGKILL)
             node.remove()
+
+
+def answers(address):
+    """Whether anybody is at an address, as the host sees it: it takes a connection, or refuses one."""
+    return inside("python3", "-c", CONNECT, address, check=False).returncode == 0
 
 
 def table(family, node):
@@ -154,7 +164,7 @@ def test_a_network_from_init_to_its_removal(_):
         one = node.create("debian-12-impermanence", "one", "--ssh-key", f"{key}.pub", wait=False)
         address = node.show(one)["network"]
         assert address["ipv4"] == "10.77.0.2" and node.network()["subnet"] == "10.77.0.0/16", address
-        wait_for("the first address answers", lambda: inside("ping", "-c1", "-W1", address["ipv4"], check=False).returncode == 0, 5)
+        wait_for("the first address answers", lambda: answers(address["ipv4"]), 5)
         print(f"  addressed {time.monotonic() - began:.2f} s after create --start began", flush=True)
         two = node.create("debian-12", "two", wait=False)
         other = node.show(two)["network"]
@@ -173,7 +183,7 @@ def test_a_network_from_init_to_its_removal(_):
         assert everything_but_the_network_goes_on(node, (one, two)) == before
         # The address is the VPS's, not the run's.
         node.run("restart", two, "--force")
-        wait_for("it has its address again", lambda: inside("ping", "-c1", "-W1", other["ipv4"], check=False).returncode == 0, 5)
+        wait_for("it has its address again", lambda: answers(other["ipv4"]), 5)
         removal(node, one, two)
 
 
@@ -201,7 +211,6 @@ def in_and_out(node, one, two):
     wait_for("the port leads in", lambda: outside("bash", "-c", ask, check=False).stdout.startswith("SSH-2.0"), 5)
     assert inside("bash", "-c", ask).stdout.startswith("SSH-2.0"), "not from the host itself"
     assert hears(node, two, HOST, 2222).startswith("SSH-2.0"), "not from another VPS"
-    assert hears(node, one, HOST, 2222).startswith("SSH-2.0"), "not from the VPS itself"
     # Whoever is outside and has a route reaches nothing but that port.
     outside("ip", "route", "add", "10.77.0.0/16", "via", HOST)
     direct = f"read -r -t 2 l < /dev/tcp/{own['ipv4']}/22; echo $l"
