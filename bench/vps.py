@@ -17,7 +17,7 @@ class Mayfly:
     def __init__(self, scene):
         self.scene, self.state, self.pool = scene, scene.dir / "state", scene.fs / "mayfly"
         self.pool.mkdir()
-        sh(MAYFLY, "init", "--pool", f"btrfs:{self.pool}", "--state-dir", self.state)
+        sh(MAYFLY, "init", "--pool", f"btrfs:{self.pool}", "--state-dir", self.state, "--no-network")
         self.log = open(scene.dir / "daemon.log", "ab")
         self.daemon = subprocess.Popen([MAYFLY, "serve", "--state-dir", str(self.state)], stdout=self.log, stderr=self.log,
                                        stdin=subprocess.DEVNULL)

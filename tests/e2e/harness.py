@@ -73,11 +73,14 @@ class Node:
         self.pool_file = self.dir / "pool.img"
         self.daemon = None
         self.id = None
+        # What the daemon is started by: it becomes the daemon.
+        self.within = []
 
     # -- the daemon
 
-    def init(self, pool=None):
-        out = sh(MAYFLY, "init", "--pool", pool or self.backend.spec(), "--state-dir", str(self.state))
+    def init(self, pool=None, network=("--no-network",)):
+        """Without a network unless told: that belongs to the whole of a network namespace, and most tests share the host's."""
+        out = sh(*self.within, MAYFLY, "init", "--pool", pool or self.backend.spec(), "--state-dir", str(self.state), *network)
         self.id = json.loads((self.state / "node.json").read_text())["id"]
         return out.stdout
 
@@ -87,7 +90,7 @@ class Node:
         if crash_at:
             env["MAYFLY_CRASH_AT"] = crash_at
         log = open(self.dir / "daemon.log", "ab")
-        self.daemon = subprocess.Popen([MAYFLY, "serve", "--state-dir", str(self.state)], stdout=log, stderr=log,
+        self.daemon = subprocess.Popen([*self.within, MAYFLY, "serve", "--state-dir", str(self.state)], stdout=log, stderr=log,
                                        stdin=subprocess.DEVNULL, env=env, start_new_session=True)
         log.close()
         if wait:

@@ -507,7 +507,7 @@ def test_init_killed_anywhere_can_be_done_again(node):
         fresh = Node("crash-init", size="256M")
         try:
             pool = f"loop:{fresh.pool_file},size=256M,sparse"
-            words = [MAYFLY, "init", "--pool", pool, "--state-dir", str(fresh.state)]
+            words = [MAYFLY, "init", "--pool", pool, "--state-dir", str(fresh.state), "--no-network"]
             died = sh("env", f"MAYFLY_CRASH_AT={point}", *words, check=False)
             assert died.returncode in (-signal.SIGKILL, 128 + signal.SIGKILL), f"{point}: {died}"
             CUT.add(point)

@@ -256,14 +256,14 @@ def test_without_a_daemon_the_command_line_says_so(node):
     empty = node.dir / "empty"
     refused("node.not_initialised", "serve", "--state-dir", empty)
     assert not empty.exists(), "a serve that was refused made its directory"
-    assert str(node.state) in refused("node.busy", "serve", "--state-dir", node.state)["message"]
+    assert str(node.state) in refused("node.busy", "serve", "--state-dir", node.state, "--no-network")["message"]
     refused("node.exists", "init", "--pool", f"loop:{node.dir}/other.img,size=256M,sparse", "--state-dir", node.state)
     assert not (node.dir / "other.img").exists()
     for pool, code in ((f"loop:{node.dir}/no/such/dir/pool.img,size=256M,sparse", None),
                        (f"btrfs:{node.dir}/not-btrfs", "host.unsuitable"),
                        (f"loop:{node.dir}/huge.img,size=100000T", None)):
         fresh = node.dir / "fresh"
-        done = sh(MAYFLY, "init", "--pool", pool, "--state-dir", fresh, "--json", check=False)
+        done = sh(MAYFLY, "init", "--pool", pool, "--state-dir", fresh, "--no-network", "--json", check=False)
         error = json.loads(done.stdout)["error"]
         assert done.returncode == 1 and error["hint"] and (code is None or error["code"] == code), done
         assert not (fresh / "node.json").exists()

@@ -273,7 +273,7 @@ def test_a_pool_of_another_node_is_refused(node):
     pool = f"loop:{node.pool_file},size={node.size},sparse"
     other = Node("foreign", size="256M")
     try:
-        done = sh(MAYFLY, "init", "--pool", pool, "--state-dir", str(other.state), "--json", check=False)
+        done = sh(MAYFLY, "init", "--pool", pool, "--state-dir", str(other.state), "--no-network", "--json", check=False)
         error = json.loads(done.stdout)["error"]
         assert done.returncode == 1 and error["code"] == "pool.foreign", done
         assert str(node.pool_file) in error["message"] and error["hint"]

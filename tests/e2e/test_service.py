@@ -47,7 +47,7 @@ def service():
         one = Service()
         if not (one.state / "node.json").exists():
             pool = one.backend.spec() if backends.PARENT else "loop:/var/lib/mayfly/pool.img,size=20G,sparse"
-            sh(MAYFLY, "init", "--pool", pool)
+            sh(MAYFLY, "init", "--pool", pool, "--no-network")
         sh("systemctl", "start", "mayfly")
         one.id = json.loads((one.state / "node.json").read_text())["id"]
         SERVICE.append(one)

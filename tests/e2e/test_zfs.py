@@ -69,7 +69,7 @@ def scratch_zpool(*options, mirror=False):
 
 
 def init(pool, state):
-    return sh(MAYFLY, "init", "--pool", f"zfs:{pool}", "--state-dir", str(state), check=False)
+    return sh(MAYFLY, "init", "--pool", f"zfs:{pool}", "--state-dir", str(state), "--no-network", check=False)
 
 
 def refused(pool, *words):

@@ -23,7 +23,7 @@ def listed(vm):
 def ensure_node(vm):
     """The service with a node on ZFS and the template `tiny`."""
     if vm.run("test", "-e", "/var/lib/mayfly/node.json", check=False).status != 0:
-        mayfly(vm, "init", "--pool", "zfs:tank/ct")
+        mayfly(vm, "init", "--pool", "zfs:tank/ct", "--no-network")
     vm.run("systemctl", "start", "mayfly")
     if "tiny" not in mayfly(vm, "template", "list").output:
         mayfly(vm, "template", "build", "/payload/templates/tiny.toml", "--name", "tiny")

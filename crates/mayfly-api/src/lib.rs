@@ -11,6 +11,7 @@ mod exec;
 mod file;
 mod fsck;
 mod history;
+mod network;
 mod node;
 mod operation;
 pub mod paths;
@@ -30,6 +31,7 @@ pub use self::exec::{
 pub use self::file::{FilePlaced, MODE_HEADER, PasswordSet, PutFile, SetPassword};
 pub use self::fsck::{FindingView, FsckView, NotMendedView};
 pub use self::history::{HistoryView, RunEventKind, RunEventView};
+pub use self::network::NetworkRemoved;
 pub use self::node::{NodeView, PoolDatasetView, PoolView, ShareView};
 pub use self::operation::{IfBusy, OperationFilter, OperationView, PlanBody, PlanView};
 pub use self::persist::{

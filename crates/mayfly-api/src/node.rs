@@ -3,6 +3,7 @@
 use mayfly_core::bytes::Bytes;
 use mayfly_core::documents::PoolSpec;
 use mayfly_core::ids::NodeId;
+use mayfly_core::network::NodeNetwork;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -27,6 +28,9 @@ pub struct NodeView {
     pub operations: usize,
     /// Room in the pool; none where it could not be looked at, and `trouble` says why.
     pub space: Option<ShareView>,
+    /// Its network; none where it has none. `trouble` says where it is not as it should be.
+    #[serde(default)]
+    pub network: Option<NodeNetwork>,
     /// What is wrong.
     pub trouble: Vec<String>,
 }

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use mayfly_core::names::{DatasetName, GuestPath};
+use mayfly_core::network::Protocol;
 
 /// The name of the socket in a node's state directory.
 pub const SOCKET: &str = "api.sock";
@@ -11,6 +12,8 @@ pub const SOCKET: &str = "api.sock";
 pub const NODE: &str = "/v1/node";
 /// The pool.
 pub const POOL: &str = "/v1/pool";
+/// The network of the node.
+pub const NETWORK: &str = "/v1/network";
 /// What is wrong with the node; a POST mends what can be proven.
 pub const FSCK: &str = "/v1/fsck";
 /// All templates.
@@ -81,6 +84,11 @@ pub fn dataset(which: &str, name: &DatasetName) -> String {
 /// The mount at one path of a VPS.
 pub fn mount(which: &str, path: &GuestPath) -> String {
     format!("{}?path={}", of_vps(which, "mounts"), escape(path.as_str()))
+}
+
+/// A port of the host that leads to a VPS.
+pub fn port(which: &str, host_port: u16, protocol: Protocol) -> String {
+    format!("{}/{host_port}/{protocol}", of_vps(which, "ports"))
 }
 
 /// One operation.

@@ -7,6 +7,7 @@ use mayfly_core::documents::{
 };
 use mayfly_core::ids::{Digest, Incarnation, OperationId, RunId, VpsId};
 use mayfly_core::names::{DatasetName, GuestPath, Hostname, PoolPath, TemplateName};
+use mayfly_core::network::{SshKeys, VpsNetwork};
 use mayfly_core::persist::report::Summary;
 use mayfly_core::plan::RESCUE_ROOT;
 use mayfly_core::run::{IdRange, Limits, RunPhase, RunState};
@@ -38,6 +39,9 @@ pub struct CreateVps {
     /// Whether impermanence is on whatever the template says.
     #[serde(default)]
     pub impermanence: bool,
+    /// Public keys that may log in as root, one a line.
+    #[serde(default)]
+    pub ssh_keys: Option<SshKeys>,
     /// Whether to start it.
     #[serde(default)]
     pub start: bool,
@@ -399,6 +403,9 @@ pub struct VpsView {
     pub limits: Limits,
     /// Its host ids.
     pub ids: IdRange,
+    /// Its place in the network; none where it has none.
+    #[serde(default)]
+    pub network: Option<VpsNetwork>,
     /// Which VPS of that number.
     pub incarnation: Incarnation,
     /// The present run.
@@ -477,6 +484,7 @@ impl VpsView {
                 .collect(),
             limits: doc.limits,
             ids: doc.ids,
+            network: doc.network,
             incarnation: doc.incarnation,
             run: doc.run.map(|current| RunView {
                 id: current.run,

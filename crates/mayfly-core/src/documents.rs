@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::bytes::Bytes;
 use crate::ids::{Digest, Incarnation, NodeId, RunId, VpsId};
 use crate::names::{DatasetName, GuestPath, Hostname, PoolPath, TemplateName};
+use crate::network::{NodeNetwork, SshKeys, VpsNetwork};
 use crate::run::{IdRange, Limits};
 use crate::template::{Manifest, RootKind};
 
@@ -29,6 +30,9 @@ pub struct NodeDoc {
     pub id: NodeId,
     /// Where its datasets are.
     pub pool: PoolSpec,
+    /// Its network; none of a node that was made without one, or before there was any.
+    #[serde(default)]
+    pub network: Option<NodeNetwork>,
 }
 
 /// A pool, as `--pool` names it.
@@ -271,6 +275,12 @@ pub struct VpsDoc {
     pub limits: Limits,
     /// Its host ids.
     pub ids: IdRange,
+    /// Its place in the network; none where the node had no network so far.
+    #[serde(default)]
+    pub network: Option<VpsNetwork>,
+    /// Who may log in as root from its first start on.
+    #[serde(default)]
+    pub ssh_keys: Option<SshKeys>,
     /// How far it is.
     pub lifecycle: Lifecycle,
     /// Whether it ought to run.

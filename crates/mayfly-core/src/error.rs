@@ -111,6 +111,18 @@ codes! {
     FileNotFound = "file.not_found", 404;
     /// The file cannot be read or written in the VPS.
     FileRefused = "file.refused", 409;
+    /// The network of the node cannot be made or kept.
+    NetworkUnavailable = "network.unavailable", 503;
+    /// The node has no network, or the VPS no place in it.
+    NetworkAbsent = "network.absent", 409;
+    /// Every address is taken.
+    NetworkFull = "network.full", 409;
+    /// VPSes that run are plugged into the network.
+    NetworkInUse = "network.in_use", 409;
+    /// The port of the host leads to a VPS already.
+    PortTaken = "port.taken", 409;
+    /// No such port leads to the VPS.
+    PortNotFound = "port.not_found", 404;
     /// It has no storage that declared paths could be kept in.
     PersistNoStorage = "persist.no_storage", 409;
     /// The path cannot be declared.

@@ -20,6 +20,7 @@ pub mod history;
 pub mod ids;
 pub mod mirror;
 pub mod names;
+pub mod network;
 pub mod observed;
 pub mod persist;
 pub mod plan;

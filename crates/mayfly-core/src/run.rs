@@ -11,6 +11,7 @@ use crate::bytes::Bytes;
 use crate::change::VpsChange;
 use crate::ids::{Incarnation, NodeId, RunId, VpsId};
 use crate::names::{GuestPath, Hostname};
+use crate::network::RunNetwork;
 use crate::persist;
 
 /// The version of [`RunSpec`], [`RunState`] and the control socket.
@@ -140,6 +141,9 @@ pub struct RunSpec {
     /// What is declared to stay; none of a supervisor that knew of no such thing.
     #[serde(default)]
     pub persistence: Option<persist::spec::Spec>,
+    /// How it is plugged into the network; none where it is not.
+    #[serde(default)]
+    pub network: Option<RunNetwork>,
     /// Absolute path of the static guest helper on the host.
     pub guest_helper: String,
     /// Absolute path of the directory that keeps the console's ring across runs.

@@ -7,6 +7,7 @@ use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
 use utoipa::{PartialSchema, ToSchema};
 
 use crate::error::Code;
+use crate::network::{Mac, Prefix6, Subnet};
 use crate::persist::path::TreePath;
 use crate::template::Quota;
 
@@ -55,6 +56,39 @@ impl PartialSchema for Quota {
 }
 
 impl ToSchema for Quota {}
+
+impl PartialSchema for Subnet {
+    fn schema() -> Described {
+        text(
+            "A private network of IPv4 addresses, such as `10.77.0.0/16`.",
+            "^[0-9.]+/[0-9]+$",
+        )
+    }
+}
+
+impl ToSchema for Subnet {}
+
+impl PartialSchema for Prefix6 {
+    fn schema() -> Described {
+        text(
+            "A private network of IPv6 addresses, such as `fd4d:6179:666c:7900::/64`.",
+            "^fd[0-9a-f:]+/64$",
+        )
+    }
+}
+
+impl ToSchema for Prefix6 {}
+
+impl PartialSchema for Mac {
+    fn schema() -> Described {
+        text(
+            "The address of a network card.",
+            "^[0-9a-f]{2}(:[0-9a-f]{2}){5}$",
+        )
+    }
+}
+
+impl ToSchema for Mac {}
 
 impl PartialSchema for TreePath {
     fn schema() -> Described {

@@ -28,6 +28,11 @@ impl Engine {
             .spawn(move || engine.reaper())?;
         let engine = self.clone();
         std::thread::Builder::new()
+            .name("network".into())
+            .stack_size(512 << 10)
+            .spawn(move || engine.keep_network())?;
+        let engine = self.clone();
+        std::thread::Builder::new()
             .name("mirrors".into())
             .stack_size(512 << 10)
             .spawn(move || engine.keep_mirrors())?;
@@ -40,6 +45,7 @@ impl Engine {
         self.inner.stopping.store(true, Ordering::SeqCst);
         self.wake_reaper();
         self.wake_mirrors();
+        self.wake_network();
         self.mirror_once();
     }
 

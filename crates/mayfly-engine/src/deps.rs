@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use mayfly_core::documents::NodeDoc;
+use mayfly_core::error::Refusal;
+use mayfly_core::network::Network;
 use mayfly_core::ports::{Clock, Runtime, Storage, Templates};
 use mayfly_core::run::IdRange;
 
@@ -15,6 +17,9 @@ pub type CrashHook = Arc<dyn Fn(&str) + Send + Sync>;
 pub fn no_crash() -> CrashHook {
     Arc::new(|_| {})
 }
+
+/// Keeps what the node is where the next daemon finds it.
+pub type KeepNode = Arc<dyn Fn(&NodeDoc) -> Result<(), Refusal> + Send + Sync>;
 
 /// The parts.
 #[derive(Clone)]
@@ -29,6 +34,10 @@ pub struct Deps {
     pub runtime: Arc<dyn Runtime>,
     /// Templates on their way into the pool.
     pub templates: Arc<dyn Templates>,
+    /// The network of the node.
+    pub network: Arc<dyn Network>,
+    /// For what of the node changes while it serves.
+    pub keep_node: KeepNode,
     /// Time and randomness.
     pub clock: Arc<dyn Clock>,
     /// Host ids that belong to others.

@@ -22,6 +22,7 @@ use crate::doing::AllDoing;
 use crate::keys;
 use crate::lanes::Lanes;
 use crate::mirrors::Mirrored;
+use crate::network::NetworkState;
 use crate::reaper::Graves;
 use crate::store::{BadDoc, Change, Revision, TypedStore};
 
@@ -46,6 +47,10 @@ pub(crate) struct Inner {
     pub(crate) promises: Mutex<()>,
     /// Why nothing is changed, where the state cannot be trusted over the pool.
     pub(crate) held: Mutex<Option<Refusal>>,
+    /// The network, and what is known of it.
+    pub(crate) network: NetworkState,
+    /// Set when the network is to be looked at at once.
+    pub(crate) network_moved: (Mutex<bool>, Condvar),
     /// What of the documents is mirrored in the pool.
     pub(crate) mirrored: Mirrored,
     /// Set when a document has changed.
@@ -82,6 +87,7 @@ impl Engine {
     /// An engine at rest: nothing is carried out before [`Engine::recover`] and [`Engine::start_threads`], or
     /// [`Engine::drain`].
     pub fn new(deps: Deps) -> Self {
+        let network = NetworkState::of(&deps.node);
         Self {
             inner: Arc::new(Inner {
                 deps,
@@ -92,6 +98,8 @@ impl Engine {
                 bases: RwLock::new(()),
                 promises: Mutex::new(()),
                 held: Mutex::default(),
+                network,
+                network_moved: Default::default(),
                 mirrored: Mirrored::default(),
                 mirror: Default::default(),
                 reap: Default::default(),
@@ -350,6 +358,7 @@ impl Engine {
             now_unix_ms: self.deps().clock.unix_ms(),
             boot_id: self.deps().clock.boot_id(),
             templates: self.templates()?,
+            network: self.network(),
         })
     }
 

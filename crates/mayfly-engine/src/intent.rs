@@ -4,6 +4,7 @@ use mayfly_core::bytes::Bytes;
 use mayfly_core::change::VpsChange;
 use mayfly_core::documents::{Mount, ReinstallScope};
 use mayfly_core::names::{DatasetName, GuestPath, TemplateName};
+use mayfly_core::network::{Forward, Protocol};
 use mayfly_core::persist::change::PersistChange;
 use mayfly_core::plan::CreateInput;
 use mayfly_core::ports::ImportSource;
@@ -103,6 +104,18 @@ pub enum Intent {
     MountRemove {
         /// Where.
         path: GuestPath,
+    },
+    /// Have a port of the host lead to it.
+    PortAdd {
+        /// Which, and where to.
+        forward: Forward,
+    },
+    /// Have it lead there no more.
+    PortRemove {
+        /// The port of the host.
+        host_port: u16,
+        /// Of what.
+        protocol: Protocol,
     },
     /// Change what it declares to stay.
     PersistChange {

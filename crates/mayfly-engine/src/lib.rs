@@ -23,6 +23,7 @@ mod intent;
 mod keys;
 mod lanes;
 mod mirrors;
+mod network;
 mod perform;
 mod persist;
 mod promises;
@@ -34,7 +35,7 @@ pub mod store;
 mod submit;
 mod templates;
 
-pub use self::deps::{CrashHook, Deps, no_crash};
+pub use self::deps::{CrashHook, Deps, KeepNode, no_crash};
 pub use self::engine::{Engine, PoolReport};
 pub use self::fsck::FsckReport;
 pub use self::held::refuse_older;

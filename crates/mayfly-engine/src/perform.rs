@@ -66,6 +66,9 @@ impl Engine {
                 deps.runtime.hide_mount(*vps, run, &mount)?
             }
             Step::Launch { launch } => {
+                if launch.network.is_some() {
+                    self.ensure_network()?;
+                }
                 let spec = launch.to_run_spec(
                     |name| deps.storage.mount_source(name),
                     deps.storage.detach(),
@@ -216,6 +219,7 @@ impl Engine {
                 self.record_with(&key, doc, Some(journal))
             })?,
         };
+        self.settle_network_of(before.as_ref(), doc);
         if before.map(|before| before.lasting()) != doc.map(VpsDoc::lasting) || doc.is_none() {
             self.mirror_now(&key);
         }

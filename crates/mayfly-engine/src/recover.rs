@@ -49,6 +49,7 @@ impl Engine {
             reports: self.deps().storage.clear_staging()?,
             ..Recovered::default()
         };
+        out.reports.extend(self.give_addresses()?);
         let listed = self
             .deps()
             .store

@@ -204,13 +204,13 @@ impl Engine {
         {
             let template = self.template(&template)?;
             let incarnation = Incarnation::from_random(self.random());
-            let node = self.node().id.clone();
+            let (node, network) = (self.node().id.clone(), self.network());
             let new = resolve_new_vps(
                 &input,
                 &template,
                 &self.every_vps()?,
                 &self.deps().reserved,
-                &node,
+                (&node, network.as_ref()),
                 incarnation,
             )?;
             let id = new.doc.id;
@@ -321,6 +321,20 @@ impl Engine {
             },
             Intent::DatasetDestroy { name, force } => Request::DatasetDestroy { name, force },
             Intent::MountAdd { mount } => Request::MountAdd { mount },
+            Intent::PortAdd { forward } => {
+                if let Some(trouble) = self.network_trouble() {
+                    return Err(trouble);
+                }
+                self.refuse_taken_port(forward)?;
+                Request::PortAdd { forward }
+            }
+            Intent::PortRemove {
+                host_port,
+                protocol,
+            } => Request::PortRemove {
+                host_port,
+                protocol,
+            },
             Intent::MountRemove { path } => Request::MountRemove { path },
             Intent::ImpermanenceOn {
                 root_quota,

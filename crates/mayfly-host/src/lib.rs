@@ -4,6 +4,7 @@ pub mod budgets;
 pub mod clock;
 pub mod crash;
 pub mod namespace;
+pub mod network;
 pub mod runner;
 pub mod storage;
 pub mod subids;

@@ -25,6 +25,7 @@ mod fsck;
 mod history;
 mod log;
 mod mounts;
+mod network;
 mod node;
 mod operations;
 mod persist;

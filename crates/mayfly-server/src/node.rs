@@ -33,10 +33,13 @@ pub(crate) async fn show(State(state): State<AppState>) -> Answer<NodeView> {
             .map(|doc| state.view(doc))
             .collect();
         let count = |wanted: VpsState| vpses.iter().filter(|v| v.state == wanted).count();
-        let (space, trouble) = match engine.pool() {
+        let (space, mut trouble) = match engine.pool() {
             Ok(report) => (Some(share(&report)), report.reports),
             Err(refusal) => (None, vec![refusal.message]),
         };
+        if let Some(why) = engine.network_trouble() {
+            trouble.insert(0, format!("{} (next: {})", why.message, why.hint));
+        }
         Ok(NodeView {
             id: engine.node().id.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -51,6 +54,7 @@ pub(crate) async fn show(State(state): State<AppState>) -> Answer<NodeView> {
                 .filter(|op| !op.state.is_over())
                 .count(),
             space,
+            network: engine.network(),
             trouble,
         })
     });

@@ -13,7 +13,7 @@ use utoipa_axum::router::OpenApiRouter;
 use crate::error::ApiError;
 use crate::{
     AppState, console, datasets, describe, events, exec, features, files, fsck, history, log,
-    mounts, node, operations, persist, reinstall, templates, vpses,
+    mounts, network, node, operations, persist, reinstall, templates, vpses,
 };
 
 /// No request is larger.
@@ -82,6 +82,11 @@ pub(crate) const GROUPS: &[Group] = &[
     group("history", "What happened to runs", history::routes),
     group("dataset", "Datasets of a VPS", datasets::routes),
     group("mount", "Mounts of a VPS", mounts::routes),
+    group(
+        "network",
+        "The network, and ports of the host",
+        network::routes,
+    ),
     group(
         "persistence",
         "What of a VPS is declared to stay",

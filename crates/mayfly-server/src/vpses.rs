@@ -97,6 +97,7 @@ pub(crate) async fn create(
         memory_bytes,
         cpu_percent,
         impermanence,
+        ssh_keys,
         start,
     } = wish;
     let input = CreateInput {
@@ -106,6 +107,7 @@ pub(crate) async fn create(
         memory: memory_bytes,
         cpu_percent,
         impermanence,
+        ssh_keys,
     };
     state
         .change(

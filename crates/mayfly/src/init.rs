@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use mayfly_core::bytes::Bytes;
 use mayfly_core::documents::PoolSpec;
 
+use crate::network::NetworkArgs;
 use crate::node::{self, StateDir};
 
 const EXAMPLES: &str = "\
@@ -29,17 +30,25 @@ pub(crate) struct InitArgs {
     /// The directory of everything that the node keeps
     #[arg(long, value_name = "DIR", default_value = crate::DEFAULT_STATE_DIR)]
     pub(crate) state_dir: PathBuf,
+    #[command(flatten)]
+    pub(crate) network: NetworkArgs,
 }
 
 /// Makes the node.
 pub(crate) fn run(args: InitArgs, json: bool) -> anyhow::Result<ExitCode> {
     let state = StateDir::new(&args.state_dir)?;
-    let node = node::init(&state, args.pool)?;
+    let node = node::init(&state, args.pool, &args.network.into())?;
     if json {
         println!("{}", serde_json::to_string_pretty(&node)?);
         return Ok(ExitCode::SUCCESS);
     }
     println!("node {} in {}", node.id, state.path().display());
+    if let Some(network) = &node.network {
+        println!(
+            "  network {}: {} and {}",
+            network.bridge, network.subnet, network.prefix
+        );
+    }
     println!(
         "  next: mayfly serve --state-dir {}",
         state.path().display()

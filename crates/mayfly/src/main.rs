@@ -9,6 +9,7 @@ mod cli;
 mod consoles;
 mod fsck;
 mod init;
+mod network;
 mod node;
 mod recover;
 mod serve;

@@ -7,6 +7,8 @@
 //! pool/            where the pool is mounted (of ZFS the platform's own part), in the daemon's mount namespace only
 //! runs/<vps>.<run> one directory a run
 //! consoles/<vps>   console rings
+//! network/         files of the server of addresses and names
+//! ssh/             SSH host keys that `mayfly ssh` has seen, by incarnation
 //! api.sock         the API
 //! ```
 
@@ -17,14 +19,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::network::{NetworkWish, change_network};
 use anyhow::Context as _;
 use mayfly_core::documents::{NodeDoc, PoolSpec, SCHEMA};
 use mayfly_core::error::{Code, Refusal};
 use mayfly_core::ids::NodeId;
+use mayfly_core::network::Network;
 use mayfly_core::ports::{Clock as _, Storage};
 use mayfly_engine::store::{MemoryStore, Monotonic, SqliteStore, Store, StoreError};
-use mayfly_engine::{Deps, Engine};
+use mayfly_engine::{Deps, Engine, KeepNode};
 use mayfly_host::clock::HostClock;
+use mayfly_host::network::HostNetwork;
 use mayfly_host::run::client::Node;
 use mayfly_host::run::runtime::{LxcRuntime, RuntimePlaces};
 use mayfly_host::storage::{OpenPool, format_pool, open_pool};
@@ -141,6 +146,17 @@ impl StateDir {
         Ok(self.read_node()?.ok_or_else(missing)?)
     }
 
+    /// Keeps what the node is.
+    pub(crate) fn keep(&self, node: &NodeDoc) -> anyhow::Result<()> {
+        write_durably(&self.node_file(), &serde_json::to_vec_pretty(node)?)
+    }
+
+    /// The network of the node on its host. Called before the pool is opened: what outlives the daemon lives where the
+    /// daemon was started.
+    fn network(&self) -> anyhow::Result<Arc<dyn Network>> {
+        Ok(Arc::new(HostNetwork::new(self.0.join("network"))?))
+    }
+
     /// Refuses to begin with an empty state over a pool that has had one.
     fn check_database(&self, pool: &dyn Storage) -> Result<(), Refusal> {
         let there = fs::symlink_metadata(self.database()).is_ok();
@@ -177,10 +193,14 @@ impl StateDir {
 
 /// Makes a node: its pool, then its document. Done again with the same pool it changes nothing; cut off, it is
 /// completed by the next call.
-pub(crate) fn init(state: &StateDir, pool: PoolSpec) -> anyhow::Result<NodeDoc> {
+pub(crate) fn init(
+    state: &StateDir,
+    pool: PoolSpec,
+    wish: &NetworkWish,
+) -> anyhow::Result<NodeDoc> {
     if let Some(node) = state.read_node()? {
         if node.pool == pool {
-            return Ok(node);
+            return change_network(state, node, wish);
         }
         return Err(Refusal::new(
             Code::NodeExists,
@@ -193,6 +213,7 @@ pub(crate) fn init(state: &StateDir, pool: PoolSpec) -> anyhow::Result<NodeDoc> 
         )
         .into());
     }
+    let network = wish.settle().map_err(Refusal::from)?;
     state
         .ensure_directories()
         .with_context(|| format!("cannot make {}", state.0.display()))?;
@@ -203,8 +224,9 @@ pub(crate) fn init(state: &StateDir, pool: PoolSpec) -> anyhow::Result<NodeDoc> 
         schema: SCHEMA,
         id,
         pool,
+        network,
     };
-    write_durably(&state.node_file(), &serde_json::to_vec_pretty(&node)?)?;
+    state.keep(&node)?;
     Ok(node)
 }
 
@@ -267,10 +289,11 @@ pub(crate) fn open(state: &StateDir) -> anyhow::Result<Daemon> {
     let downloads = state.downloads();
     forget_downloads(&downloads)
         .with_context(|| format!("cannot remove {}", downloads.display()))?;
+    let network = state.network()?;
     let pool = open_pool_of(state, &node)?;
     state.check_database(&*pool.storage)?;
     let store = open_store(state).map_err(Refusal::from)?;
-    assemble(state, node, pool, Arc::new(store), lock)
+    assemble(state, (node, network), pool, Arc::new(store), lock)
 }
 
 /// The same to look at what is there, also where the state cannot be used: why that is so comes with it, and the engine
@@ -280,6 +303,7 @@ pub(crate) fn open_to_look(
     lock: Lock,
 ) -> anyhow::Result<(Daemon, Option<Refusal>)> {
     let node = state.node()?;
+    let network = state.network()?;
     let pool = open_pool_of(state, &node)?;
     let opened = state
         .check_database(&*pool.storage)
@@ -288,7 +312,8 @@ pub(crate) fn open_to_look(
         Ok(store) => (Arc::new(store), None),
         Err(refusal) => (Arc::new(MemoryStore::new(monotonic())), Some(refusal)),
     };
-    Ok((assemble(state, node, pool, store, lock)?, trouble))
+    let daemon = assemble(state, (node, network), pool, store, lock)?;
+    Ok((daemon, trouble))
 }
 
 fn monotonic() -> Monotonic {
@@ -309,7 +334,7 @@ fn open_pool_of(state: &StateDir, node: &NodeDoc) -> anyhow::Result<OpenPool> {
 
 fn assemble(
     state: &StateDir,
-    node: NodeDoc,
+    (node, network): (NodeDoc, Arc<dyn Network>),
     pool: OpenPool,
     store: Arc<dyn Store>,
     lock: Lock,
@@ -331,6 +356,8 @@ fn assemble(
         storage: pool.storage,
         runtime: runtime.clone(),
         templates: Arc::new(TemplateWorks::new(pool.templates, state.downloads())),
+        network,
+        keep_node: keeper(state),
         clock: Arc::new(HostClock::new()?),
         reserved: subids::observe_reserved_ranges()?,
         crash: Arc::new(crash::step_point),
@@ -339,6 +366,20 @@ fn assemble(
         engine: Engine::new(deps),
         runtime,
         lock,
+    })
+}
+
+/// Keeps what of the node changes while it serves.
+fn keeper(state: &StateDir) -> KeepNode {
+    let state = state.clone();
+    Arc::new(move |node| {
+        state.keep(node).map_err(|error| {
+            Refusal::new(
+                Code::StateFailed,
+                format!("{} was not written: {error:#}", state.node_file().display()),
+                "see whether there is room, then ask again",
+            )
+        })
     })
 }
 

@@ -2,6 +2,7 @@
 
 use hyper::Method;
 use mayfly_core::names::{DatasetName, GuestPath, TemplateName};
+use mayfly_core::network::{Forward, Protocol};
 use serde::Serialize;
 
 use crate::{
@@ -103,6 +104,16 @@ impl Change {
     /// Shows it no more.
     pub fn remove_mount(vps: &str, path: &GuestPath) -> Self {
         Self::bare(Method::DELETE, paths::mount(vps, path))
+    }
+
+    /// Has a port of the host lead to it.
+    pub fn add_port(vps: &str, body: &Forward) -> Self {
+        Self::with_body(Method::POST, paths::of_vps(vps, "ports"), body)
+    }
+
+    /// Has it lead there no more.
+    pub fn remove_port(vps: &str, host_port: u16, protocol: Protocol) -> Self {
+        Self::bare(Method::DELETE, paths::port(vps, host_port, protocol))
     }
 
     /// Declares paths to stay, or declares them no more.

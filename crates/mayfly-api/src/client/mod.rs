@@ -14,6 +14,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use mayfly_core::error::Code;
 use mayfly_core::names::TemplateName;
+use mayfly_core::network::Forward;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 use tokio_tungstenite::WebSocketStream;
@@ -24,8 +25,8 @@ pub use self::files::Pulled;
 pub use self::lines::Lines;
 use crate::{
     DatasetView, ErrorBody, ErrorInfo, FeatureView, FsckView, HistoryView, IfBusy, MountView,
-    NodeView, OperationFilter, OperationView, PersistenceView, PlanBody, PoolView, TemplateView,
-    VpsView, paths,
+    NetworkRemoved, NodeView, OperationFilter, OperationView, PersistenceView, PlanBody, PoolView,
+    TemplateView, VpsView, paths,
 };
 
 /// How long an answer may take where nothing waits on purpose.
@@ -117,9 +118,25 @@ impl Client {
         self.get(paths::NODE).await
     }
 
+    /// The socket that the node listens on.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
     /// The pool.
     pub async fn pool(&self) -> Result<PoolView, ClientError> {
         self.get(paths::POOL).await
+    }
+
+    /// Removes the network of the node.
+    pub async fn remove_network(&self) -> Result<NetworkRemoved, ClientError> {
+        self.call(Method::DELETE, paths::NETWORK, None, DEADLINE)
+            .await
+    }
+
+    /// The ports of the host that lead to a VPS.
+    pub async fn ports(&self, which: &str) -> Result<Vec<Forward>, ClientError> {
+        self.get(&paths::of_vps(which, "ports")).await
     }
 
     /// What is wrong with the node; with `repair` it mends what it can.

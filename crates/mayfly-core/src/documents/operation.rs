@@ -8,6 +8,7 @@ use crate::change::VpsChange;
 use crate::error::Refusal;
 use crate::ids::{OperationId, RunId, VpsId};
 use crate::names::{DatasetName, GuestPath, TemplateName};
+use crate::network::{Forward, Protocol};
 use crate::persist::change::PersistChange;
 use crate::plan::Plan;
 use crate::ports::ImportSource;
@@ -135,6 +136,18 @@ pub enum Request {
         /// Where.
         path: GuestPath,
     },
+    /// Have a port of the host lead to it.
+    PortAdd {
+        /// Which, and where to.
+        forward: Forward,
+    },
+    /// Have it lead there no more.
+    PortRemove {
+        /// The port of the host.
+        host_port: u16,
+        /// Of what.
+        protocol: Protocol,
+    },
     /// Change what it is.
     Set {
         /// What is to be another. Before the third schema that were its limits alone.
@@ -209,6 +222,8 @@ impl Request {
             Self::DatasetDestroy { .. } => "dataset destroy",
             Self::MountAdd { .. } => "mount add",
             Self::MountRemove { .. } => "mount remove",
+            Self::PortAdd { .. } => "port add",
+            Self::PortRemove { .. } => "port remove",
             Self::Set { .. } => "set",
             Self::PersistChange { change } => change.verb(),
             Self::SetImpermanence { .. } => "feature set",

@@ -34,6 +34,7 @@ mod guest;
 mod limits;
 mod mirrors;
 mod mounts;
+mod network;
 mod prepare;
 mod runtime;
 mod snapshots;

@@ -91,6 +91,7 @@ fn spec(host: &FakeHost, root: &PoolPath, n: u8) -> RunSpec {
         halt_signal: 37,
         boot_report: serde_json::Value::Null,
         persistence: None,
+        network: None,
         guest_helper: String::new(),
         console_dir: String::new(),
         detach: host.detach(),

@@ -7,10 +7,11 @@ use super::snapshots::Received;
 use super::tree::{Node, Tree, View, skeleton};
 use super::{Backend, Cut, FakeRecipe, StartFault};
 use crate::bytes::Bytes;
-use crate::error::LookFailed;
+use crate::error::{LookFailed, Refusal};
 use crate::ids::{NodeId, RunId, VpsId};
 use crate::mirror::MirrorKey;
 use crate::names::PoolPath;
+use crate::network::NetworkPlan;
 use crate::observed::{Evidence, MarkSeen, Role};
 use crate::run::{RunEnd, RunPhase, RunSpec};
 use crate::snapshots::SnapshotOf;
@@ -101,6 +102,8 @@ pub(super) struct World {
     pub(super) staging: BTreeMap<String, bool>,
     /// Mirrors by key.
     pub(super) mirrors: BTreeMap<MirrorKey, Result<String, String>>,
+    pub(super) network: Option<NetworkPlan>,
+    pub(super) network_fault: Option<Refusal>,
     pub(super) generation: Option<u64>,
     /// What has been received of streams that are not finished, by what they are to become.
     pub(super) receiving: BTreeMap<PoolPath, Received>,
@@ -152,6 +155,8 @@ impl World {
             datasets: BTreeMap::new(),
             staging: BTreeMap::new(),
             mirrors: BTreeMap::new(),
+            network: None,
+            network_fault: None,
             generation: None,
             receiving: BTreeMap::new(),
             late: Vec::new(),

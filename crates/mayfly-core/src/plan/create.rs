@@ -2,7 +2,7 @@
 
 use super::mounts::mount_order;
 use super::parts::{check_quota, create_dataset, record};
-use super::platform::platform_files;
+use super::platform::put_platform_files;
 use super::promises::promised_with_plans;
 use super::start::{check_boots, start_steps};
 use super::{Plan, PlanContext, Step};
@@ -15,6 +15,7 @@ use crate::documents::{
 use crate::error::{Code, Refusal};
 use crate::ids::{Incarnation, NodeId, RunId, VpsId};
 use crate::names::{DatasetName, Hostname, PoolPath, TemplatePart};
+use crate::network::{NodeNetwork, SshKeys, free_network};
 use crate::observed::{DatasetSeen, MarkSeen, Observed};
 use crate::ports::{Origin, TreePlan};
 use crate::run::{IdRange, Limits};
@@ -35,6 +36,8 @@ pub struct CreateInput {
     pub cpu_percent: Option<u32>,
     /// Whether impermanence is on whatever the template says.
     pub impermanence: bool,
+    /// Who may log in as root.
+    pub ssh_keys: Option<SshKeys>,
 }
 
 /// What a VPS gets where nothing was said.
@@ -76,7 +79,7 @@ pub fn resolve_new_vps(
     template: &TemplateDoc,
     others: &[VpsDoc],
     reserved: &[IdRange],
-    node: &NodeId,
+    (node, network): (&NodeId, Option<&NodeNetwork>),
     incarnation: Incarnation,
 ) -> Result<NewVps, Refusal> {
     let id = choose_id(input.id, others)?;
@@ -102,6 +105,12 @@ pub fn resolve_new_vps(
             "destroy a VPS that is not needed",
         )
     })?;
+    let network = match network {
+        None => None,
+        Some(network) => {
+            Some(free_network(node, network, id, others).ok_or_else(|| no_address(network))?)
+        }
+    };
     super::set::check_limits(&VpsChange {
         memory_bytes: input.memory,
         cpu_percent: Some(input.cpu_percent),
@@ -138,6 +147,8 @@ pub fn resolve_new_vps(
             processes: Some(NewVpsDefaults::PROCESSES),
         },
         ids,
+        network,
+        ssh_keys: input.ssh_keys.clone(),
         lifecycle: Lifecycle::Creating,
         desired: Desired::Stopped,
         on_crash: OnCrash::default(),
@@ -156,6 +167,14 @@ pub fn resolve_new_vps(
         .filter(|name| doc.mounts.iter().any(|m| m.dataset == *name))
         .collect();
     Ok(NewVps { doc, filled })
+}
+
+fn no_address(network: &NodeNetwork) -> Refusal {
+    Refusal::new(
+        Code::NetworkFull,
+        format!("every address of {} is a VPS's", network.subnet),
+        "destroy a VPS that is not needed",
+    )
 }
 
 /// Datasets and mounts of the manifest's layout; the root dataset takes the disk space that the others leave.
@@ -293,10 +312,8 @@ pub fn plan_create(
         ));
     }
     if doc.impermanence.is_none() {
-        let tree = TreePlan {
-            files: platform_files(doc),
-            ..TreePlan::default()
-        };
+        let mut tree = TreePlan::default();
+        put_platform_files(doc, &mut tree);
         if !tree.files.is_empty() {
             let dataset = doc.pool_path(&DatasetName::root());
             steps.push(

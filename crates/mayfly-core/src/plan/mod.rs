@@ -24,6 +24,7 @@ mod parts;
 mod persist;
 mod places;
 mod platform;
+mod ports;
 mod promises;
 mod reinstall;
 mod reinstall_parts;
@@ -52,6 +53,7 @@ pub use self::mounts::{Shown, mount_order, plan_mount_add, plan_mount_remove, ru
 #[cfg(feature = "edit")]
 pub use self::persist::plan_persist_change;
 pub use self::places::{place_of, storage_inactive};
+pub use self::ports::{plan_port_add, plan_port_remove};
 pub use self::promises::promised;
 pub use self::reinstall::{plan_reinstall, plan_reinstall_undo, plan_replaced_age};
 pub use self::reinstall_parts::reinstall_probe;
@@ -69,6 +71,7 @@ use crate::documents::{Lifecycle, Request, TemplateDoc, VpsDoc};
 use crate::error::{Code, Refusal};
 use crate::ids::{NodeId, OperationId};
 use crate::names::GuestPath;
+use crate::network::NodeNetwork;
 use crate::observed::Observed;
 use crate::ports::Assembly;
 use crate::template::RootKind;
@@ -100,6 +103,8 @@ pub struct PlanContext {
     pub boot_id: String,
     /// The templates that there are.
     pub templates: Vec<TemplateDoc>,
+    /// The node's network.
+    pub network: Option<NodeNetwork>,
 }
 
 /// Decides what a request to a VPS calls for. Requests to templates have planners of their own.
@@ -160,6 +165,11 @@ pub fn plan_vps(
             plan_dataset_destroy(doc, seen, name, *force, ctx)
         }
         Request::MountAdd { mount } => plan_mount_add(doc, seen, mount, ctx),
+        Request::PortAdd { forward } => plan_port_add(doc, *forward, ctx),
+        Request::PortRemove {
+            host_port,
+            protocol,
+        } => plan_port_remove(doc, *host_port, *protocol),
         Request::MountRemove { path } => plan_mount_remove(doc, seen, path),
         Request::Set { change } => plan_set(doc, seen, change, ctx),
         #[cfg(feature = "edit")]

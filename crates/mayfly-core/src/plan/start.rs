@@ -6,12 +6,15 @@ use super::bases::base_path;
 use super::harvest::{before_a_start, harvest, has_storage};
 use super::mounts::{Shown, mount_points, shown_datasets};
 use super::parts::{bury_root, end_run, old_roots, record, record_ended, running};
-use super::platform::{PROFILE_INIT, init_link, path, platform_files, skeleton};
+use super::platform::{
+    PROFILE_INIT, init_link, key_file, path, platform_files, put_keys, put_platform_files, skeleton,
+};
 use super::{LaunchPlan, Plan, PlanContext, PlannedStep, Step};
 use crate::documents::{CurrentRun, Desired, Impermanence, VpsDoc};
 use crate::error::{Code, Refusal};
 use crate::ids::{Digest, RunId};
 use crate::names::{DatasetName, GuestPath, PoolPath};
+use crate::network::RunNetwork;
 use crate::observed::{InitSeen, Mark, Observed, Role};
 use crate::persist::path::TreePath;
 use crate::persist::spec::Spec;
@@ -251,9 +254,10 @@ pub(super) fn tree_steps(doc: &VpsDoc, root: &PoolPath) -> Vec<PlannedStep> {
                         .filter(|d| !skeleton().contains(d)),
                 );
                 tree.directories = directories;
+                put_keys(doc, tree);
                 tree.links.push(init_link());
             }
-            RootKind::Template => tree.files = platform_files(doc),
+            RootKind::Template => put_platform_files(doc, tree),
         }
     }
     // The root first: the others are looked into through no path of it, so the order is only for the reader.
@@ -309,6 +313,10 @@ pub(super) fn launch_plan(
         halt_signal: doc.manifest.halt_signal,
         boot_report,
         persistence: Some(persistence(doc, run)),
+        network: ctx
+            .network
+            .as_ref()
+            .and_then(|node| RunNetwork::of(&ctx.node, &node.bridge, doc)),
     }
 }
 
@@ -316,10 +324,10 @@ pub(super) fn launch_plan(
 fn persistence(doc: &VpsDoc, run: &RunId) -> Spec {
     // A path that may be mounted may be declared: its rules are the narrower ones.
     let tree_path = |path: &GuestPath| TreePath::parse(path.as_str()).ok();
-    let is_template = |on: &Impermanence| on.root_kind == RootKind::Template;
-    let platform = match doc.impermanence.as_ref().is_some_and(is_template) {
-        true => platform_files(doc),
-        false => Vec::new(),
+    let platform = match doc.impermanence.as_ref().map(|on| on.root_kind) {
+        Some(RootKind::Template) => platform_files(doc),
+        Some(RootKind::Empty) => key_file(doc).into_iter().collect(),
+        None => Vec::new(),
     };
     Spec {
         storage: doc.storage.as_ref().and_then(tree_path),

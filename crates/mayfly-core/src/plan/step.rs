@@ -10,6 +10,7 @@ use crate::bytes::Bytes;
 use crate::documents::{TemplateDoc, VpsDoc};
 use crate::ids::{Incarnation, NodeId, OperationId, RunId, VpsId};
 use crate::names::{GuestPath, Hostname, PoolPath, TemplateName};
+use crate::network::RunNetwork;
 use crate::observed::Role;
 use crate::persist;
 use crate::ports::{ImportSource, NewDataset, TreePlan};
@@ -46,6 +47,9 @@ pub struct LaunchPlan {
     /// What is declared to stay.
     #[serde(default)]
     pub persistence: Option<persist::spec::Spec>,
+    /// How it is plugged into the network.
+    #[serde(default)]
+    pub network: Option<RunNetwork>,
 }
 
 impl LaunchPlan {
@@ -71,6 +75,7 @@ impl LaunchPlan {
             halt_signal: self.halt_signal,
             boot_report: self.boot_report.clone(),
             persistence: self.persistence.clone(),
+            network: self.network.clone(),
             guest_helper: String::new(),
             console_dir: String::new(),
             detach,
@@ -511,6 +516,9 @@ impl fmt::Display for Step {
                         ", {dataset} at {path}{}",
                         if *read_only { " (read-only)" } else { "" }
                     )?;
+                }
+                if let Some(network) = &launch.network {
+                    write!(f, ", plugged into {}", network.bridge)?;
                 }
                 Ok(())
             }

@@ -14,6 +14,7 @@ mod journal;
 mod lasting;
 mod leaked;
 mod missed;
+mod network;
 mod persist;
 mod promises;
 mod scenarios;

@@ -9,6 +9,7 @@ use mayfly_core::bytes::Bytes;
 use mayfly_core::documents::{Desired, Lifecycle, NodeDoc, OperationDoc, PoolSpec, SCHEMA, VpsDoc};
 use mayfly_core::fake::FakeHost;
 use mayfly_core::ids::VpsId;
+use mayfly_core::network::NodeNetwork;
 use mayfly_core::plan::CreateInput;
 use mayfly_engine::store::{MemoryStore, Store, Txn, Write};
 use mayfly_engine::{Deps, Engine, Intent};
@@ -39,6 +40,7 @@ pub(crate) struct World {
     pub(crate) host: FakeHost,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) passed: Arc<Mutex<BTreeSet<String>>>,
+    pub(crate) network: Option<NodeNetwork>,
 }
 
 /// What `resume_unwind` carries, so that nothing is printed.
@@ -67,6 +69,7 @@ impl World {
             host,
             store: Arc::new(store),
             passed: Arc::clone(passed),
+            network: None,
         }
     }
 
@@ -118,6 +121,7 @@ impl World {
             pool: PoolSpec::Btrfs {
                 directory: "/pool".into(),
             },
+            network: self.network.clone(),
         };
         Engine::new(Deps {
             node,
@@ -125,6 +129,8 @@ impl World {
             storage: host.clone(),
             runtime: host.clone(),
             templates: host.clone(),
+            network: host.clone(),
+            keep_node: Arc::new(|_| Ok(())),
             clock: host,
             reserved: Vec::new(),
             crash: Arc::new(hook),
@@ -265,6 +271,7 @@ pub(crate) fn create_as(id: Option<VpsId>, template: &str, start: bool) -> Inten
         memory: None,
         cpu_percent: None,
         impermanence: false,
+        ssh_keys: None,
     };
     Intent::Create {
         input,

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use mayfly_core::network::RunNetwork;
 use mayfly_core::run::{Limits, RunSpec};
 
 use super::paths::{self, RunDir};
@@ -49,6 +50,7 @@ pub fn render_lxc_config(
         format_args!("/bin/sh {}", dir.post_stop().display()),
     );
     identity(&mut config, spec, user_namespace);
+    network(&mut config, spec.network.as_ref());
     confinement(&mut config, dir, host);
     mounts(&mut config, spec, dir);
     cgroups(&mut config, spec);
@@ -69,7 +71,24 @@ fn identity(config: &mut Config, spec: &RunSpec, user_namespace: &str) {
     config.set("lxc.idmap", format_args!("u 0 {} {}", ids.first, ids.count));
     config.set("lxc.idmap", format_args!("g 0 {} {}", ids.first, ids.count));
     config.set("lxc.namespace.share.user", user_namespace);
-    config.set("lxc.net.0.type", "empty");
+}
+
+/// The card is there with its addresses before the guest's first process: LXC needs no software of the guest's for that.
+fn network(config: &mut Config, plug: Option<&RunNetwork>) {
+    let Some(plug) = plug else {
+        config.set("lxc.net.0.type", "empty");
+        return;
+    };
+    config.set("lxc.net.0.type", "veth");
+    config.set("lxc.net.0.link", &plug.bridge);
+    config.set("lxc.net.0.veth.pair", &plug.card);
+    config.set("lxc.net.0.name", "eth0");
+    config.set("lxc.net.0.hwaddr", plug.mac);
+    config.set("lxc.net.0.flags", "up");
+    config.set("lxc.net.0.ipv4.address", &plug.ipv4);
+    config.set("lxc.net.0.ipv4.gateway", plug.ipv4_gateway);
+    config.set("lxc.net.0.ipv6.address", &plug.ipv6);
+    config.set("lxc.net.0.ipv6.gateway", plug.ipv6_gateway);
 }
 
 /// A user namespace keeps its set of capabilities but for one, with which guest root would lift the limits of that namespace
@@ -252,6 +271,26 @@ mod tests {
         }
         assert!(!config.contains("include"));
         assert!(!config.contains("persistence.json"));
+        assert!(config.contains("lxc.net.0.type = empty\n"));
+        let mut plugged = spec();
+        plugged.network = serde_json::from_str(
+            r#"{"bridge": "mayfly0", "card": "mfabc-11327", "mac": "02:00:00:00:00:01", "ipv4": "10.77.0.2/16",
+                "ipv4_gateway": "10.77.0.1", "ipv6": "fd00::2/64", "ipv6_gateway": "fd00::1"}"#,
+        )
+        .unwrap();
+        let plugged = render_lxc_config(&plugged, &RunDir::new("/run/r"), "/proc/7/fd/9", host);
+        for line in [
+            "lxc.net.0.type = veth",
+            "lxc.net.0.veth.pair = mfabc-11327",
+            "lxc.net.0.hwaddr = 02:00:00:00:00:01",
+            "lxc.net.0.ipv4.address = 10.77.0.2/16",
+            "lxc.net.0.ipv6.gateway = fd00::1",
+        ] {
+            assert!(
+                plugged.lines().any(|l| l == line),
+                "{line} is not in\n{plugged}"
+            );
+        }
         let mut spec = spec();
         spec.persistence = Some(persist::spec::Spec::new("c5a8b7", true));
         let config = render_lxc_config(&spec, &RunDir::new("/run/r"), "/proc/7/fd/9", host);

@@ -319,6 +319,9 @@ impl Runtime for LxcRuntime {
             // Its record is lost: nobody could watch over it.
             return Err(still_alive(spec.vps, &sign.to_string()).into());
         }
+        if let Some(plug) = &spec.network {
+            crate::network::remove_stale_card(&plug.card)?;
+        }
         let mut spec = spec.clone();
         spec.guest_helper = self.places.guest_helper.display().to_string();
         spec.console_dir = self.console_dir(spec.vps).display().to_string();

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::thread::{UnshareFlags, unshare_unsafe};
+use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
 
 use super::process::{Fork, fork, leave_now, wait_readable};
 
@@ -23,6 +23,15 @@ const NO_SETUID_FIXUP: libc::c_ulong = 1 << 2;
 pub(crate) fn unshare_mounts() -> io::Result<()> {
     // SAFETY: only CLONE_FILES can hurt other threads' descriptors; it is not asked for.
     unsafe { unshare_unsafe(UnshareFlags::NEWNS) }.map_err(io::Error::from)
+}
+
+/// Has this thread, and what it starts, live in another mount namespace. For a thread that ends soon.
+pub(crate) fn enter_mounts(namespace: &OwnedFd) -> io::Result<()> {
+    // A thread that shares its working directory with others may not enter one.
+    // SAFETY: as above.
+    unsafe { unshare_unsafe(UnshareFlags::FS) }?;
+    move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Mount))?;
+    Ok(())
 }
 
 /// Gives this process namespaces of its own of all that the harvest of a root has no need of, and of mounts.

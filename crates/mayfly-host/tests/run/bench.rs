@@ -225,6 +225,7 @@ impl Bench {
             halt_signal: libc::SIGUSR1,
             boot_report: serde_json::json!({ "root": "fresh" }),
             persistence: None,
+            network: None,
             guest_helper: programs().0.to_str().unwrap().into(),
             console_dir: self.path("console").to_str().unwrap().into(),
             detach: vec![self.path("pool").to_str().unwrap().into()],

@@ -134,6 +134,7 @@ impl Node {
                 schema: SCHEMA,
                 id: host.node(),
                 pool,
+                network: None,
             },
             store: Arc::new(MemoryStore::with_history(
                 Arc::new(move || began.elapsed()),
@@ -142,6 +143,8 @@ impl Node {
             storage: Arc::new(host.clone()),
             runtime: Arc::new(host.clone()),
             templates: Arc::new(host.clone()),
+            network: Arc::new(host.clone()),
+            keep_node: Arc::new(|_| Ok(())),
             clock: Arc::new(host.clone()),
             reserved: Vec::new(),
             crash: no_crash(),
@@ -273,6 +276,7 @@ pub(crate) fn create(template: &str, start: bool) -> Change {
         memory_bytes: None,
         cpu_percent: None,
         impermanence: false,
+        ssh_keys: None,
         start,
     };
     Change::create(&body)

@@ -12,6 +12,7 @@ mod history;
 mod logs;
 mod manual;
 mod mount;
+mod network;
 mod node;
 mod operation;
 mod passwd;
@@ -20,6 +21,7 @@ mod reinstall;
 mod rescue;
 mod screen;
 mod set;
+mod ssh;
 mod table;
 mod template;
 mod terminal;
@@ -116,6 +118,8 @@ pub(crate) enum Verb {
     Pull(files::PullArgs),
     /// Set a password in a running VPS, and tell whether it will stay
     Passwd(passwd::PasswdArgs),
+    /// Log in to a VPS as root, by SSH
+    Ssh(ssh::SshArgs),
     /// The console of a VPS: from before its init, through reboots
     Console(VpsArgs),
     /// What happened to a VPS's runs, and what its console printed
@@ -126,6 +130,12 @@ pub(crate) enum Verb {
     /// Where in a VPS its datasets are
     #[command(subcommand)]
     Mount(mount::MountVerb),
+    /// Ports of the host that lead to a VPS
+    #[command(subcommand)]
+    Port(network::PortVerb),
+    /// The network of the node
+    #[command(subcommand)]
+    Network(network::NetworkVerb),
     /// Paths of a VPS that stay when it gets a new root
     #[command(subcommand)]
     Persist(persist::PersistVerb),
@@ -228,6 +238,9 @@ async fn dispatch(verb: Verb, context: &Context) -> Result<ExitCode, Failure> {
         Verb::Logs(args) => logs::run(context, args).await,
         Verb::Dataset(verb) => dataset::run(context, verb).await,
         Verb::Mount(verb) => mount::run(context, verb).await,
+        Verb::Port(verb) => network::port(context, verb).await,
+        Verb::Network(verb) => network::run(context, verb).await,
+        Verb::Ssh(args) => ssh::run(context, args).await,
         Verb::Persist(verb) => persist::run(context, verb).await,
         Verb::Feature(verb) => feature::run(context, verb).await,
         Verb::Operation(verb) => operation::run(context, verb).await,

@@ -41,6 +41,13 @@ fn render_node(node: &NodeView) -> String {
         ("version", node.version.clone()),
         ("pool", pool_name(&node.pool)),
         (
+            "network",
+            node.network.as_ref().map_or_else(
+                || "none".to_owned(),
+                |own| format!("{}, {} and {}", own.bridge, own.subnet, own.prefix),
+            ),
+        ),
+        (
             "space",
             node.space
                 .as_ref()
@@ -145,6 +152,7 @@ mod tests {
             templates: 1,
             operations: 0,
             space: Some(SPACE),
+            network: None,
             trouble: vec!["a root of nobody: x".into()],
         };
         assert_eq!(
@@ -153,6 +161,7 @@ mod tests {
 node:        0123456789abcdef
 version:     0.1.0
 pool:        loop:/srv/pool.img,size=20G,sparse
+network:     none
 space:       15G free of 20G, 30G promised (150 %)
 vpses:       3, 2 running, 1 need an operator
 templates:   1

@@ -9,6 +9,7 @@ use mayfly_core::bytes::Bytes;
 use mayfly_core::documents::{Desired, Track};
 use mayfly_core::ids::{Digest, VpsId};
 use mayfly_core::names::{Hostname, PoolPath, TemplateName};
+use mayfly_core::network::SshKeys;
 use mayfly_core::run::shown_cpus;
 
 use super::change::{ChangeArgs, ConfirmArgs};
@@ -45,6 +46,9 @@ pub(crate) struct CreateArgs {
     /// Switch impermanence on whatever the template says
     #[arg(long)]
     impermanence: bool,
+    /// Public keys that may log in as root, as in authorized_keys
+    #[arg(long, value_name = "FILE", value_parser = super::ssh::read_keys)]
+    ssh_key: Option<SshKeys>,
     /// Start it
     #[arg(long)]
     start: bool,
@@ -117,6 +121,7 @@ pub(super) async fn create(context: &Context, args: CreateArgs) -> Result<ExitCo
         memory_bytes: args.memory,
         cpu_percent: args.cpus,
         impermanence: args.impermanence,
+        ssh_keys: args.ssh_key.clone(),
         start: args.start,
     };
     let done = if args.start {
@@ -210,6 +215,7 @@ fn render_list(all: &[VpsView]) -> String {
                 v.id.to_string(),
                 v.hostname.to_string(),
                 v.state.as_str().to_owned(),
+                or_dash(v.network.as_ref().map(|own| own.ipv4)),
                 v.template.to_string(),
                 or_dash(v.run.as_ref().map(|run| run.root.to_string())),
                 v.disk_bytes.to_string(),
@@ -218,7 +224,9 @@ fn render_list(all: &[VpsView]) -> String {
         })
         .collect();
     table(
-        &["id", "name", "state", "template", "root", "disk", "memory"],
+        &[
+            "id", "name", "state", "address", "template", "root", "disk", "memory",
+        ],
         &rows,
     )
 }
@@ -261,6 +269,10 @@ fn render_one(v: &VpsView, now_unix_ms: u64) -> String {
         rows.push(("last root", format!("{root}, kept until the next start")));
     }
     rows.extend(super::reinstall::kept(v).map(|line| ("kept", line)));
+    if let Some(own) = &v.network {
+        rows.push(("address", format!("{} and {}", own.ipv4, own.ipv6)));
+        rows.extend(own.ports.iter().map(|port| ("port", port.to_string())));
+    }
     rows.push((
         "disk space",
         format!("{}, {} unassigned", v.disk_bytes, v.disk_unassigned_bytes),

@@ -84,6 +84,32 @@ fn create_debian_impermanent_and_start_it() {
     hands.assert_sound();
 }
 
+/// The platform's files of the network in `/etc` of Debian; of NixOS only the plug.
+#[test]
+fn create_on_a_node_with_a_network() {
+    for (file, template) in [
+        ("create-debian-network", "debian-12"),
+        (
+            "create-debian-impermanence-network-start",
+            "debian-12-impermanence",
+        ),
+        ("create-nixos-network-start", "nixos-shaped"),
+    ] {
+        let mut hands = Hands::new();
+        hands.network = Some(crate::network::NodeNetwork {
+            bridge: "mayfly0".parse().unwrap(),
+            subnet: "10.77.0.0/16".parse().unwrap(),
+            prefix: "fd4d:6179:666c:7900::/64".parse().unwrap(),
+        });
+        let start = (template != "debian-12").then(|| run(1));
+        golden(file, &hands.create(id(11327), template, start));
+        let forward = "8080:80".parse().unwrap();
+        let plan = hands.ask(id(11327), &Request::PortAdd { forward });
+        golden("port-add", &plan.unwrap());
+        hands.assert_sound();
+    }
+}
+
 #[test]
 fn create_nixos_takes_the_store_out_of_the_disk_space() {
     let mut hands = Hands::new();

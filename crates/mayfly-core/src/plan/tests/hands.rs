@@ -26,6 +26,8 @@ pub(super) struct Hands {
     pub(super) vpses: BTreeMap<VpsId, VpsDoc>,
     pub(super) templates: BTreeMap<TemplateName, TemplateDoc>,
     operations: u32,
+    /// The node's network.
+    pub(super) network: Option<crate::network::NodeNetwork>,
     /// Whether each step is done a second time at once, as after a crash before the journal was written.
     pub(super) twice: bool,
     /// The step that fails, once it is done.
@@ -51,6 +53,7 @@ impl Hands {
             vpses: BTreeMap::new(),
             templates,
             operations: 0,
+            network: None,
             twice: false,
             fails_at: None,
             reboots: false,
@@ -64,6 +67,7 @@ impl Hands {
             now_unix_ms: self.host.unix_ms(),
             boot_id: self.host.boot_id(),
             templates: self.template_docs(),
+            network: self.network.clone(),
         }
     }
 
@@ -87,6 +91,7 @@ impl Hands {
             memory: None,
             cpu_percent: None,
             impermanence: false,
+            ssh_keys: None,
         }
     }
 
@@ -94,7 +99,14 @@ impl Hands {
         let template = &self.templates[&template.parse().unwrap()];
         let number = input.id.map_or(0, VpsId::get);
         let life = Incarnation::from_random([number as u8; 16]);
-        resolve_new_vps(input, template, &self.docs(), &[], &self.host.node(), life)
+        resolve_new_vps(
+            input,
+            template,
+            &self.docs(),
+            &[],
+            (&self.host.node(), self.network.as_ref()),
+            life,
+        )
     }
 
     pub(super) fn observe(&self, request: &Request, doc: &VpsDoc) -> Result<Observed, Refusal> {

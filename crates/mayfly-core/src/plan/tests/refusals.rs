@@ -571,6 +571,13 @@ fn host_ids_run_out_loudly() {
     let input = Hands::input(id(200));
     let template = &hands.templates[&"debian-12".parse().unwrap()];
     let life = crate::ids::Incarnation::from_random([1; 16]);
-    let got = crate::plan::resolve_new_vps(&input, template, &[], &all, &hands.host.node(), life);
+    let got = crate::plan::resolve_new_vps(
+        &input,
+        template,
+        &[],
+        &all,
+        (&hands.host.node(), None),
+        life,
+    );
     assert_eq!(got.unwrap_err().code, Code::HostUnsuitable);
 }

@@ -46,8 +46,8 @@ fn a_running_vps_shows_its_temporary_root() {
     assert_eq!(
         render_list(&[vps()]),
         "\
-ID     NAME  STATE    TEMPLATE                ROOT                       DISK  MEMORY
-11327  web1  running  debian-12-impermanence  11327.impermanence-c5a8b7  120G  2G
+ID     NAME  STATE    ADDRESS  TEMPLATE                ROOT                       DISK  MEMORY
+11327  web1  running  -        debian-12-impermanence  11327.impermanence-c5a8b7  120G  2G
 "
     );
     assert_eq!(
@@ -86,7 +86,7 @@ fn a_stopped_vps_shows_what_it_kept() {
     v.impermanence = None;
     assert!(
         render_list(&[v.clone()])
-            .contains("11327  web1  stopped  debian-12-impermanence  -     120G  2G\n")
+            .contains("11327  web1  stopped  -        debian-12-impermanence  -     120G  2G\n")
     );
     let text = render_one(&v, 0);
     assert!(
