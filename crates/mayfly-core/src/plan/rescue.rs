@@ -277,6 +277,7 @@ impl Part {
             made_as: self.name.clone(),
             condemned_by: None,
             unharvested: false,
+            contents: None,
         };
         let new = NewDataset {
             name: self.name.clone(),

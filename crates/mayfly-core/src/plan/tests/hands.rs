@@ -14,8 +14,7 @@ use crate::observed::{InitSeen, MarkSeen, Observed};
 use crate::plan::{
     Busy, CreateInput, Plan, PlanContext, Step, Undo, needed_probe, plan_template_build,
     plan_template_import, plan_template_pull, plan_template_remove, plan_vps, reinstall_probe,
-    resolve_new_vps, run_mount,
-    sort_leftovers,
+    resolve_new_vps, run_mount, sort_leftovers,
 };
 use crate::ports::{BuiltTemplate, Cancel, Clock as _, Runtime as _, Storage as _, Templates as _};
 use crate::proof::{Burial, Condemned, ConfirmedDestroy, EphemeralRoot, Exchange};
@@ -317,7 +316,7 @@ impl Hands {
                 let owner = (*vps, incarnation);
                 let signs = host.evidence(*vps)?;
                 let proof = Exchange::prove(dataset, aside, owner, contents.as_ref(), &signs)?;
-                drop(host.exchange(&proof)?);
+                host.exchange(&proof)?;
             }
             Step::BuryTemplate { dataset, grave } => self.bury(dataset, grave, |mark| {
                 let template = ConfirmedDestroy::prove_template(dataset, mark, &node)?;
