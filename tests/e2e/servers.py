@@ -25,14 +25,20 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
             super().do_GET()
 
 
+class Server(http.server.ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, *_):
+        """Who does not take an answer to its end has its reasons, and tests that look for them."""
+
+
 class ImageServer:
     """`instead[path]` is called with the request in place of an answer; `asked` are the paths that were asked for."""
 
     def __init__(self, top, certificate=None):
         self.top = pathlib.Path(top)
         handler = functools.partial(Quiet, directory=str(self.top))
-        self.http = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        self.http.daemon_threads = True
+        self.http = Server(("127.0.0.1", 0), handler)
         self.http.asked, self.http.instead = [], {}
         scheme = "http"
         if certificate:
@@ -105,9 +111,10 @@ def certificate(top):
 def metadata(top, release):
     """The archive that says what an image is."""
     directory = pathlib.Path(top) / f"meta{release}"
-    directory.mkdir(parents=True)
-    (directory / "metadata.yaml").write_text(images.METADATA.replace('"7"', f'"{release}"'))
-    return images.tar(directory, directory / "incus.tar.xz", "--xz")
+    (directory / "in").mkdir(parents=True)
+    (directory / "in/metadata.yaml").write_text(images.METADATA.replace('"7"', f'"{release}"'))
+    # Beside what is packed: tar is no friend of a directory that changes.
+    return images.tar(directory / "in", directory / "incus.tar.xz", "--xz")
 
 
 def rootfs(top, release):
