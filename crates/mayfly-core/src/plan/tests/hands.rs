@@ -287,7 +287,7 @@ impl Hands {
                 let owner = (*vps, incarnation);
                 let signs = host.evidence(*vps)?;
                 let proof = Exchange::prove(dataset, aside, owner, contents.as_ref(), &signs)?;
-                drop(host.exchange(&proof)?);
+                host.exchange(&proof)?;
             }
             Step::BuryTemplate { dataset, grave } => self.bury(dataset, grave, |mark| {
                 let template = ConfirmedDestroy::prove_template(dataset, mark, &node)?;
