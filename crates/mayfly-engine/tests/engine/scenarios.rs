@@ -208,6 +208,19 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         act: |_, e| ask(e, rescue()),
     },
     Scenario {
+        name: "rescue by a system that lies in a dataset",
+        before: |w, e| there(w, e, "nixos-shaped", true),
+        act: |_, e| {
+            ask(
+                e,
+                Intent::Rescue {
+                    template: "nixos-shaped".parse().unwrap(),
+                    root_at: "/mnt/vps".parse().ok(),
+                },
+            )
+        },
+    },
+    Scenario {
         name: "reinstall of one that runs",
         before: |w, e| {
             there(w, e, "debian-12", false);
