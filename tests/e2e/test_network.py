@@ -191,11 +191,14 @@ def addresses_and_names(node, one, two):
     other = node.show(two)["network"]
     shown = node.exec(one, "ip", "-o", "address", "show", "dev", "eth0")
     own = node.show(one)["network"]
-    assert own["ipv4"] + "/16" in shown and own["ipv6"] + "/64" in shown, shown
+    assert own["ipv4"] + "/16 brd 10.77.255.255" in shown and own["ipv6"] + "/64" in shown, shown
     assert other["ipv4"] in node.exec(one, "getent", "ahostsv4", "two")
     assert other["ipv6"] in node.exec(one, "getent", "ahostsv6", "two.mayfly.internal")
-    assert pings(node, one, "two") and pings(node, two, own["ipv4"])
+    how = node.exec(two, "ping", "-c1", "-W2", own["ipv4"], check=False)
+    assert how.returncode == 0, how
+    # A fresh IPv6 address is looked for by others first.
     wait_for("the other answers by IPv6", lambda: pings(node, one, other["ipv6"]), 5)
+    wait_for("the other answers by its name", lambda: pings(node, one, "two"), 5)
 
 
 def in_and_out(node, one, two):
@@ -305,11 +308,13 @@ def test_forged_frames_pass_without_the_rules(_):
         stop = subprocess.Popen(["nsenter", f"--net=/run/netns/{INSIDE}", "sh", "-c",
                                  f"while :; do nft delete table bridge mayfly_{node.id} 2>/dev/null; sleep 0.02; done"])
         try:
-            got = wait_for("all forgeries arrive", lambda: (g := forged(node, one, two)) and all(g.values()) and g, 60)
+            arrived = set()
+            for _ in range(5):
+                arrived |= {what for what, there in forged(node, one, two).items() if there}
         finally:
             stop.kill()
             stop.wait()
-        assert all(got.values()), got
+        assert arrived == {"MAC", "IPv4", "ARP", "IPv6"}, arrived
         for vps in (one, two):
             node.run("destroy", vps, "--yes")
         node.run("network", "remove")
