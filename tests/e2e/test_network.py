@@ -146,8 +146,12 @@ def forged(node, one, two):
     got["ARP"] = own["mac"] in neighbour
     node.exec(two, "ip", "neigh", "flush", "all")
     node.exec(one, "ip", "link", "set", "eth0", "address", "02:00:00:00:00:66")
+    # The host asks anew where the card is, before and after.
+    inside("ip", "neigh", "flush", "dev", "mayfly0")
     got["MAC"] = pings(node, one, gateway)
     node.exec(one, "ip", "link", "set", "eth0", "address", own["mac"])
+    node.exec(one, "ip", "neigh", "flush", "all")
+    inside("ip", "neigh", "flush", "dev", "mayfly0")
     return got
 
 
