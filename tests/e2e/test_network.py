@@ -131,6 +131,8 @@ def forged(node, one, two):
     node.exec(one, "ip", "address", "del", f"{bad6}/64", "dev", "eth0")
     # An answer nobody asked for: the gateway is where this card is.
     pings(node, two, gateway)
+    # For a second the kernel takes no other answer for one that it has just had.
+    time.sleep(1.2)
     bridge = json.loads(inside("ip", "-j", "link", "show", "mayfly0").stdout)[0]["address"]
     node.exec(one, "perl", "-e", """
         my ($if, $mac, $to, $gw, $ip) = @ARGV; my $hex = sub { pack "H12", shift =~ s/://gr };
