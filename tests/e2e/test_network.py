@@ -131,6 +131,8 @@ def forged(node, one, two):
     node.exec(one, "ip", "address", "del", f"{bad6}/64", "dev", "eth0")
     # An answer nobody asked for: the gateway is where this card is.
     pings(node, two, gateway)
+    # For a second the kernel takes no other answer for one that it has just had.
+    time.sleep(1.2)
     bridge = json.loads(inside("ip", "-j", "link", "show", "mayfly0").stdout)[0]["address"]
     node.exec(one, "perl", "-e", """
         my ($if, $mac, $to, $gw, $ip) = @ARGV; my $hex = sub { pack "H12", shift =~ s/://gr };
@@ -146,8 +148,12 @@ def forged(node, one, two):
     got["ARP"] = own["mac"] in neighbour
     node.exec(two, "ip", "neigh", "flush", "all")
     node.exec(one, "ip", "link", "set", "eth0", "address", "02:00:00:00:00:66")
+    # The host asks anew where the card is, before and after.
+    inside("ip", "neigh", "flush", "dev", "mayfly0")
     got["MAC"] = pings(node, one, gateway)
     node.exec(one, "ip", "link", "set", "eth0", "address", own["mac"])
+    node.exec(one, "ip", "neigh", "flush", "all")
+    inside("ip", "neigh", "flush", "dev", "mayfly0")
     return got
 
 
@@ -191,11 +197,14 @@ def addresses_and_names(node, one, two):
     other = node.show(two)["network"]
     shown = node.exec(one, "ip", "-o", "address", "show", "dev", "eth0")
     own = node.show(one)["network"]
-    assert own["ipv4"] + "/16" in shown and own["ipv6"] + "/64" in shown, shown
+    assert own["ipv4"] + "/16 brd 10.77.255.255" in shown and own["ipv6"] + "/64" in shown, shown
     assert other["ipv4"] in node.exec(one, "getent", "ahostsv4", "two")
     assert other["ipv6"] in node.exec(one, "getent", "ahostsv6", "two.mayfly.internal")
-    assert pings(node, one, "two") and pings(node, two, own["ipv4"])
+    how = node.exec(two, "ping", "-c1", "-W2", own["ipv4"], check=False)
+    assert how.returncode == 0, how
+    # A fresh IPv6 address is looked for by others first.
     wait_for("the other answers by IPv6", lambda: pings(node, one, other["ipv6"]), 5)
+    wait_for("the other answers by its name", lambda: pings(node, one, "two"), 5)
 
 
 def in_and_out(node, one, two):
@@ -241,7 +250,7 @@ def by_ssh(node, one, key):
         for name in agent:
             del os.environ[name]
     kept = pathlib.Path(node.state, "ssh", node.show(one)["incarnation"]).read_text()
-    assert kept.startswith("mayfly-"), kept
+    assert len(kept.splitlines()) == 1, kept
 
 
 def comes_back(node, one, two):
@@ -305,11 +314,13 @@ def test_forged_frames_pass_without_the_rules(_):
         stop = subprocess.Popen(["nsenter", f"--net=/run/netns/{INSIDE}", "sh", "-c",
                                  f"while :; do nft delete table bridge mayfly_{node.id} 2>/dev/null; sleep 0.02; done"])
         try:
-            got = wait_for("all forgeries arrive", lambda: (g := forged(node, one, two)) and all(g.values()) and g, 60)
+            arrived = set()
+            for _ in range(5):
+                arrived |= {what for what, there in forged(node, one, two).items() if there}
         finally:
             stop.kill()
             stop.wait()
-        assert all(got.values()), got
+        assert arrived == {"MAC", "IPv4", "ARP", "IPv6"}, arrived
         for vps in (one, two):
             node.run("destroy", vps, "--yes")
         node.run("network", "remove")

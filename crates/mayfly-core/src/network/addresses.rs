@@ -109,6 +109,11 @@ impl Subnet {
         Ipv4Addr::from(self.first)
     }
 
+    /// The address of everybody in it: the last.
+    pub fn broadcast(self) -> Ipv4Addr {
+        Ipv4Addr::from(self.first | !mask(self.length))
+    }
+
     /// The mask that goes with its length.
     pub fn mask(self) -> Ipv4Addr {
         Ipv4Addr::from(mask(self.length))

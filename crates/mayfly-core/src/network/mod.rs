@@ -78,6 +78,8 @@ pub struct RunNetwork {
     pub mac: Mac,
     /// Its address with the length of the subnet.
     pub ipv4: String,
+    /// What is for everybody in the subnet.
+    pub ipv4_broadcast: Ipv4Addr,
     /// The way out.
     pub ipv4_gateway: Ipv4Addr,
     /// Its address with the length of the prefix.
@@ -95,6 +97,7 @@ impl RunNetwork {
             card: card_name(node, doc.id),
             mac: own.mac,
             ipv4: format!("{}/{}", own.ipv4, own.subnet.length()),
+            ipv4_broadcast: own.subnet.broadcast(),
             ipv4_gateway: own.subnet.gateway(),
             ipv6: format!("{}/64", own.ipv6),
             ipv6_gateway: own.prefix.gateway(),

@@ -85,7 +85,11 @@ fn network(config: &mut Config, plug: Option<&RunNetwork>) {
     config.set("lxc.net.0.name", "eth0");
     config.set("lxc.net.0.hwaddr", plug.mac);
     config.set("lxc.net.0.flags", "up");
-    config.set("lxc.net.0.ipv4.address", &plug.ipv4);
+    // Left to itself, LXC takes only the host's part of the address for the broadcast.
+    config.set(
+        "lxc.net.0.ipv4.address",
+        format_args!("{} {}", plug.ipv4, plug.ipv4_broadcast),
+    );
     config.set("lxc.net.0.ipv4.gateway", plug.ipv4_gateway);
     config.set("lxc.net.0.ipv6.address", &plug.ipv6);
     config.set("lxc.net.0.ipv6.gateway", plug.ipv6_gateway);
@@ -274,7 +278,7 @@ mod tests {
         assert!(config.contains("lxc.net.0.type = empty\n"));
         let mut plugged = spec();
         plugged.network = serde_json::from_str(
-            r#"{"bridge": "mayfly0", "card": "mfabc-11327", "mac": "02:00:00:00:00:01", "ipv4": "10.77.0.2/16",
+            r#"{"bridge": "mayfly0", "card": "mfabc-11327", "mac": "02:00:00:00:00:01", "ipv4": "10.77.0.2/16", "ipv4_broadcast": "10.77.255.255",
                 "ipv4_gateway": "10.77.0.1", "ipv6": "fd00::2/64", "ipv6_gateway": "fd00::1"}"#,
         )
         .unwrap();
@@ -283,7 +287,7 @@ mod tests {
             "lxc.net.0.type = veth",
             "lxc.net.0.veth.pair = mfabc-11327",
             "lxc.net.0.hwaddr = 02:00:00:00:00:01",
-            "lxc.net.0.ipv4.address = 10.77.0.2/16",
+            "lxc.net.0.ipv4.address = 10.77.0.2/16 10.77.255.255",
             "lxc.net.0.ipv6.gateway = fd00::1",
         ] {
             assert!(
