@@ -74,7 +74,11 @@ pub(crate) async fn add(
 #[utoipa::path(
     delete,
     path = "/v1/vps/{vps}/ports/{host_port}/{protocol}",
-    params(How),
+    params(
+        ("host_port" = u16, Path, description = "The port of the host."),
+        ("protocol" = Protocol, Path, description = "`tcp` or `udp`."),
+        How,
+    ),
     responses(Changed)
 )]
 pub(crate) async fn remove_port(

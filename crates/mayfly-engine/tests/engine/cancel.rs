@@ -12,7 +12,7 @@ use mayfly_core::fake::StartFault;
 use mayfly_core::ids::OperationId;
 use mayfly_engine::{Engine, IfBusy, Intent};
 
-use crate::scenarios::{SCENARIOS, Scenario, restart, stop, there};
+use crate::scenarios::{self, Scenario, restart, stop, there};
 use crate::world::{Death, Died, World, ask, create, doc, settle, vps};
 
 /// What became of a wish to cancel.
@@ -120,7 +120,7 @@ fn one(scenario: &Scenario, nth: usize, dies: bool, counts: &mut [usize; 2]) -> 
 fn every_operation_is_cancelled_at_every_point() {
     for dies in [false, true] {
         let mut all = [0, 0];
-        for scenario in SCENARIOS {
+        for scenario in scenarios::all() {
             let mut nth = 1;
             while one(scenario, nth, dies, &mut all) {
                 nth += 1;

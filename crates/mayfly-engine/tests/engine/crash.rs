@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 
 use mayfly_core::plan::StepKind;
 
-use crate::scenarios::{SCENARIOS, Scenario};
+use crate::scenarios::{self, Scenario};
 use crate::world::{Death, World};
 
 /// Runs a scenario with one death; true when the daemon lived through it.
@@ -99,7 +99,7 @@ fn every_operation_survives_a_crash_at_every_point() {
     let failed = Mutex::new(Vec::new());
     // Every scenario is gone through, so that one failure does not hide another.
     let work = || {
-        while let Some(scenario) = SCENARIOS.get(next.fetch_add(1, Ordering::Relaxed)) {
+        while let Some(scenario) = scenarios::all().nth(next.fetch_add(1, Ordering::Relaxed)) {
             if catch_unwind(AssertUnwindSafe(|| cut_everywhere(scenario, &passed))).is_err() {
                 failed.lock().unwrap().push(scenario.name);
             }

@@ -1,10 +1,10 @@
 //! What the daemon is asked to do while it dies at every point, or is asked to give it up at every point.
 
-use std::time::Duration;
+mod reinstall;
 
 use mayfly_core::bytes::Bytes;
 use mayfly_core::change::{SetAutostart, VpsChange};
-use mayfly_core::documents::{AutostartWhen, Mount, OnCrash, ReinstallScope, Replaced, Track};
+use mayfly_core::documents::{AutostartWhen, Mount, OnCrash, Track};
 use mayfly_core::fake::{COPIED, FakeRecipe, StartFault};
 use mayfly_core::ids::Digest;
 use mayfly_core::ports::ImportSource;
@@ -12,6 +12,11 @@ use mayfly_core::remote::PullSource;
 use mayfly_engine::{Engine, Intent};
 
 use crate::world::{World, ask, create, doc, settle, vps};
+
+/// All of them.
+pub(crate) fn all() -> impl Iterator<Item = &'static Scenario> {
+    SCENARIOS.iter().chain(reinstall::SCENARIOS)
+}
 
 pub(crate) struct Scenario {
     pub(crate) name: &'static str,
@@ -56,13 +61,6 @@ fn rescue() -> Intent {
     Intent::Rescue {
         template: "debian-12".parse().unwrap(),
         root_at: "/mnt/vps".parse().ok(),
-    }
-}
-
-fn reinstall(template: &str, scope: Option<ReinstallScope>) -> Intent {
-    Intent::Reinstall {
-        template: template.parse().unwrap(),
-        scope,
     }
 }
 
@@ -147,7 +145,7 @@ fn base(template: Option<&str>, track: Option<Track>) -> Intent {
     }
 }
 
-pub(crate) const SCENARIOS: &[Scenario] = &[
+const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "create",
         before: |_, _| {},
@@ -218,66 +216,6 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
                     root_at: "/mnt/vps".parse().ok(),
                 },
             )
-        },
-    },
-    Scenario {
-        name: "reinstall of one that runs",
-        before: |w, e| {
-            there(w, e, "debian-12", false);
-            ask(e, shrink());
-            ask(e, data());
-            ask(e, Intent::Start);
-            settle(e);
-            w.host.guest_write(vps(), "/srv/kept", "dear data").unwrap();
-            w.host
-                .guest_write(vps(), "/data/kept", "dear data")
-                .unwrap();
-        },
-        act: |_, e| ask(e, reinstall("debian-12", None)),
-    },
-    Scenario {
-        name: "reinstall that does not start",
-        before: |w, e| {
-            there(w, e, "nixos-shaped", true);
-            w.host.fail_start(vps(), StartFault::InitDies);
-        },
-        act: |_, e| ask(e, reinstall("nixos-shaped", Some(ReinstallScope::All))),
-    },
-    Scenario {
-        name: "reinstall of the data of one that is stopped, and its undo",
-        before: |w, e| {
-            there(w, e, "debian-12-impermanence", true);
-            ask(e, stop(false, false));
-            settle(e);
-        },
-        act: |_, e| {
-            ask(
-                e,
-                reinstall("debian-12-impermanence", Some(ReinstallScope::Data)),
-            );
-            settle(e);
-            ask(e, Intent::ReinstallUndo);
-        },
-    },
-    Scenario {
-        name: "undo of a reinstall, running",
-        before: |w, e| {
-            there(w, e, "nixos-shaped", true);
-            ask(e, reinstall("nixos-shaped", Some(ReinstallScope::Os)));
-            settle(e);
-        },
-        act: |_, e| ask(e, Intent::ReinstallUndo),
-    },
-    Scenario {
-        name: "former contents whose days are over",
-        before: |w, e| {
-            there(w, e, "debian-12", true);
-            ask(e, reinstall("debian-12", None));
-            settle(e);
-        },
-        act: |w, e| {
-            w.host.advance(Duration::from_millis(Replaced::KEPT_MS));
-            e.see_to_replaced().unwrap();
         },
     },
     Scenario {

@@ -26,7 +26,7 @@ fn all_verbs() -> Vec<(String, Command)> {
 }
 
 /// Verbs that change nothing on the node, or make no operation: `init` and `serve` are the node itself.
-const WITHOUT_PLAN: [&str; 25] = [
+const WITHOUT_PLAN: [&str; 28] = [
     "completions",
     "console",
     "dataset list",
@@ -38,6 +38,7 @@ const WITHOUT_PLAN: [&str; 25] = [
     "list",
     "logs",
     "mount list",
+    "network remove",
     "persist list",
     "operation cancel",
     "operation list",
@@ -45,10 +46,12 @@ const WITHOUT_PLAN: [&str; 25] = [
     "operation watch",
     "passwd",
     "pool show",
+    "port list",
     "pull",
     "push",
     "serve",
     "show",
+    "ssh",
     "status",
     "template list",
     "template show",
