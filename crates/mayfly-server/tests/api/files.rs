@@ -63,13 +63,17 @@ async fn what_is_pulled_is_whole_or_an_error() {
         text.extend_from_slice(&piece);
     }
     assert_eq!(text, b"abc");
-    let mut short = node.client.pull_file("web1", "/short").await.unwrap();
-    let cut = loop {
-        match short.next_bytes().await {
-            Ok(Some(_)) => {}
-            Ok(None) => break false,
-            Err(_) => break true,
-        }
+    // Where the beginning and the end of the connection come at once, the beginning may not be seen.
+    let short = node.client.pull_file("web1", "/short").await;
+    let cut = match short {
+        Err(_) => true,
+        Ok(mut short) => loop {
+            match short.next_bytes().await {
+                Ok(Some(_)) => {}
+                Ok(None) => break false,
+                Err(_) => break true,
+            }
+        },
     };
     assert!(cut, "a file that ends early is taken for a whole one");
     let info = refused(node.client.pull_file("web1", "/none").await);
