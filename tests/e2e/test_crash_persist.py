@@ -121,5 +121,7 @@ def test_no_point_was_forgotten(node):
     missing = [point for point in wanted if point not in CUT and point not in reasons]
     print(f"  {len(CUT)} different points were cut")
     assert not missing, f"never cut: {missing}"
-    assert not set(verbs()) - CUT_VERBS, f"operations that were never cut: {set(verbs()) - CUT_VERBS}"
+    # One record each, as a setting is; the node of these tests has no network (test_network.py has a node that does).
+    uncut = set(verbs()) - CUT_VERBS - {"port add", "port remove"}
+    assert not uncut, f"operations that were never cut: {uncut}"
     assert not set(reasons) - set(wanted), "a reason for a point that is not there"

@@ -256,7 +256,7 @@ def test_without_a_daemon_the_command_line_says_so(node):
     empty = node.dir / "empty"
     refused("node.not_initialised", "serve", "--state-dir", empty)
     assert not empty.exists(), "a serve that was refused made its directory"
-    assert str(node.state) in refused("node.busy", "serve", "--state-dir", node.state, "--no-network")["message"]
+    assert str(node.state) in refused("node.busy", "serve", "--state-dir", node.state)["message"]
     refused("node.exists", "init", "--pool", f"loop:{node.dir}/other.img,size=256M,sparse", "--state-dir", node.state)
     assert not (node.dir / "other.img").exists()
     for pool, code in ((f"loop:{node.dir}/no/such/dir/pool.img,size=256M,sparse", None),

@@ -362,7 +362,7 @@ impl PoolPath {
     /// What a part of a rescue system is cloned into: below the root, with which it comes and goes.
     #[must_use]
     pub fn part_of_root(&self, part: &DatasetName) -> Self {
-        Self(format!("{}/{}", self.0, part.as_str().replace('/', "-")))
+        Self(format!("{}/{}", self.0, part.as_str().replace('/', ":")))
     }
 
     /// Where the contents of a dataset lie that a reinstall put aside: `11327.replaced-c5a8b7`, and of a subdataset

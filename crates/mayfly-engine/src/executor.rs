@@ -461,7 +461,10 @@ impl Engine {
             }
             return Ok(());
         }
-        if should_start(&doc) && !self.is_in_boot_queue(id) {
+        // What waits may be a stop that somebody asked for meanwhile; its own end leads here again.
+        let waiting = self.inner.lanes.waiting(Lane::Vps(id));
+        let is_last = waiting.iter().all(|one| *one == op.id);
+        if should_start(&doc) && is_last && !self.is_in_boot_queue(id) {
             self.submit(Some(id), Intent::Start, BY_ITSELF)?;
         }
         Ok(())
@@ -498,17 +501,36 @@ fn with_done(op: &OperationDoc, step: &Step, took_ms: u64) -> OperationDoc {
     }
 }
 
-/// How many of the first steps no undo may reach any more. A VPS that was made and started, and that a daemon finds
-/// again after it had died, may have run and been written to meanwhile: its start can fail, its data stays.
+/// How many of the first steps no undo may reach any more. What a daemon finds again after it had died may have run, or been
+/// shown to a guest, and been written to meanwhile: its start can fail, its data stays.
 fn out_of_reach(op: &OperationDoc, plan: &Plan) -> usize {
-    if !matches!(op.request, Request::Create { .. }) {
-        return 0;
+    let steps = || plan.steps.iter().map(|planned| &planned.step);
+    // The step that lets a guest write there, and so many steps that are kept once it may have been taken.
+    let (opens, kept) = match op.request {
+        // A VPS that was made, and started.
+        Request::Create { .. } => {
+            let made = |step: &Step| matches!(step, Step::Record { doc: Some(doc), .. } if doc.lifecycle == Lifecycle::Ready);
+            let ready = steps().position(made).map(|at| at + 1);
+            (ready, ready)
+        }
+        // The new contents of a VPS that was started on them.
+        Request::Reinstall { .. } => {
+            let begun = |step: &Step| matches!(step, Step::Record { doc: Some(doc), .. } if doc.run.is_some());
+            let exchanged = steps().rposition(|step| matches!(step, Step::Exchange { .. }));
+            (steps().position(begun), exchanged.map(|at| at + 1))
+        }
+        // A dataset that was shown to a guest that runs. The journal is never ahead of this step.
+        Request::DatasetCreate { .. } => {
+            let shown = steps().position(|step| matches!(step, Step::ShowMount { .. }));
+            return match shown {
+                Some(at) if op.steps_done >= at => at,
+                _ => 0,
+            };
+        }
+        _ => (None, None),
+    };
+    match (opens, kept) {
+        (Some(opens), Some(kept)) if op.steps_done > opens => kept,
+        _ => 0,
     }
-    let made = |step: &Step| matches!(step, Step::Record { doc: Some(doc), .. } if doc.lifecycle == Lifecycle::Ready);
-    let ready = plan
-        .steps
-        .iter()
-        .position(|planned| made(&planned.step))
-        .map_or(0, |at| at + 1);
-    if op.steps_done > ready { ready } else { 0 }
 }

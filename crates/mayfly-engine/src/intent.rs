@@ -3,6 +3,7 @@
 use mayfly_core::bytes::Bytes;
 use mayfly_core::change::VpsChange;
 use mayfly_core::documents::{Mount, ReinstallScope};
+use mayfly_core::ids::OperationId;
 use mayfly_core::names::{DatasetName, GuestPath, TemplateName};
 use mayfly_core::network::{Forward, Protocol};
 use mayfly_core::persist::change::PersistChange;
@@ -66,7 +67,10 @@ pub enum Intent {
         scope: Option<ReinstallScope>,
     },
     /// Put back what the last reinstall replaced.
-    ReinstallUndo,
+    ReinstallUndo {
+        /// The reinstall that is meant: asked for twice, it is not done to the one before.
+        by: OperationId,
+    },
     /// Destroy it with all its data.
     Destroy {
         /// Whether to wait until its space is free.

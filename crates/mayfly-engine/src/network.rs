@@ -77,7 +77,8 @@ impl Engine {
         let Some(network) = self.network() else {
             return Ok(None);
         };
-        let vpses = self.every_vps()?;
+        // The card of one whose document cannot be read is in no set, and may say nothing; the others are not its hostages.
+        let vpses = self.vpses()?;
         Ok(Some(network_plan(&self.node().id, &network, &vpses)))
     }
 

@@ -308,7 +308,7 @@ impl Engine {
                 scope,
                 boot_ms: self.deps().clock.boot_ms(),
             },
-            Intent::ReinstallUndo => Request::ReinstallUndo { run: run() },
+            Intent::ReinstallUndo { by } => Request::ReinstallUndo { by, run: run() },
             Intent::Destroy { now } => Request::Destroy { now },
             Intent::DatasetCreate { name, quota, mount } => Request::DatasetCreate {
                 name,

@@ -3,6 +3,7 @@
 use axum::extract::State;
 use axum::response::Response;
 use mayfly_api::ReinstallVps;
+use mayfly_core::ids::OperationId;
 use mayfly_engine::Intent;
 use utoipa_axum::routes;
 
@@ -13,7 +14,9 @@ use crate::router::{Changed, Routes};
 
 /// The addresses of this file.
 pub(crate) fn routes() -> Routes {
-    Routes::default().routes(routes!(reinstall, undo))
+    Routes::default()
+        .routes(routes!(reinstall))
+        .routes(routes!(undo))
 }
 
 /// Replaces contents of a VPS by those of a template.
@@ -46,20 +49,21 @@ pub(crate) async fn reinstall(
 
 /// Puts back what the last reinstall of a VPS replaced.
 ///
-/// What it got by the reinstall is destroyed, with all that was written there since.
+/// What it got by the reinstall is destroyed, with all that was written there since. Which reinstall is meant has to be said
+/// (`replaced` of the VPS has them), so that a request that is sent twice does not undo the one before as well.
 #[utoipa::path(
     delete,
-    path = "/v1/vps/{vps}/reinstall",
-    params(How),
+    path = "/v1/vps/{vps}/reinstall/{operation}",
+    params(("operation" = OperationId, Path, description = "The reinstall, by its operation."), How),
     responses(Changed)
 )]
 pub(crate) async fn undo(
     State(state): State<AppState>,
     caller: Caller,
-    Path(vps): Path<String>,
+    Path((vps, by)): Path<(String, OperationId)>,
     Params(how): Params<How>,
 ) -> Result<Response, ApiError> {
     state
-        .change(caller, &how, Some(vps), Intent::ReinstallUndo)
+        .change(caller, &how, Some(vps), Intent::ReinstallUndo { by })
         .await
 }

@@ -1,6 +1,7 @@
 //! Changes that can be asked for. The same value asks for the change or for its plan.
 
 use hyper::Method;
+use mayfly_core::ids::OperationId;
 use mayfly_core::names::{DatasetName, GuestPath, TemplateName};
 use mayfly_core::network::{Forward, Protocol};
 use serde::Serialize;
@@ -51,8 +52,9 @@ impl Change {
     }
 
     /// Puts back what the last reinstall replaced.
-    pub fn reinstall_undo(vps: &str) -> Self {
-        Self::bare(Method::DELETE, paths::of_vps(vps, "reinstall"))
+    pub fn reinstall_undo(vps: &str, reinstall: &OperationId) -> Self {
+        let path = paths::of_vps(vps, &format!("reinstall/{reinstall}"));
+        Self::bare(Method::DELETE, path)
     }
 
     /// Changes what it is.

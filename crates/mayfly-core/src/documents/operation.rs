@@ -84,6 +84,8 @@ pub enum Request {
     },
     /// Put back what the last reinstall replaced.
     ReinstallUndo {
+        /// The reinstall that is meant.
+        by: OperationId,
         /// The run to be where the VPS runs.
         run: RunId,
     },

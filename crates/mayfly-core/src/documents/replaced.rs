@@ -94,19 +94,21 @@ impl Replaced {
     pub const DAY_MS: u64 = 24 * 3600 * 1000;
 
     /// How long they have been kept by now. Only clocks that do not jump are counted, so that what passed between the last
-    /// count and a boot of the host is left out: contents are kept longer then, never shorter.
+    /// count and a boot of the host is left out: contents are kept longer then, never shorter. No count adds more than a day,
+    /// since it may have begun before they were put aside: an operation can wait that long.
     pub fn kept_by(&self, boot_id: &str, boot_ms: u64) -> u64 {
         let since = match self.counted_boot_id == boot_id {
             true => boot_ms.saturating_sub(self.counted_boot_ms),
             false => 0,
         };
-        self.kept_ms.saturating_add(since)
+        self.kept_ms.saturating_add(since.min(Self::DAY_MS))
     }
 
     /// Whether they go, or their age is to be written down: once a day, and after a boot.
     pub fn is_due(&self, boot_id: &str, boot_ms: u64) -> bool {
         let kept = self.kept_by(boot_id, boot_ms);
         self.counted_boot_id != boot_id
+            || boot_ms < self.counted_boot_ms
             || kept >= Self::KEPT_MS
             || kept - self.kept_ms >= Self::DAY_MS
     }

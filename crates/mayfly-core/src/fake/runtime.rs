@@ -60,8 +60,12 @@ impl World {
     fn launch(&mut self, spec: &RunSpec, reach: Reach) -> HostResult<Outcome> {
         let (vps, key) = (spec.vps, (spec.vps, spec.run.clone()));
         self.can_look(&format!("evidence of {vps}"))?;
-        if self.runs.get(&key).is_some_and(|r| r.record) {
-            // It was launched; what became of it is in its record.
+        if let Some(run) = self.runs.get(&key).filter(|r| r.record) {
+            // A run is launched once: a second init would find a used root.
+            if !run.supervisor {
+                let action = format!("starting run {} of {vps}", spec.run);
+                return Err(HostError::failed(action, "it is over already"));
+            }
             self.watched.insert(key);
             return Ok(Outcome::Unchanged);
         }

@@ -38,10 +38,14 @@ quiet-dhcp
     )
 }
 
+/// Names that are others' already: a VPS may be called so, and is found by its address alone.
+const TAKEN: [&str; 2] = ["host", "localhost"];
+
+/// Without names: dnsmasq takes some words there for settings.
 pub(super) fn render_dhcp_hosts(plugged: &[Plugged<'_>]) -> String {
     plugged.iter().fold(String::new(), |mut text, one| {
         let own = one.own;
-        let _ = writeln!(text, "{},{},{},1h", own.mac, own.ipv4, one.doc.hostname);
+        let _ = writeln!(text, "{},{},1h", own.mac, own.ipv4);
         text
     })
 }
@@ -51,6 +55,9 @@ pub(super) fn render_names(network: &NodeNetwork, plugged: &[Plugged<'_>]) -> St
     let _ = writeln!(text, "{} host.{DOMAIN}", network.prefix.gateway());
     for one in plugged {
         let name = &one.doc.hostname;
+        if TAKEN.contains(&name.as_str()) {
+            continue;
+        }
         let _ = writeln!(text, "{} {name}.{DOMAIN} {name}", one.own.ipv4);
         let _ = writeln!(text, "{} {name}.{DOMAIN} {name}", one.own.ipv6);
     }

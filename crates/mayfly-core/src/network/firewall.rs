@@ -1,6 +1,7 @@
 //! What may pass, as the text of two tables of nftables that are nobody else's.
 //!
 //! `inet`: the host's own side (what guests reach of the host, ports of the host that lead to guests, the way out).
+//! What is sent to groups of the link itself goes around the bridge, with the card as where it came from: it gets nowhere.
 //! `bridge`: each card may speak as itself alone. A card that is in no set may say nothing, so a table that is older than a
 //! VPS shuts it out and lets nothing through.
 
@@ -24,18 +25,28 @@ pub(super) fn render(
             "table {family} {table}\ndelete table {family} {table}"
         );
     }
-    host_side(&mut text, table, network, plugged);
+    host_side(&mut text, table, cards, network, plugged);
     guests_side(&mut text, table, cards, plugged);
     text
 }
 
-fn host_side(text: &mut String, table: &str, network: &NodeNetwork, plugged: &[Plugged<'_>]) {
+fn host_side(
+    text: &mut String,
+    table: &str,
+    cards: &str,
+    network: &NodeNetwork,
+    plugged: &[Plugged<'_>],
+) {
     let bridge = &network.bridge;
     let (subnet, prefix) = (network.subnet, network.prefix);
     let forwards = forwards(plugged);
     let _ = write!(
         text,
         r#"table inet {table} {{
+  chain around_the_bridge {{
+    type filter hook prerouting priority raw; policy accept;
+    iifname "{cards}*" drop
+  }}
   chain from_outside {{
     type nat hook prerouting priority dstnat; policy accept;
     fib daddr type local jump ports
@@ -111,7 +122,7 @@ fn guests_side(text: &mut String, table: &str, cards: &str, plugged: &[Plugged<'
     let macs = set(plugged, |one| vec![one.own.mac.to_string()]);
     let ip4 = set(plugged, |one| vec![one.own.ipv4.to_string()]);
     let ip6 = set(plugged, |one| own_ip6(one).map(|a| a.to_string()).to_vec());
-    let neighbours = neighbours(plugged);
+    let (clients, neighbours) = (clients(plugged), neighbours(plugged));
     let _ = write!(
         text,
         r#"table bridge {table} {{
@@ -133,22 +144,33 @@ fn guests_side(text: &mut String, table: &str, cards: &str, plugged: &[Plugged<'
     ether type ip6 jump ip6_from_guest
     drop
   }}
+  chain to_bridge {{
+    type filter hook input priority -300; policy accept;
+    iifname "{cards}*" ether daddr & ff:ff:ff:ff:ff:f0 == 01:80:c2:00:00:00 drop
+  }}
   chain arp_from_guest {{
     iifname . arp saddr ether != @macs drop
-    arp operation request arp saddr ip 0.0.0.0 accept
+    arp operation request arp saddr ip 0.0.0.0 iifname . arp daddr ip @own4 accept
     iifname . arp saddr ip @own4 accept
     drop
   }}
   chain ip4_from_guest {{
-    ip saddr 0.0.0.0 ip daddr 255.255.255.255 udp sport 68 udp dport 67 accept
     udp sport 67 drop
+    udp dport 68 drop
+    udp dport 67 jump dhcp_from_guest
+    ip saddr 0.0.0.0 ip daddr 255.255.255.255 udp sport 68 udp dport 67 accept
     iifname . ip saddr @own4 accept
     drop
+  }}
+  chain dhcp_from_guest {{
+{clients}    drop
   }}
   chain ip6_from_guest {{
     icmpv6 type {{ nd-router-advert, nd-redirect }} drop
     udp sport 547 drop
+    udp dport 546 drop
     icmpv6 type nd-neighbor-advert jump neighbours
+    ip6 saddr :: icmpv6 type nd-neighbor-solicit jump neighbours
     ip6 saddr :: icmpv6 type {{ nd-neighbor-solicit, nd-router-solicit, mld2-listener-report }} accept
     iifname . ip6 saddr @own6 accept
     drop
@@ -179,7 +201,21 @@ fn set(plugged: &[Plugged<'_>], values: impl Fn(&Plugged<'_>) -> Vec<String>) ->
     text
 }
 
-/// Who says where an address lives may say it of their own only. The address is the 16 bytes after the first 8 of the
+/// Who asks for an address may ask in the name of its own card only, or it could give up another's: the card's address in the
+/// message is the 6 bytes after the first 36 of the datagram.
+fn clients(plugged: &[Plugged<'_>]) -> String {
+    plugged.iter().fold(String::new(), |mut text, one| {
+        let mac = one.own.mac.to_string().replace(':', "");
+        let _ = writeln!(
+            text,
+            "    iifname \"{}\" @th,288,48 0x{mac} return",
+            one.card
+        );
+        text
+    })
+}
+
+/// Who says, or asks before it takes an address, where that lives may name its own only. The address is the 16 bytes after the first 8 of the
 /// message; older versions of nft have no name for it.
 fn neighbours(plugged: &[Plugged<'_>]) -> String {
     plugged.iter().fold(String::new(), |mut text, one| {

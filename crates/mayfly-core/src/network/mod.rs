@@ -89,11 +89,14 @@ pub struct RunNetwork {
 }
 
 impl RunNetwork {
-    /// The plug of that VPS; none where it has no place in the network.
-    pub fn of(node: &NodeId, bridge: &BridgeName, doc: &VpsDoc) -> Option<Self> {
+    /// The plug of that VPS; none where it has no place in the network, or one in another that was here before.
+    pub fn of(node: &NodeId, network: &NodeNetwork, doc: &VpsDoc) -> Option<Self> {
         let own = doc.network.as_ref()?;
+        if (own.subnet, own.prefix) != (network.subnet, network.prefix) {
+            return None;
+        }
         Some(Self {
-            bridge: bridge.clone(),
+            bridge: network.bridge.clone(),
             card: card_name(node, doc.id),
             mac: own.mac,
             ipv4: format!("{}/{}", own.ipv4, own.subnet.length()),

@@ -147,7 +147,7 @@ pub fn plan_vps(
             run,
             boot_ms,
         } => plan_reinstall(doc, seen, (template, *scope), (run, *boot_ms), ctx),
-        Request::ReinstallUndo { run } => plan_reinstall_undo(doc, seen, run, ctx),
+        Request::ReinstallUndo { by, run } => plan_reinstall_undo(doc, seen, (by, run), ctx),
         Request::ReplacedAge { boot_ms } => Ok(plan_replaced_age(doc, *boot_ms, ctx)),
         Request::Destroy { now } => plan_destroy(doc, seen, *now, ctx),
         Request::RunEnded {

@@ -43,11 +43,14 @@ pub fn plan_reinstall(
     let template = find(template, &ctx.templates)?;
     check_architecture(&template.manifest.architecture, &doc.manifest.architecture)?;
     let scope = decide(doc, template, scope, seen)?;
-    if doc.impermanence.is_some() && scope.has_system() {
-        check_fits(doc, template, scope)?;
+    match (doc.impermanence.is_some(), scope.has_system()) {
+        (true, true) => check_fits(doc, template, scope)?,
+        // Its parts would have no dataset to go into.
+        (false, _) => check_lacks_nothing(doc, template)?,
+        (true, false) => {}
     }
     let parts = parts_of(doc, template, scope, &seen.pool);
-    let entry = entry(doc, seen, scope, &parts, boot_ms, ctx);
+    let entry = entry(doc, seen, scope, &parts, boot_ms, ctx)?;
     let used = entry.used_bytes();
     space::check_pool(seen.pool.capacity, promised_with_plans(seen), used)?;
 
@@ -90,38 +93,54 @@ pub fn plan_reinstall(
 pub fn plan_reinstall_undo(
     doc: &VpsDoc,
     seen: &Observed,
-    run: &RunId,
+    (by, run): (&OperationId, &RunId),
     ctx: &PlanContext,
 ) -> Result<Plan, Refusal> {
-    let Some(entry) = doc.replaced.last() else {
+    let last = doc.replaced.last().filter(|entry| entry.by == *by);
+    let Some(entry) = last else {
         return Err(Refusal::new(
             Code::Invalid,
             format!(
-                "VPS {} was not reinstalled, or what it had is not kept any more",
+                "VPS {}: {by} is not its last reinstall, or what it had before is not kept any more",
                 doc.title()
             ),
             format!("see `mayfly show {}`", doc.id),
         ));
     };
     check_same_kind(doc, entry)?;
+    // A dataset that was destroyed since has nothing to come back into: what it had stays aside for its days.
+    let (there, gone): (Vec<&PutAside>, Vec<&PutAside>) = entry
+        .datasets
+        .iter()
+        .partition(|put| doc.dataset(&put.dataset).is_some());
+    if let (true, Some(put)) = (there.is_empty(), gone.first()) {
+        return Err(super::parts::no_such_dataset(doc, &put.dataset));
+    }
     let stopped = record_ended(doc);
     let mut old = stopped.clone();
-    old.replaced.pop();
-    old.template = entry.template.clone();
-    old.base = entry.base.clone();
-    old.manifest = entry.manifest.clone();
+    let left = old.replaced.pop().filter(|_| !gone.is_empty());
+    old.replaced.extend(left.map(|left| Replaced {
+        datasets: gone.into_iter().cloned().collect(),
+        ..left
+    }));
+    // The base of a VPS whose data alone was replaced may be another by now, and stays.
+    if entry.scope.has_system() {
+        old.template = entry.template.clone();
+        old.base = entry.base.clone();
+        old.manifest = entry.manifest.clone();
+    }
 
     let mut quotas = Vec::new();
     let mut back = Vec::new();
     let mut burials = Vec::new();
-    for put in &entry.datasets {
+    for put in there {
         quotas.extend(quota_of(doc, put, seen)?);
         check_two(doc, put, &entry.by, seen)?;
         let there = exchange(
             doc,
             put,
             put.had.as_ref(),
-            used_of(doc, &put.dataset, &seen.pool),
+            used_of(doc, &put.dataset, &seen.pool)?,
         );
         back.push(there.undone_by(exchange(doc, put, Some(&entry.by), Bytes(0))));
         burials.push(bury_data(doc, &put.aside, ctx).as_housekeeping());
@@ -234,6 +253,7 @@ fn told(
         .iter()
         .map(|part| {
             let used = used_of(doc, &part.dataset.name, &seen.pool);
+            let used = used.map_or_else(|_| "nobody knows how much".to_owned(), |b| b.to_string());
             format!("{used} in {}", shown(doc, &part.dataset.name))
         })
         .collect();
@@ -278,21 +298,21 @@ fn entry(
     parts: &[Part<'_>],
     boot_ms: u64,
     ctx: &PlanContext,
-) -> Replaced {
-    let put = |part: &Part<'_>| {
+) -> Result<Replaced, Refusal> {
+    let put = |part: &Part<'_>| -> Result<PutAside, Refusal> {
         let name = doc.pool_path(&part.dataset.name);
         let had = match seen.pool.datasets.get(&name).map(|d| &d.mark) {
             Some(MarkSeen::Local(mark)) => mark.contents.clone(),
             _ => None,
         };
-        PutAside {
+        Ok(PutAside {
             dataset: part.dataset.name.clone(),
             aside: PoolPath::replaced(doc.id, &ctx.operation, &part.dataset.name),
             had,
-            used_bytes: used_of(doc, &part.dataset.name, &seen.pool),
-        }
+            used_bytes: used_of(doc, &part.dataset.name, &seen.pool)?,
+        })
     };
-    Replaced {
+    Ok(Replaced {
         by: ctx.operation.clone(),
         scope,
         at_unix_ms: ctx.now_unix_ms,
@@ -300,11 +320,11 @@ fn entry(
         base: doc.base.clone(),
         manifest: doc.manifest.clone(),
         root_kind: doc.impermanence.as_ref().map(|on| on.root_kind),
-        datasets: parts.iter().map(put).collect(),
+        datasets: parts.iter().map(put).collect::<Result<_, _>>()?,
         kept_ms: 0,
         counted_boot_id: ctx.boot_id.clone(),
         counted_boot_ms: boot_ms,
-    }
+    })
 }
 
 fn make_aside(doc: &VpsDoc, part: &Part<'_>, put: &PutAside, ctx: &PlanContext) -> PlannedStep {
@@ -456,7 +476,10 @@ fn check_two(
         _ => None,
     };
     let name = doc.pool_path(&put.dataset);
-    if contents(&name) == Some(Some(by)) && contents(&put.aside) == Some(put.had.as_ref()) {
+    let (new, old) = (Some(Some(by)), Some(put.had.as_ref()));
+    let found = (contents(&name), contents(&put.aside));
+    // Cut off before this dataset's turn, and nothing else left of it: it is back already, and the step finds that.
+    if found == (new, old) || found == (old, new) {
         return Ok(());
     }
     Err(Refusal::new(

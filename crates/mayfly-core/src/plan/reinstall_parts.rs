@@ -13,6 +13,7 @@ use super::bases::{base_path, find};
 use super::mounts::mount_order;
 use crate::bytes::Bytes;
 use crate::documents::{Dataset, PutAside, ReinstallScope, Request, TemplateDoc, VpsDoc};
+use crate::error::LookFailed;
 use crate::names::{DatasetName, GuestPath, PoolPath, TemplatePart};
 use crate::observed::PoolSeen;
 use crate::ports::{Assembly, Origin};
@@ -84,10 +85,15 @@ fn contents_for(
     part.map_or(Origin::Empty, Origin::Clone)
 }
 
-/// What a dataset holds.
-pub(super) fn used_of(doc: &VpsDoc, name: &DatasetName, pool: &PoolSeen) -> Bytes {
-    let seen = pool.datasets.get(&doc.pool_path(name));
-    seen.and_then(|seen| seen.used).unwrap_or_default()
+/// What a dataset holds. What is destroyed or put aside is told beforehand, so that nobody knows is no answer.
+pub(super) fn used_of(
+    doc: &VpsDoc,
+    name: &DatasetName,
+    pool: &PoolSeen,
+) -> Result<Bytes, LookFailed> {
+    let place = doc.pool_path(name);
+    let seen = pool.datasets.get(&place).and_then(|seen| seen.used);
+    seen.ok_or_else(|| LookFailed::new(format!("what {place} holds"), "the pool does not tell"))
 }
 
 /// What has to be looked up before a reinstall, or its undo, can be decided: the datasets as the guest would see them

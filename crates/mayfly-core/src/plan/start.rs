@@ -316,7 +316,7 @@ pub(super) fn launch_plan(
         network: ctx
             .network
             .as_ref()
-            .and_then(|node| RunNetwork::of(&ctx.node, &node.bridge, doc)),
+            .and_then(|node| RunNetwork::of(&ctx.node, node, doc)),
     }
 }
 

@@ -10,6 +10,8 @@ use crate::template::debian_architecture;
 
 /// So many catalogues of one index are read.
 const CATALOGUES: usize = 8;
+/// So long are names, versions and paths at most.
+const NAME_BYTES: usize = 1024;
 /// So many names of images are shown to who asked for one that is not there.
 const SHOWN: usize = 8;
 
@@ -96,12 +98,26 @@ struct Item {
     combined_rootxz_sha256: Option<String>,
 }
 
+/// So much of what a server says is told on.
+const TOLD_CHARS: usize = 200;
+
 fn bad(what: &str, why: impl std::fmt::Display) -> Refusal {
+    let why = told(&why.to_string());
     Refusal::new(
         Code::TemplatePullFailed,
         format!("{what} is none that simplestreams has: {why}"),
         "ask whoever runs the server, or see whether the address is that of an image server",
     )
+}
+
+/// Words of a server, cut to what a person would read.
+fn told(text: &str) -> String {
+    let mut chars = text.chars();
+    let mut short: String = chars.by_ref().take(TOLD_CHARS).collect();
+    if chars.next().is_some() {
+        short.push('…');
+    }
+    short
 }
 
 /// The paths of an index' catalogues of images.
@@ -126,11 +142,17 @@ pub fn choose_image(catalogues: &[Vec<u8>], wanted: &Wanted<'_>) -> Result<Choic
     for text in catalogues {
         let catalogue: Catalogue =
             serde_json::from_slice(text).map_err(|e| bad("the catalogue", e))?;
-        products.extend(catalogue.products);
+        // A name that nobody would type, or tell on, names nothing.
+        let named = catalogue.products.into_iter().filter(|(name, product)| {
+            let words = [name, &product.aliases, &product.arch, &product.variant];
+            words.iter().all(|word| word.len() <= NAME_BYTES)
+        });
+        products.extend(named);
     }
     let (name, product) = product_of(&products, wanted)?;
     // Versions are named by the time they were made at, so that the last by name is the newest.
-    for (version, had) in product.versions.iter().rev() {
+    let versions = product.versions.iter().rev();
+    for (version, had) in versions.filter(|(version, _)| version.len() <= NAME_BYTES) {
         if let Some((metadata, archive, digest)) = had.files(wanted.squashfs) {
             return Ok(Choice {
                 product: name.clone(),
@@ -201,7 +223,7 @@ fn product_of<'a>(
             format!(
                 "{} is there for {}, and this host runs {}",
                 wanted.image,
-                elsewhere.join(", ").escape_debug(),
+                told(&elsewhere.join(", ")).escape_debug(),
                 wanted.architecture
             ),
             "choose another image",
@@ -281,7 +303,7 @@ impl Item {
     /// None where something is missing without which nothing could be held against it.
     fn file(&self) -> Option<RemoteFile> {
         Some(RemoteFile {
-            path: self.path.clone()?,
+            path: self.path.clone().filter(|path| path.len() <= NAME_BYTES)?,
             bytes: self.size.filter(|bytes| *bytes > 0)?,
             sha256: self.sha256.as_deref()?.parse().ok()?,
         })

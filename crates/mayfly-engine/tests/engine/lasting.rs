@@ -366,3 +366,26 @@ fn a_second_init_is_never_started_on_a_root() {
     settle(&engine);
     world.assert_sound("after an orphan");
 }
+
+#[test]
+fn a_stop_that_waits_behind_a_crash_is_not_undone_by_the_start_after_it() {
+    let (world, engine) = running();
+    world.host.guest_crash(vps());
+    assert!(engine.settle_ends(Duration::ZERO), "its end is waiting");
+    ask(
+        &engine,
+        Intent::Stop {
+            timeout_ms: 60_000,
+            force: true,
+            discard: false,
+        },
+    );
+    settle(&engine);
+    assert!(!world.host.is_running(vps()), "somebody asked for a stop");
+    // Without a stop in between it comes back.
+    ask(&engine, Intent::Start);
+    settle(&engine);
+    world.host.guest_crash(vps());
+    settle(&engine);
+    assert!(world.host.is_running(vps()));
+}

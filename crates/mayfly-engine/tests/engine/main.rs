@@ -17,5 +17,6 @@ mod missed;
 mod network;
 mod persist;
 mod promises;
+mod reinstall;
 mod scenarios;
 mod world;

@@ -1,6 +1,6 @@
 //! What the daemon is asked to do while it dies at every point, or is asked to give it up at every point.
 
-mod reinstall;
+pub(crate) mod reinstall;
 
 use mayfly_core::bytes::Bytes;
 use mayfly_core::change::{SetAutostart, VpsChange};

@@ -25,6 +25,15 @@ struct Link {
 struct LinkInfo {
     #[serde(default)]
     info_kind: String,
+    #[serde(default)]
+    info_data: BridgeData,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct BridgeData {
+    /// Whether it does not learn from what is sent to groups of the link itself, which no rule of ours sees.
+    #[serde(default)]
+    no_linklocal_learn: u8,
 }
 
 #[derive(Debug, Deserialize)]
@@ -111,6 +120,16 @@ pub(super) fn ensure(plan: &NetworkPlan) -> HostResult<bool> {
             Err(_) if *address == plan.ipv6 && !has_ipv6() => {}
             Err(why) => return Err(why),
         }
+    }
+    if link.linkinfo.info_data.no_linklocal_learn == 0 {
+        let set = Command::new(&ip).args(["link", "set", "dev", name]).args([
+            "type",
+            "bridge",
+            "no_linklocal_learn",
+            "1",
+        ]);
+        run(&format!("having {name} learn from its guests alone"), &set)?;
+        changed = true;
     }
     if !link.flags.iter().any(|flag| flag == "UP") {
         let up = Command::new(&ip).args(["link", "set", "dev", name, "up"]);

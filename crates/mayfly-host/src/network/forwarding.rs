@@ -26,7 +26,8 @@ fn keep_listening(bridge: &str) -> HostResult<()> {
     };
     for entry in entries.flatten() {
         let name = entry.file_name();
-        let is_other = name != bridge && name != "lo" && name != "all";
+        // Not `default`: links that come later, cards of guests among them, would take any router for theirs.
+        let is_other = name != bridge && !["lo", "all", "default"].iter().any(|one| name == *one);
         let file = entry.path().join("accept_ra");
         let file = file.to_string_lossy();
         if is_other && read(&file)?.is_some_and(|value| value == "1") {

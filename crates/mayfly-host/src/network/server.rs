@@ -8,6 +8,7 @@ use std::io::{self, Write as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use mayfly_core::error::{Code, Refusal};
@@ -25,6 +26,8 @@ pub(super) struct Server {
     dir: PathBuf,
     /// The mount namespace that it lives in.
     mounts: OwnedFd,
+    /// The cards and names that it was told of last.
+    told: Mutex<Option<(String, String)>>,
 }
 
 impl Server {
@@ -32,6 +35,7 @@ impl Server {
         Ok(Self {
             dir,
             mounts: fs::File::open("/proc/self/ns/mnt")?.into(),
+            told: Mutex::default(),
         })
     }
 
@@ -45,39 +49,66 @@ impl Server {
         };
         fs::create_dir_all(&self.dir).map_err(files)?;
         fs::set_permissions(&self.dir, fs::Permissions::from_mode(0o711)).map_err(files)?;
-        let hosts = self.put("dhcp-hosts", &plan.dhcp_hosts).map_err(files)?
-            | self.put("names", &plan.names).map_err(files)?;
-        let config = self.put("dnsmasq.conf", &plan.dnsmasq).map_err(files)?;
-        match self.process()? {
-            Some(process) if config => {
-                self.end(&process)?;
+        self.put("dhcp-hosts", &plan.dhcp_hosts).map_err(files)?;
+        self.put("names", &plan.names).map_err(files)?;
+        let mut told = self.told.lock().expect("no thread panics with it");
+        let wanted = (plan.dhcp_hosts.clone(), plan.names.clone());
+        let process = self.process()?;
+        let anew = !self.has("dnsmasq.conf", &plan.dnsmasq) || self.foreign_leases(plan).is_some();
+        match process {
+            Some(_) if !anew && told.as_ref() == Some(&wanted) => return Ok(false),
+            // It rereads both files. What an earlier daemon told it nobody knows.
+            Some(process) if !anew => send(&process, Signal::HUP)?,
+            process => {
+                // Its configuration is written when nobody goes by the one before any more.
+                if let Some(process) = process {
+                    self.end(&process)?;
+                }
+                self.put("dnsmasq.conf", &plan.dnsmasq).map_err(files)?;
+                if let Some(kept) = self.foreign_leases(plan) {
+                    self.put("leases", &kept).map_err(files)?;
+                }
                 self.start(plan)?;
-                Ok(true)
-            }
-            Some(process) if hosts => {
-                send(&process, Signal::HUP)?;
-                Ok(true)
-            }
-            Some(_) => Ok(false),
-            None => {
-                self.start(plan)?;
-                Ok(true)
             }
         }
+        *told = Some(wanted);
+        Ok(true)
     }
 
-    /// Puts a file there; true where it was another.
-    fn put(&self, name: &str, text: &str) -> io::Result<bool> {
+    /// The leases without those of addresses that are another card's now: nobody else would get them for an hour. None where
+    /// there is no such lease.
+    fn foreign_leases(&self, plan: &NetworkPlan) -> Option<String> {
+        let leases = fs::read_to_string(self.file("leases")).ok()?;
+        let is_ours = |line: &&str| {
+            let mut words = line.split(' ').skip(1);
+            match (words.next(), words.next()) {
+                (Some(mac), Some(address)) => !plan.dhcp_hosts.lines().any(|host| {
+                    let mut own = host.split(',');
+                    own.next() != Some(mac) && own.next() == Some(address)
+                }),
+                _ => true,
+            }
+        };
+        let kept: Vec<&str> = leases.lines().filter(is_ours).collect();
+        (kept.len() < leases.lines().count())
+            .then(|| kept.iter().map(|l| format!("{l}\n")).collect())
+    }
+
+    fn has(&self, name: &str, text: &str) -> bool {
+        fs::read(self.file(name)).is_ok_and(|found| found == text.as_bytes())
+    }
+
+    /// Puts a file there.
+    fn put(&self, name: &str, text: &str) -> io::Result<()> {
         let file = self.file(name);
-        if fs::read(&file).is_ok_and(|found| found == text.as_bytes()) {
-            return Ok(false);
+        if self.has(name, text) {
+            return Ok(());
         }
         let new = self.file(&format!("{name}.new"));
         let mut out = fs::File::create(&new)?;
         out.write_all(text.as_bytes())?;
         out.set_permissions(fs::Permissions::from_mode(0o644))?;
-        fs::rename(&new, &file)?;
-        Ok(true)
+        fs::rename(&new, &file)
     }
 
     /// What no other process of the host is started with.

@@ -119,9 +119,13 @@ fn look(
 ) -> Result<Choice, Refusal> {
     progress("fetching the index");
     let index = fetcher.text(&below(source, INDEX)?, TEXT)?;
-    let mut catalogues = Vec::new();
+    let mut catalogues: Vec<Vec<u8>> = Vec::new();
+    // One bound for all of them: they are in memory together, and so is what is made of them.
+    let mut left = TEXT;
     for path in parse_index(&index)? {
-        catalogues.push(fetcher.text(&below(source, &path)?, TEXT)?);
+        let text = fetcher.text(&below(source, &path)?, left)?;
+        left = left.saturating_sub(text.len() as u64);
+        catalogues.push(text);
     }
     let wanted = Wanted {
         image: &source.image,

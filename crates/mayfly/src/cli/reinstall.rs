@@ -6,6 +6,7 @@ use clap::Args;
 use mayfly_api::{Change, ReinstallVps, VpsView};
 use mayfly_core::bytes::Bytes;
 use mayfly_core::documents::{ReinstallScope, Replaced};
+use mayfly_core::error::Code;
 use mayfly_core::names::TemplateName;
 
 use super::Context;
@@ -63,7 +64,14 @@ pub(super) async fn reinstall(context: &Context, args: ReinstallArgs) -> Result<
     let title = format!("VPS {} ({})", vps.id, vps.hostname);
     let id = vps.id.to_string();
     let Some(template) = args.template else {
-        let change = Change::reinstall_undo(&id);
+        let Some(last) = vps.replaced.last() else {
+            return Err(Failure::refused(
+                Code::Invalid,
+                format!("{title} was not reinstalled, or what it had is not kept any more"),
+                format!("see `mayfly show {id}`"),
+            ));
+        };
+        let change = Change::reinstall_undo(&id, &last.operation);
         if args.change.asks(args.sure) {
             let used = put_aside(context, &change).await?;
             let what = format!(

@@ -20,8 +20,11 @@ fn reinstall(template: &str, scope: Option<ReinstallScope>, n: u8) -> Request {
     }
 }
 
-fn undo(n: u8) -> Request {
-    Request::ReinstallUndo { run: run(n) }
+/// The undo of the last reinstall.
+fn undo(hands: &Hands, n: u8) -> Request {
+    let last = hands.doc(id(VPS)).replaced.last();
+    let by = last.map_or_else(|| "0".repeat(20).parse().unwrap(), |entry| entry.by.clone());
+    Request::ReinstallUndo { by, run: run(n) }
 }
 
 /// A VPS that runs, with a subdataset and something dear in each dataset.
@@ -101,13 +104,13 @@ fn a_persistent_root_is_replaced_and_all_else_stays() {
         assert_eq!(same, at_rest(&before));
 
         hands.host.guest_write(id(VPS), "/srv/kept", "new").unwrap();
-        hands.ask(id(VPS), &undo(3)).unwrap();
+        hands.ask(id(VPS), &undo(&hands, 3)).unwrap();
         hands.assert_sound();
         assert_eq!(read(&hands, "11327", "/srv/kept").as_deref(), Some("dear"));
         assert_eq!(at_rest(hands.doc(id(VPS))), at_rest(&before));
         assert!(hands.host.is_running(id(VPS)));
         assert_eq!(
-            hands.ask(id(VPS), &undo(4)).unwrap_err().code,
+            hands.ask(id(VPS), &undo(&hands, 4)).unwrap_err().code,
             Code::Invalid
         );
     }
@@ -143,7 +146,7 @@ fn each_scope_replaces_what_it_says() {
             if template == "nixos-shaped" && scope != Os {
                 assert!(read(&hands, "11327", "/etc/nixos/flake.nix").is_some());
             }
-            hands.ask(id(VPS), &undo(3)).unwrap();
+            hands.ask(id(VPS), &undo(&hands, 3)).unwrap();
             hands.assert_sound();
             assert_eq!(hands.host.is_running(id(VPS)), runs);
             assert_eq!(read(&hands, "11327", "/kept").as_deref(), Some("dear"));
@@ -186,7 +189,7 @@ fn what_would_not_boot_or_fit_is_refused_before_the_first_step() {
     let os = Some(ReinstallScope::Os);
     assert_eq!(
         refused("debian-12", "nixos-shaped", None),
-        Code::VpsWouldNotBoot
+        Code::TemplateUnfit
     );
     assert_eq!(refused("debian-12", "none", None), Code::TemplateNotFound);
     assert_eq!(
@@ -237,12 +240,12 @@ fn reinstalls_are_undone_one_by_one_and_destroyed_with_the_vps() {
         .unwrap();
     hands.assert_sound();
     assert_eq!(hands.doc(id(VPS)).replaced.len(), 2);
-    hands.ask(id(VPS), &undo(4)).unwrap();
+    hands.ask(id(VPS), &undo(&hands, 4)).unwrap();
     assert_eq!(
         read(&hands, "11327", "/srv/kept").as_deref(),
         Some("second")
     );
-    hands.ask(id(VPS), &undo(5)).unwrap();
+    hands.ask(id(VPS), &undo(&hands, 5)).unwrap();
     assert_eq!(read(&hands, "11327", "/srv/kept").as_deref(), Some("dear"));
     hands
         .ask(id(VPS), &reinstall("debian-12", None, 6))
@@ -281,8 +284,11 @@ fn former_contents_go_after_their_days_of_a_running_host_and_not_after_a_jump() 
     let age = |boot_ms| Request::ReplacedAge { boot_ms };
     // The clock of the wall does not count, whatever it says.
     hands.host.set_unix_ms(9_000_000_000_000);
-    hands.ask(id(VPS), &age(1000 + Replaced::DAY_MS)).unwrap();
-    assert_eq!(entry(&hands).kept_ms, Replaced::DAY_MS);
+    for day in 1..7 {
+        let now = 1000 + day * Replaced::DAY_MS;
+        hands.ask(id(VPS), &age(now)).unwrap();
+        assert_eq!(entry(&hands).kept_ms, day * Replaced::DAY_MS);
+    }
     hands
         .ask(id(VPS), &age(1000 + Replaced::KEPT_MS - 1))
         .unwrap();
@@ -321,7 +327,7 @@ fn an_undo_needs_room_and_the_same_kind_of_roots() {
         )
         .unwrap();
     hands.vpses.get_mut(&id(VPS)).unwrap().impermanence = None;
-    let refusal = hands.plan(id(VPS), &undo(3)).unwrap_err();
+    let refusal = hands.plan(id(VPS), &undo(&hands, 3)).unwrap_err();
     assert!(refusal.hint.contains("feature set"), "{refusal:?}");
 }
 
@@ -339,7 +345,7 @@ fn a_failure_of_any_step_leaves_what_was_there() {
             hands.assert_sound();
             let before = hands.picture();
             let request = match undoes {
-                true => undo(3),
+                true => undo(&hands, 3),
                 false => reinstall("debian-12", None, 3),
             };
             let plan = hands.plan(id(VPS), &request).unwrap();

@@ -4,15 +4,23 @@ use std::time::Duration;
 
 use mayfly_core::documents::{ReinstallScope, Replaced};
 use mayfly_core::fake::StartFault;
-use mayfly_engine::Intent;
+use mayfly_engine::{Engine, Intent};
 
 use super::{Scenario, data, shrink, stop, there};
-use crate::world::{ask, settle, vps};
+use crate::world::{ask, doc, settle, vps};
 
 fn reinstall(template: &str, scope: Option<ReinstallScope>) -> Intent {
     Intent::Reinstall {
         template: template.parse().unwrap(),
         scope,
+    }
+}
+
+/// The undo of the last one; of none that there is where that was cancelled.
+pub(crate) fn undo(engine: &Engine) -> Intent {
+    let last = doc(engine).replaced.last().map(|entry| entry.by.clone());
+    Intent::ReinstallUndo {
+        by: last.unwrap_or_else(|| "0".repeat(20).parse().expect("it is an id")),
     }
 }
 
@@ -53,7 +61,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
                 reinstall("debian-12-impermanence", Some(ReinstallScope::Data)),
             );
             settle(e);
-            ask(e, Intent::ReinstallUndo);
+            ask(e, undo(e));
         },
     },
     Scenario {
@@ -63,7 +71,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
             ask(e, reinstall("nixos-shaped", Some(ReinstallScope::Os)));
             settle(e);
         },
-        act: |_, e| ask(e, Intent::ReinstallUndo),
+        act: |_, e| ask(e, undo(e)),
     },
     Scenario {
         name: "former contents whose days are over",
@@ -71,9 +79,14 @@ pub(super) const SCENARIOS: &[Scenario] = &[
             there(w, e, "debian-12", true);
             ask(e, reinstall("debian-12", None));
             settle(e);
+            for _ in 1..Replaced::KEPT_MS / Replaced::DAY_MS {
+                w.host.advance(Duration::from_millis(Replaced::DAY_MS));
+                e.see_to_replaced().unwrap();
+                settle(e);
+            }
         },
         act: |w, e| {
-            w.host.advance(Duration::from_millis(Replaced::KEPT_MS));
+            w.host.advance(Duration::from_millis(Replaced::DAY_MS));
             e.see_to_replaced().unwrap();
         },
     },
