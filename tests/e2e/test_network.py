@@ -279,7 +279,7 @@ def by_ssh(node, one, key):
 def comes_back(node, one, two):
     assert forged(node, one, two) == {"MAC": False, "IPv4": False, "ARP": False, "IPv6": False}
     assert not passes_around_the_bridge(node, one)
-    assert "no_linklocal_learn on" in inside("ip", "-d", "link", "show", "mayfly0").stdout
+    assert "no_linklocal_learn 1" in inside("ip", "-d", "link", "show", "mayfly0").stdout
     os.kill(node.daemon.pid, signal.SIGSTOP)
     try:
         inside("nft", "delete", "table", "bridge", f"mayfly_{node.id}")

@@ -461,10 +461,14 @@ impl Engine {
             }
             return Ok(());
         }
-        // What waits may be a stop that somebody asked for meanwhile; its own end leads here again.
-        let waiting = self.inner.lanes.waiting(Lane::Vps(id));
-        let is_last = waiting.iter().all(|one| *one == op.id);
-        if should_start(&doc) && is_last && !self.is_in_boot_queue(id) {
+        // Somebody may have asked for a stop meanwhile, which waits; its own end leads here again.
+        let waiting = self.inner.lanes.waiting(Lane::Vps(id)).into_iter();
+        let mut waiting = waiting.filter_map(|one| self.operation_by_id(&one).ok());
+        let is_to_rest = waiting.any(|one| {
+            let rests = matches!(one.request, Request::Stop { .. } | Request::Destroy { .. });
+            rests && one.id != op.id
+        });
+        if should_start(&doc) && !is_to_rest && !self.is_in_boot_queue(id) {
             self.submit(Some(id), Intent::Start, BY_ITSELF)?;
         }
         Ok(())
