@@ -283,8 +283,8 @@ fn a_kill_anywhere_leaves_what_the_next_call_mends() {
                     act(action, pool.path());
                     assert_eq!(pool.generation(), Ok(Some(70)));
                 }
-                // Where no driver is at work: tests/e2e/test_import.py and test_recover.py.
-                "import" | "recover" => {}
+                // Where no driver is at work: test_import.py, test_recover.py and test_crash.py of tests/e2e.
+                "import" | "pull" | "recover" => {}
                 "format" => {
                     let place = dir.join(point);
                     fs::create_dir(&place).unwrap();
