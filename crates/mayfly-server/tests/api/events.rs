@@ -230,7 +230,7 @@ async fn what_cannot_be_told_is_refused_before_anything_is() {
         node.done(&Change::restart("web1", &RestartVps::default()))
             .await;
     }
-    let now = node.client.history("web1").await.unwrap().revision;
+    let now = node.at_rest().await;
     let asked = format!("GET /v1/events?since={}", now + 1);
     let (status, body) = node.raw(&asked).await;
     assert_eq!(

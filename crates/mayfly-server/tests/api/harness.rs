@@ -237,6 +237,21 @@ impl Node {
         UnixStream::connect(&self.socket).await.unwrap()
     }
 
+    async fn revision(&self) -> u64 {
+        self.client.history("web1").await.unwrap().revision
+    }
+
+    /// The revision when nothing changes any more: what follows from an operation comes a little later than its end.
+    pub(crate) async fn at_rest(&self) -> u64 {
+        loop {
+            let before = self.revision().await;
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            if self.revision().await == before {
+                return before;
+            }
+        }
+    }
+
     /// Sends `METHOD PATH [BODY]` as it is; answers with status and JSON.
     pub(crate) async fn raw(&self, request: &str) -> (u16, serde_json::Value) {
         let mut words = request.splitn(3, ' ');
@@ -253,7 +268,10 @@ impl Node {
         // A server that refuses early need not read it all.
         let _ = stream.write_all(text.as_bytes()).await;
         let mut answer = Vec::new();
-        let _ = stream.read_to_end(&mut answer).await;
+        // One that does not end is no answer to this.
+        let read = stream.read_to_end(&mut answer);
+        let read = tokio::time::timeout(Duration::from_secs(60), read).await;
+        assert!(read.is_ok(), "{request}: the answer does not end");
         let answer = String::from_utf8(answer).unwrap();
         let (head, body) = answer
             .split_once("\r\n\r\n")
