@@ -7,6 +7,7 @@ use mayfly_core::change::{SetAutostart, VpsChange};
 use mayfly_core::documents::{AutostartWhen, Mount, OnCrash, Track};
 use mayfly_core::fake::{COPIED, FakeRecipe, StartFault};
 use mayfly_core::ids::Digest;
+use mayfly_core::names::GuestPath;
 use mayfly_core::ports::ImportSource;
 use mayfly_core::remote::PullSource;
 use mayfly_engine::{Engine, Intent};
@@ -77,6 +78,18 @@ fn shrink() -> Intent {
         name: "".parse().unwrap(),
         quota: Bytes::gib(20),
     }
+}
+
+fn mount_and_back(engine: &Engine) {
+    let path: GuestPath = "/mnt/all".parse().unwrap();
+    let mount = Mount {
+        dataset: "".parse().unwrap(),
+        path: path.clone(),
+        read_only: true,
+    };
+    ask(engine, Intent::MountAdd { mount });
+    settle(engine);
+    ask(engine, Intent::MountRemove { path });
 }
 
 fn limits() -> Intent {
@@ -395,21 +408,7 @@ const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "mount add and remove",
         before: |w, e| there(w, e, "debian-12", false),
-        act: |_, e| {
-            let path: mayfly_core::names::GuestPath = "/mnt/all".parse().unwrap();
-            ask(
-                e,
-                Intent::MountAdd {
-                    mount: Mount {
-                        dataset: "".parse().unwrap(),
-                        path: path.clone(),
-                        read_only: true,
-                    },
-                },
-            );
-            settle(e);
-            ask(e, Intent::MountRemove { path });
-        },
+        act: |_, e| mount_and_back(e),
     },
     Scenario {
         name: "mount add and remove while it runs",
@@ -418,21 +417,7 @@ const SCENARIOS: &[Scenario] = &[
             ask(e, shrink());
             settle(e);
         },
-        act: |_, e| {
-            let path: mayfly_core::names::GuestPath = "/mnt/all".parse().unwrap();
-            ask(
-                e,
-                Intent::MountAdd {
-                    mount: Mount {
-                        dataset: "".parse().unwrap(),
-                        path: path.clone(),
-                        read_only: true,
-                    },
-                },
-            );
-            settle(e);
-            ask(e, Intent::MountRemove { path });
-        },
+        act: |_, e| mount_and_back(e),
     },
     Scenario {
         name: "dataset create and mount while it runs",
