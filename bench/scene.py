@@ -116,7 +116,7 @@ class Scene:
 
     def make_recipe(self):
         self.recipe.parent.mkdir()
-        built = os.environ.get("MAYFLY_TEMPLATE_DIR") or sh(TOP / "tests/vm/templates", stderr=None).strip()
+        built = os.environ.get("MAYFLY_TEMPLATE_DIR") or sh(TOP / "tests/templates", stderr=None).strip()
         source = pathlib.Path(built, "debian-12-impermanence.toml")
         archive = tomllib.loads(source.read_text())["build"]["archive"]
         os.symlink(source.parent / archive, self.recipe.parent / archive)

@@ -21,14 +21,20 @@ TOP = pathlib.Path(__file__).resolve().parent.parent.parent
 MAYFLY = os.environ.get("MAYFLY", str(TOP / "target/release/mayfly"))
 # How many times slower this machine is than the ones that the limits in the tests were chosen on.
 SLOW = float(os.environ.get("MAYFLY_SLOW", "1"))
-# Recipes with archives that were built elsewhere, for nodes that cannot build: see tests/vm/templates.
+# Recipes with archives that were built elsewhere, for nodes that cannot build: see tests/templates.
 TEMPLATES = os.environ.get("MAYFLY_TEMPLATE_DIR")
+
+
+def archived(name):
+    """The recipe of the template `name` with its archive, which needs no mirror."""
+    there = TEMPLATES or subprocess.run([TOP / "tests/templates"], check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+    return pathlib.Path(there, f"{name}.toml")
 
 
 def recipe(name):
     """What `template build` is told to make the template `name`."""
     if TEMPLATES:
-        return pathlib.Path(TEMPLATES, f"{name}.toml")
+        return archived(name)
     fixture = TOP / "tests/fixtures" / name / "recipe.toml"
     return fixture if fixture.exists() else name
 
@@ -125,6 +131,9 @@ class Node:
         path = self.dir / "daemon.log"
         return "\n".join(path.read_text(errors="replace").splitlines()[-lines:]) if path.exists() else ""
 
+    def recipe(self, name):
+        return recipe(name)
+
     # -- the command line
 
     def run(self, *words, check=True, input=None, timeout=300):
@@ -167,7 +176,7 @@ class Node:
 
     def ensure_template(self, name):
         if not any(t["name"] == name for t in self.json("template", "list")):
-            self.run("template", "build", recipe(name), "--name", name, timeout=1800)
+            self.run("template", "build", self.recipe(name), "--name", name, timeout=1800)
 
     def create(self, template="debian-12-impermanence", *words, start=True, wait=True):
         """A new VPS; answers with its id."""
