@@ -57,6 +57,9 @@ pub struct OperationView {
     /// Who asked for it to be given up.
     #[serde(default)]
     pub cancelled_by: Option<String>,
+    /// What is to be read when it is over: what was copied, and so on.
+    #[serde(default)]
+    pub notes: Vec<String>,
     /// What it is at, in words.
     pub progress: String,
     /// Why it failed.
@@ -81,6 +84,7 @@ impl From<OperationDoc> for OperationView {
             steps_done: doc.steps_done,
             steps_ms: doc.steps_ms,
             cancelled_by: doc.cancelled_by,
+            notes: doc.notes,
             progress: doc.progress,
             error,
         }

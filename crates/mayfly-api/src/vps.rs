@@ -15,6 +15,8 @@ use mayfly_core::template::RootKind;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::conversion::ConvertedView;
+
 /// `POST /v1/vps`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -305,6 +307,9 @@ pub struct BaseView {
     pub template: Digest,
     /// Whether each start takes what the template of that name is then.
     pub track: Track,
+    /// The VPS's own former system, where roots are cloned from that and not from the template.
+    #[serde(default)]
+    pub own: Option<PoolPath>,
 }
 
 /// The feature `impermanence`, where it is on.
@@ -420,6 +425,9 @@ pub struct VpsView {
     /// Reinstalls that can be undone, the oldest first.
     #[serde(default)]
     pub replaced: Vec<ReplacedView>,
+    /// The conversion that made it impermanent, where one did.
+    #[serde(default)]
+    pub converted: Option<ConvertedView>,
     /// What could not be found out.
     pub notes: Vec<String>,
 }
@@ -464,6 +472,7 @@ impl VpsView {
             base: BaseView {
                 template: doc.base.template,
                 track: doc.base.track,
+                own: doc.base.own,
             },
             impermanence: doc.impermanence.map(|i| ImpermanenceView {
                 root_quota_bytes: i.root_quota_bytes,
@@ -500,6 +509,7 @@ impl VpsView {
             last_root: doc.last_root,
             last_root_base: doc.last_root_base,
             replaced: doc.replaced.into_iter().map(ReplacedView::from).collect(),
+            converted: doc.converted.map(|one| (*one).into()),
             notes: Vec::new(),
         }
     }

@@ -2,6 +2,7 @@
 //!
 //! One document per VPS holds its datasets and mounts as well, so that one compare-and-set changes all of them.
 
+mod converted;
 mod operation;
 mod replaced;
 
@@ -14,6 +15,7 @@ use crate::network::{NodeNetwork, SshKeys, VpsNetwork};
 use crate::run::{IdRange, Limits};
 use crate::template::{Manifest, RootKind};
 
+pub use self::converted::{ConvertWant, Converted};
 pub use self::operation::{BY_ITSELF, NewVps, OperationDoc, OperationState, Request};
 pub use self::replaced::{PutAside, ReinstallScope, Replaced};
 
@@ -196,6 +198,9 @@ pub struct Base {
     /// Whether it follows its template.
     #[serde(default)]
     pub track: Track,
+    /// The VPS's own system, in the template's place; of a VPS that was converted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub own: Option<PoolPath>,
 }
 
 /// The present run.
@@ -302,6 +307,9 @@ pub struct VpsDoc {
     /// Reinstalls that can be undone, the oldest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub replaced: Vec<Replaced>,
+    /// The conversion that made it impermanent, where one did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub converted: Option<Box<Converted>>,
 }
 
 impl VpsDoc {

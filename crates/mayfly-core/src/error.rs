@@ -71,6 +71,10 @@ codes! {
     VpsNeedsOperator = "vps.needs_operator", 409;
     /// It would not boot.
     VpsWouldNotBoot = "vps.would_not_boot", 409;
+    /// It cannot be converted, or a conversion cannot be taken back.
+    NotConvertible = "vps.not_convertible", 409;
+    /// It is not as well as it was before.
+    Unhealthy = "vps.unhealthy", 500;
     /// It uses more than the limit would allow.
     LimitBelowUse = "vps.limit_below_use", 409;
     /// It did not start.

@@ -377,10 +377,21 @@ impl PoolPath {
         Self(format!("{vps}.replaced-{drawn}{of}"))
     }
 
-    /// The VPS that the name of contents which were put aside speaks of. A name proves nothing.
-    pub fn named_replaced(&self) -> Option<VpsId> {
-        let (vps, _) = self.0.split_once(".replaced-")?;
+    /// The VPS that the name of something beside its datasets speaks of: contents that were put aside, or a base of its own. A
+    /// name proves nothing.
+    pub fn named_aside(&self) -> Option<VpsId> {
+        let named = |word| self.0.split_once(word);
+        let (vps, _) = named(".replaced-").or_else(|| named(".base-"))?;
         vps.parse().ok()
+    }
+
+    /// The base that a conversion made of a VPS's own system: `11327.base-c5a8b7`.
+    pub fn own_base(vps: VpsId, by: &crate::ids::OperationId) -> Self {
+        let all = by.as_str();
+        Self(format!(
+            "{vps}.base-{}",
+            &all[all.len().saturating_sub(6)..]
+        ))
     }
 
     /// Where one of two datasets is while they change places, on storage that cannot let them do so at once.

@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::bytes::Bytes;
+use crate::error::LookFailed;
+use crate::health::Health;
 use crate::ids::{Incarnation, NodeId, OperationId, RunId, VpsId};
 use crate::names::PoolPath;
 use crate::persist::own::DeclaredSeen;
@@ -20,6 +22,8 @@ pub enum Role {
     Temporary,
     /// A part of a template.
     Template,
+    /// What the roots of one VPS are cloned from: its own system, as it was when it was converted.
+    Base,
     /// What was, or is to be, the contents of a persistent dataset: a reinstall lets the two change places.
     Replaced,
 }
@@ -240,6 +244,8 @@ pub struct Observed {
     pub evidence: Vec<Evidence>,
     /// The init of the root that is about to be started, where the plan needs to know.
     pub init: Option<InitSeen>,
+    /// How the guest is, where the plan needs to know.
+    pub health: Option<Result<Health, LookFailed>>,
     /// What the VPS declares, where the plan needs to know.
     pub declared: Option<DeclaredSeen>,
 }

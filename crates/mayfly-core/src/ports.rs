@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::bytes::Bytes;
 use crate::error::{Code, LookFailed, Refusal};
+use crate::health::Health;
 use crate::ids::{Digest, RunId, VpsId};
 use crate::mirror::MirrorKey;
 use crate::names::{DatasetName, GuestPath, PoolPath, SnapshotName};
@@ -24,6 +25,7 @@ use crate::run::{IdRange, Limits, MountSource, RunEnd, RunMount, RunSpec, RunSta
 use crate::snapshots::{
     NewSnapshot, Partial, ReceiveSpec, ResumeToken, SendSpec, SnapshotMark, SnapshotSeen,
 };
+use crate::trees::{TakeTo, TakenOut, TreeCopied, TreeCopy};
 
 /// Whether a call had anything to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -245,6 +247,23 @@ pub trait Storage: Send + Sync {
     /// Puts things into a dataset's tree without following anything that a guest planted there.
     fn prepare_tree(&self, name: &PoolPath, tree: &TreePlan) -> HostResult<Outcome>;
 
+    /// Copies a directory with all that is in it: owners, modes, times, links, holes, extended attributes; blocks are shared
+    /// where the quotas of both datasets stay true. Nothing of the VPS may be alive. What takes long tells how far it is, and
+    /// ends early, as failed, when it is not wanted any more. Until the copy is whole the new dataset is empty to everybody;
+    /// one that is a [base](crate::observed::Role::Base) does not change any more from then on, and can be cloned. Refused is
+    /// a new dataset in which there is something already that is no copy, and a file that cannot be copied, by its name.
+    fn copy_tree(
+        &self,
+        copy: &TreeCopy,
+        cancel: &Cancel,
+        progress: &mut dyn FnMut(&str),
+    ) -> HostResult<TreeCopied>;
+
+    /// Takes a directory out of a dataset's tree, in O(1), puts it back, or destroys it. Nothing of the VPS may be alive where
+    /// the tree changes. Back it goes to where nothing is, or an empty directory. A directory that is not there is a refusal
+    /// only for whoever wants it aside.
+    fn take_out(&self, what: &TakenOut, to: TakeTo) -> HostResult<Outcome>;
+
     /// Resolves `init` inside the assembled datasets, as the guest would.
     fn probe_init(&self, assembly: &Assembly, init: &GuestPath) -> Result<InitSeen, LookFailed>;
 
@@ -386,6 +405,10 @@ pub trait Runtime: Send + Sync {
 
     /// Waits until the guest's init was executed and has stayed alive for a moment, or has powered itself off or rebooted.
     fn await_init(&self, vps: VpsId, run: &RunId, deadline: Duration) -> HostResult<Outcome>;
+
+    /// How the guest is, as its systemd says. A guest without one, or one that does not answer, is a failed look; so is a run
+    /// that is over.
+    fn health(&self, vps: VpsId, run: &RunId) -> Result<Health, LookFailed>;
 
     /// Asks the guest to halt, kills it after `timeout` (at once with `force`), and waits until the run is over.
     fn stop(&self, vps: VpsId, run: &RunId, timeout: Duration, force: bool) -> HostResult<Outcome>;

@@ -115,7 +115,7 @@ impl Exchange {
         let role = match mark.role {
             Role::Persistent => mark.made_as == self.dataset,
             Role::Replaced => mark.made_as == self.aside,
-            Role::Temporary | Role::Template => false,
+            Role::Temporary | Role::Template | Role::Base => false,
         };
         match role && mark.owner.as_ref() == Some(&self.owner) && mark.condemned_by.is_none() {
             true => Ok(()),
@@ -267,8 +267,9 @@ impl ConfirmedDestroy {
         evidence: &[Evidence],
     ) -> Result<Self, Refusal> {
         let mark = owned(name, seen, node, owner)?;
-        if mark.role == Role::Replaced && mark.made_as == *name {
-            // No run began on it since it was put aside, and none was alive then: a run of the VPS is none of it.
+        if matches!(mark.role, Role::Replaced | Role::Base) && mark.made_as == *name {
+            // No run began on it since it was put aside, and none was alive then; and none ever begins on a base: a run of the
+            // VPS is none of it.
             let signs = evidence
                 .iter()
                 .filter(|e| e.concerns_replaced(owner.0, name));

@@ -34,6 +34,8 @@ pub(crate) struct Doing {
     step: Mutex<Option<UnderWay>>,
     /// For a step that looks now and then whether it is still wanted.
     pub(crate) cancel: Cancel,
+    /// What steps had to say that is to be read when all is over.
+    notes: Mutex<Vec<String>>,
 }
 
 #[derive(Default)]
@@ -97,6 +99,12 @@ impl Doing {
         Next::GoOn
     }
 
+    /// What was noted since it was last asked for.
+    pub(crate) fn take_notes(&self) -> Vec<String> {
+        let mut notes = self.notes.lock().expect("no thread panics with it");
+        std::mem::take(&mut notes)
+    }
+
     /// A step, or an undo, begins.
     pub(crate) fn begin(&self, at: usize, step: &Step, now_boot_ms: u64) {
         *self.step() = Some(UnderWay {
@@ -143,6 +151,14 @@ impl Engine {
 
     pub(crate) fn put_down(&self, id: &OperationId) {
         self.inner.doing.lock().remove(id);
+    }
+
+    /// Keeps something for whoever reads the operation when it is over.
+    pub(crate) fn note_for(&self, id: &OperationId, text: String) {
+        if let Some(doing) = self.inner.doing.of(id) {
+            let mut notes = doing.notes.lock().expect("no thread panics with it");
+            notes.push(text);
+        }
     }
 
     /// Writes an operation's document, and what `write` writes with it, with whatever somebody wished meanwhile.

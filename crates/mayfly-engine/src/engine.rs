@@ -343,6 +343,7 @@ impl Engine {
             Some((assembly, init)) => Some(self.deps().storage.probe_init(&assembly, &init)?),
         };
         Ok(Observed {
+            health: self.health_for(request, doc),
             pending: self.pending_promises(request, &pool)?,
             declared: self.declared_for(request, doc)?,
             pool,

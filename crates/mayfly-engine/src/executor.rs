@@ -237,6 +237,7 @@ impl Engine {
                 }
                 step => self.perform_until(step, &op.id, &doing.cancel).map(drop),
             };
+            op.notes.extend(doing.take_notes());
             match done {
                 Ok(()) => {
                     (self.deps().crash)(&format!("{point}.done"));
@@ -522,6 +523,12 @@ fn out_of_reach(op: &OperationDoc, plan: &Plan) -> usize {
             let begun = |step: &Step| matches!(step, Step::Record { doc: Some(doc), .. } if doc.run.is_some());
             let exchanged = steps().rposition(|step| matches!(step, Step::Exchange { .. }));
             (steps().position(begun), exchanged.map(|at| at + 1))
+        }
+        // A system that was converted, and started: what it wrote into its new datasets meanwhile stays.
+        Request::Convert { .. } => {
+            let begun = |step: &Step| matches!(step, Step::Record { doc: Some(doc), .. } if doc.run.is_some());
+            let begun = steps().position(begun);
+            (begun, begun.map(|at| at + 1))
         }
         // A dataset that was shown to a guest that runs. The journal is never ahead of this step.
         Request::DatasetCreate { .. } => {

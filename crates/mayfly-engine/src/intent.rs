@@ -22,6 +22,21 @@ pub enum IfBusy {
     Refuse,
 }
 
+/// What is asked of a conversion; what is not given is chosen.
+#[derive(Clone, Debug, Default)]
+pub struct ConvertIntent {
+    /// What one temporary root may hold.
+    pub root_quota: Option<Bytes>,
+    /// What it is made from.
+    pub root_kind: Option<RootKind>,
+    /// Where the root dataset is shown from then on.
+    pub storage: Option<GuestPath>,
+    /// The quota of the dataset that gets the Nix store.
+    pub nix_quota: Option<Bytes>,
+    /// Directories that stay, besides what is declared anyway.
+    pub keep: Vec<GuestPath>,
+}
+
 /// A change that a caller asks for. Names are checked already; whether the change is possible is for the planner.
 #[derive(Clone, Debug)]
 pub enum Intent {
@@ -140,6 +155,10 @@ pub enum Intent {
     },
     /// Switch impermanence off.
     ImpermanenceOff,
+    /// Make a persistent VPS impermanent, with everything that takes.
+    Convert(ConvertIntent),
+    /// Make one that was converted persistent again.
+    Revert,
     /// Build a template.
     TemplateBuild {
         /// A built-in recipe's name or the absolute path of a file.

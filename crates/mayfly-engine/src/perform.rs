@@ -120,6 +120,17 @@ impl Engine {
                 let proof = Exchange::prove(dataset, aside, owner, contents.as_ref(), &signs)?;
                 deps.storage.exchange(&proof)?
             }
+            Step::CopyTree { copy } => self.copy_tree(copy, (op, cancel))?,
+            Step::TakeOut { what, to } => self.take_out(what, *to)?,
+            Step::AwaitHealth {
+                vps,
+                run,
+                before,
+                deadline_ms,
+            } => {
+                let deadline = Duration::from_millis(*deadline_ms);
+                self.await_health((*vps, run), before, deadline, (op, cancel))?
+            }
             Step::BuryTemplate { dataset, grave } => self.bury_template(dataset, grave, op)?,
             Step::ForgetRuns { vps, keep, console } => {
                 deps.runtime.forget(*vps, keep.as_ref(), *console)?

@@ -54,6 +54,9 @@ impl Engine {
             if let Err(why) = self.see_to_replaced() {
                 tracing::warn!(%why, "former contents were not looked after");
             }
+            if let Err(why) = self.see_to_converted() {
+                tracing::warn!(%why, "what conversions left was not looked after");
+            }
             {
                 let guard = due.lock().expect("no thread panics with it");
                 let (mut guard, _) = wake

@@ -355,6 +355,11 @@ impl Engine {
                     run: run(),
                 }
             }
+            Intent::Convert(asked) => Request::Convert {
+                want: Box::new(asked.resolve(&doc)),
+                run: run(),
+            },
+            Intent::Revert => Request::Revert { run: run() },
             Intent::PersistChange { change } => Request::PersistChange { change },
             Intent::Set { change } => Request::Set { change },
             Intent::ImpermanenceOff => Request::SetImpermanence {
@@ -396,6 +401,7 @@ impl Engine {
             undo_down_to: 0,
             steps_ms: Vec::new(),
             cancelled_by: None,
+            notes: Vec::new(),
             progress: "waiting for its turn".into(),
             error: None,
         };

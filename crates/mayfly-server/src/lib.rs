@@ -12,6 +12,7 @@
 //! ```
 
 mod console;
+mod conversion;
 mod datasets;
 mod describe;
 mod error;

@@ -117,6 +117,7 @@ fn role(mark: &MarkSeen, node: &NodeId) -> &'static str {
             Role::Persistent => "persistent",
             Role::Temporary => "temporary",
             Role::Replaced => "replaced",
+            Role::Base => "base",
             Role::Template => "template",
         },
         MarkSeen::NotLocal => "foreign",

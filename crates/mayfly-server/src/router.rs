@@ -12,8 +12,8 @@ use utoipa_axum::router::OpenApiRouter;
 
 use crate::error::ApiError;
 use crate::{
-    AppState, console, datasets, describe, events, exec, features, files, fsck, history, log,
-    mounts, network, node, operations, persist, reinstall, templates, vpses,
+    AppState, console, conversion, datasets, describe, events, exec, features, files, fsck,
+    history, log, mounts, network, node, operations, persist, reinstall, templates, vpses,
 };
 
 /// No request is larger.
@@ -70,6 +70,11 @@ pub(crate) const GROUPS: &[Group] = &[
         "reinstall",
         "Contents replaced by a template's",
         reinstall::routes,
+    ),
+    group(
+        "conversion",
+        "A persistent VPS made impermanent, and back",
+        conversion::routes,
     ),
     group("exec", "Programs inside a VPS", exec::routes),
     group(

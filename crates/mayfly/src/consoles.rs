@@ -8,16 +8,12 @@ use std::sync::Arc;
 use mayfly_core::documents::VpsDoc;
 use mayfly_core::error::{Code, Refusal};
 use mayfly_core::ids::NodeId;
-use mayfly_host::run::attach::{self, attach_command, attach_helper_command};
+use mayfly_host::run::attach::{self, GUEST_PATH, attach_command, attach_helper_command};
 use mayfly_host::run::client;
 use mayfly_host::run::paths::RunDir;
 use mayfly_host::run::ring::read_ring;
 use mayfly_host::run::runtime::LxcRuntime;
 use mayfly_server::{AttachCommand, Consoles};
-
-/// Where programs are looked for in a VPS: NixOS first, where the others do not exist.
-const PATH: &str =
-    "/run/current-system/sw/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Consoles of this host.
 pub(crate) struct HostConsoles {
@@ -108,7 +104,7 @@ fn ready(command: io::Result<attach::AttachCommand>) -> Result<AttachCommand, Re
 fn guest_environment(wanted: &BTreeMap<String, String>) -> Vec<String> {
     let mut all: BTreeMap<&str, &str> = [
         ("HOME", "/root"),
-        ("PATH", PATH),
+        ("PATH", GUEST_PATH),
         ("USER", "root"),
         ("LOGNAME", "root"),
     ]

@@ -7,9 +7,9 @@ use mayfly_core::network::{Forward, Protocol};
 use serde::Serialize;
 
 use crate::{
-    AddMount, BuildTemplate, ChangePersistence, CreateDataset, CreateVps, ImportTemplate,
-    PullTemplate, ReinstallVps, RescueVps, RestartVps, SetDataset, SetFeatures, SetVps, StopVps,
-    paths,
+    AddMount, BuildTemplate, ChangePersistence, ConvertVps, CreateDataset, CreateVps,
+    ImportTemplate, PullTemplate, ReinstallVps, RescueVps, RestartVps, SetDataset, SetFeatures,
+    SetVps, StopVps, paths,
 };
 
 /// A request for a change.
@@ -55,6 +55,16 @@ impl Change {
     pub fn reinstall_undo(vps: &str, reinstall: &OperationId) -> Self {
         let path = paths::of_vps(vps, &format!("reinstall/{reinstall}"));
         Self::bare(Method::DELETE, path)
+    }
+
+    /// Makes it impermanent, with everything that takes.
+    pub fn convert(vps: &str, body: &ConvertVps) -> Self {
+        Self::with_body(Method::POST, paths::of_vps(vps, "conversion"), body)
+    }
+
+    /// Makes one that was converted persistent again.
+    pub fn revert(vps: &str) -> Self {
+        Self::bare(Method::DELETE, paths::of_vps(vps, "conversion"))
     }
 
     /// Changes what it is.

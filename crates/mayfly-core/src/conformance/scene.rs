@@ -13,10 +13,11 @@ use crate::mirror::MirrorKey;
 use crate::names::{GuestPath, PoolPath, TemplatePart};
 use crate::observed::{DatasetSeen, InitSeen, MarkSeen, PoolSeen, Role};
 use crate::ports::{
-    Assembly, HostError, HostResult, NewDataset, Origin, Outcome, Storage, TreePlan,
+    Assembly, Cancel, HostError, HostResult, NewDataset, Origin, Outcome, Storage, TreePlan,
 };
 use crate::proof::{Burial, Condemned, Exchange};
 use crate::run::MountSource;
+use crate::trees::{TakeTo, TakenOut, TreeCopied, TreeCopy};
 
 pub(super) type Case = fn(&Scene<'_>) -> Can<()>;
 
@@ -202,6 +203,7 @@ impl Scene<'_> {
             Role::Temporary,
             Role::Persistent,
             Role::Replaced,
+            Role::Base,
             Role::Template,
         ] {
             for (name, seen) in storage.observe().unwrap().datasets {
@@ -210,7 +212,7 @@ impl Scene<'_> {
                 };
                 let highest = match role {
                     Role::Template => name.as_str().matches('/').count() == 1,
-                    Role::Temporary | Role::Persistent | Role::Replaced => {
+                    Role::Temporary | Role::Persistent | Role::Replaced | Role::Base => {
                         !name.as_str().contains('/')
                     }
                 };
@@ -225,7 +227,7 @@ impl Scene<'_> {
                 };
                 let burial = match role {
                     Role::Temporary => given::burial_of_root(&storage, &node, &new, 99),
-                    Role::Persistent | Role::Replaced => {
+                    Role::Persistent | Role::Replaced | Role::Base => {
                         given::burial_of_data(&storage, &node, &new, 99)
                     }
                     Role::Template => given::burial_of_template(&storage, &node, &name, 99),
@@ -361,6 +363,30 @@ impl Storage for Calls {
 
     fn prepare_tree(&self, name: &PoolPath, tree: &TreePlan) -> HostResult<Outcome> {
         self.again("prepare a tree", || self.inner.prepare_tree(name, tree))
+    }
+
+    fn copy_tree(
+        &self,
+        copy: &TreeCopy,
+        cancel: &Cancel,
+        progress: &mut dyn FnMut(&str),
+    ) -> HostResult<TreeCopied> {
+        let first = self.inner.copy_tree(copy, cancel, progress);
+        if self.twice {
+            let second = self.inner.copy_tree(copy, cancel, progress);
+            match (&first, &second) {
+                (Ok(_), Ok(done)) if done.outcome == Outcome::Unchanged => {}
+                (Err(HostError::Refused(one)), Err(HostError::Refused(two)))
+                    if one.code == two.code => {}
+                (Err(HostError::Failed { .. }), Err(HostError::Failed { .. })) => {}
+                (first, second) => panic!("copy a tree: first {first:?}, then {second:?}"),
+            }
+        }
+        first
+    }
+
+    fn take_out(&self, what: &TakenOut, to: TakeTo) -> HostResult<Outcome> {
+        self.again("take out", || self.inner.take_out(what, to))
     }
 
     fn probe_init(&self, assembly: &Assembly, init: &GuestPath) -> Result<InitSeen, LookFailed> {

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Impermanence, Mount, ReinstallScope, VpsDoc};
+use super::{ConvertWant, Impermanence, Mount, ReinstallScope, VpsDoc};
 use crate::bytes::Bytes;
 use crate::change::VpsChange;
 use crate::error::Refusal;
@@ -168,6 +168,20 @@ pub enum Request {
         /// The run to be where the VPS runs.
         run: RunId,
     },
+    /// Make a persistent VPS impermanent, with everything that takes.
+    Convert {
+        /// What is asked of it.
+        want: Box<ConvertWant>,
+        /// The run to be.
+        run: RunId,
+    },
+    /// Do what is left when a conversion is done.
+    ConvertRest {},
+    /// Make one that was converted persistent again.
+    Revert {
+        /// The run to be where the VPS runs.
+        run: RunId,
+    },
     /// Build a template.
     TemplateBuild {
         /// The recipe: a built-in one's name or the absolute path of a file.
@@ -229,6 +243,9 @@ impl Request {
             Self::Set { .. } => "set",
             Self::PersistChange { change } => change.verb(),
             Self::SetImpermanence { .. } => "feature set",
+            Self::Convert { .. } => "impermanence convert",
+            Self::ConvertRest {} => "impermanence convert (rest)",
+            Self::Revert { .. } => "impermanence revert",
             Self::TemplateBuild { .. } => "template build",
             Self::TemplateImport { .. } => "template import",
             Self::TemplatePull { .. } => "template pull",
@@ -298,6 +315,9 @@ pub struct OperationDoc {
     /// Who asked for it to be given up. It is, before its next step.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cancelled_by: Option<String>,
+    /// What is to be read when it is over: what was copied, and so on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
     /// What it is at, in words.
     pub progress: String,
     /// Why it failed, or was given up.

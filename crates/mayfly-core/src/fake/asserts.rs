@@ -25,7 +25,7 @@ impl FakeHost {
                 continue;
             };
             for (path, text) in &deposit.files {
-                match dataset.tree.get(path) {
+                match dataset.tree.get(path).or(dataset.beside.taken_at(path)) {
                     Some(Node::File { text: there, .. }) if there == text => {}
                     other => losses.push(format!("{name}: {path} was {text:?} and is {other:?}")),
                 }
@@ -69,7 +69,7 @@ impl FakeHost {
                             v.run.as_ref().is_some_and(|r| of(&r.root))
                                 || v.last_root.as_ref() == Some(name)
                         }
-                        Role::Replaced => v.knows_replaced(name),
+                        Role::Replaced | Role::Base => v.knows_aside(name),
                         _ => v.datasets.iter().any(|d| v.pool_path(&d.name) == *name),
                     });
                     (!known).then_some("is known to no document")

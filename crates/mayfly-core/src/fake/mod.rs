@@ -8,6 +8,8 @@
 //!   lets it happen as well and writes it down as a catastrophe ([`FakeHost::assert_no_catastrophe`]). OpenZFS with
 //!   `mountpoint=legacy` lets the rename pass, too, and answers "dataset is busy" to the destroy; a dataset that
 //!   something was cloned from cannot be destroyed there ([`Backend`]).
+//! - Trees are copied beside the contents of the new dataset and appear there whole; what was taken out of a tree lies
+//!   beside it and counts still. On OpenZFS a copy shares its blocks, and its quota counts them as well.
 //! - Deleting gives its space back late: at the next commit and after the cleaner (btrfs 16 to 30 s idle, OpenZFS
 //!   asynchronously). [`FakeHost::settle`] or 30 s of [`FakeHost::advance`] bring it back.
 //! - Quotas count what was written through a dataset, not what it shares with the one it was cloned from. Below use
@@ -31,6 +33,7 @@ mod clock;
 mod copies;
 mod exchange;
 mod guest;
+mod health;
 mod limits;
 mod mirrors;
 mod mounts;
@@ -39,8 +42,10 @@ mod prepare;
 mod runtime;
 mod snapshots;
 mod storage;
+mod taken;
 mod templates;
 mod tree;
+mod tree_copy;
 mod world;
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};

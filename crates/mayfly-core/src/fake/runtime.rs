@@ -8,6 +8,7 @@ use super::tree::View;
 use super::world::{POOL, Run, World};
 use super::{FakeHost, Reach};
 use crate::error::{Code, LookFailed, Refusal};
+use crate::health::Health;
 use crate::ids::{RunId, VpsId};
 use crate::names::PoolPath;
 use crate::observed::{Evidence, InitSeen, MarkSeen, Role};
@@ -411,6 +412,13 @@ impl Runtime for FakeHost {
                 ))
             }
         }
+    }
+
+    fn health(&self, vps: VpsId, run: &RunId) -> Result<Health, LookFailed> {
+        let what = format!("the health of run {run} of {vps}");
+        self.look_at(what.clone(), |world| {
+            world.health(&(vps, run.clone()), &what)
+        })?
     }
 
     fn stop(&self, vps: VpsId, run: &RunId, timeout: Duration, force: bool) -> HostResult<Outcome> {

@@ -11,10 +11,11 @@ use crate::mirror::MirrorKey;
 use crate::names::{GuestPath, PoolPath};
 use crate::observed::{DatasetSeen, InitSeen, Mark, MarkSeen, PoolSeen, Role};
 use crate::ports::{
-    Assembly, HostError, HostResult, NewDataset, Origin, Outcome, Storage, TreePlan,
+    Assembly, Cancel, HostError, HostResult, NewDataset, Origin, Outcome, Storage, TreePlan,
 };
 use crate::proof::{Burial, Condemned, Exchange};
 use crate::run::MountSource;
+use crate::trees::{TakeTo, TakenOut, TreeCopied, TreeCopy};
 
 pub(super) fn refuse<T>(code: Code, message: String) -> HostResult<T> {
     Err(Refusal::new(code, message, "see `mayfly pool show`").into())
@@ -34,7 +35,7 @@ fn seen(world: &World, dataset: &Dataset) -> DatasetSeen {
         origin: origin.and_then(named),
         mark: dataset.mark.clone(),
         quota: dataset.quota,
-        used: Some(dataset.tree.used()),
+        used: Some(dataset.used()),
         snapshots: dataset.snapshots.iter().map(|s| s.name.clone()).collect(),
     }
 }
@@ -153,8 +154,12 @@ impl World {
         let (tree, origin) = match &new.origin {
             Origin::Empty => (Tree::default(), None),
             Origin::Clone(from) => {
-                self.own_mark(from)?;
+                let mark = self.own_mark(from)?;
                 let from = &self.datasets[from];
+                if mark.role == Role::Base && from.beside.copied.is_none() {
+                    let what = format!("the contents of {}", mark.made_as);
+                    return Err(LookFailed::new(what, "they are not whole").into());
+                }
                 (from.tree.shared(), Some(from.uid))
             }
         };
@@ -174,6 +179,7 @@ impl World {
             by_hand: false,
             lived_in: None,
             snapshots: Vec::new(),
+            beside: Default::default(),
         };
         self.datasets.insert(name.clone(), dataset);
         Ok(Outcome::Changed)
@@ -234,7 +240,7 @@ impl World {
             else {
                 continue;
             };
-            if matches!(mark.role, Role::Persistent | Role::Replaced) {
+            if matches!(mark.role, Role::Persistent | Role::Replaced | Role::Base) {
                 self.given_up.push(one.clone());
                 self.ledger.remove(&dataset.uid);
             }
@@ -369,7 +375,7 @@ impl Storage for FakeHost {
             let Some(dataset) = world.datasets.get_mut(name) else {
                 return not_there(name);
             };
-            let used = dataset.tree.used();
+            let used = dataset.used();
             if used > quota {
                 return refuse(
                     Code::QuotaBelowUse,
@@ -473,6 +479,27 @@ impl Storage for FakeHost {
         self.mutate(format!("prepare the tree of {name}"), |world, reach| {
             world.prepare(name, tree, reach)
         })
+    }
+
+    fn copy_tree(
+        &self,
+        copy: &TreeCopy,
+        cancel: &Cancel,
+        progress: &mut dyn FnMut(&str),
+    ) -> HostResult<TreeCopied> {
+        let told = format!("copy {} of {} into {}", copy.below, copy.from, copy.to);
+        // Whoever is told may ask the host for something.
+        progress("copying");
+        self.mutate(told, |world, reach| world.copy_tree(copy, cancel, reach))
+    }
+
+    fn take_out(&self, what: &TakenOut, to: TakeTo) -> HostResult<Outcome> {
+        let told = match to {
+            TakeTo::Aside => format!("take {} out of {}", what.path, what.dataset),
+            TakeTo::Back => format!("put {} back into {}", what.path, what.dataset),
+            TakeTo::Nothing => format!("destroy what was {} of {}", what.path, what.dataset),
+        };
+        self.mutate(told, |world, reach| world.take_out(what, to, reach))
     }
 
     fn probe_init(&self, assembly: &Assembly, init: &GuestPath) -> Result<InitSeen, LookFailed> {

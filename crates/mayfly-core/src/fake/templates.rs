@@ -187,6 +187,7 @@ impl World {
                 by_hand: false,
                 lived_in: None,
                 snapshots: Vec::new(),
+                beside: Default::default(),
             };
             self.datasets.insert(name, dataset);
         }

@@ -4,10 +4,12 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::copies::Owed;
 use super::snapshots::Received;
+use super::taken::Beside;
 use super::tree::{Node, Tree, View, skeleton};
 use super::{Backend, Cut, FakeRecipe, StartFault};
 use crate::bytes::Bytes;
 use crate::error::{LookFailed, Refusal};
+use crate::health::Health;
 use crate::ids::{NodeId, RunId, VpsId};
 use crate::mirror::MirrorKey;
 use crate::names::PoolPath;
@@ -39,6 +41,15 @@ pub(super) struct Dataset {
     pub(super) lived_in: Option<RunId>,
     /// Oldest first.
     pub(super) snapshots: Vec<Snapshot>,
+    /// What lies beside the tree, out of every guest's reach.
+    pub(super) beside: Beside,
+}
+
+impl Dataset {
+    /// Bytes that are charged to it.
+    pub(super) fn used(&self) -> Bytes {
+        self.tree.used().saturating_add(self.beside.used())
+    }
 }
 
 /// A snapshot of a dataset; only [`Backend::Zfs`] has them as such.
@@ -122,6 +133,10 @@ pub(super) struct World {
     pub(super) unkillable: BTreeSet<VpsId>,
     /// What guests hold of memory, where a test says so.
     pub(super) used_memory: BTreeMap<(VpsId, RunId), Bytes>,
+    /// How guests are, where a test says so.
+    pub(super) healths: BTreeMap<VpsId, Health>,
+    /// The same of runs on a temporary root.
+    pub(super) healths_of_roots: BTreeMap<VpsId, Health>,
     /// VPSes whose limits the kernel does not take.
     pub(super) unlimitable: BTreeSet<VpsId>,
     /// Foreign processes that have datasets mounted.
@@ -170,6 +185,8 @@ impl World {
             stubborn: BTreeSet::new(),
             unkillable: BTreeSet::new(),
             used_memory: BTreeMap::new(),
+            healths: BTreeMap::new(),
+            healths_of_roots: BTreeMap::new(),
             unlimitable: BTreeSet::new(),
             strays: Vec::new(),
             leaks: Vec::new(),
@@ -236,7 +253,7 @@ impl World {
         let held = self
             .datasets
             .values()
-            .fold(Bytes(0), |sum, d| sum.saturating_add(d.tree.used()));
+            .fold(Bytes(0), |sum, d| sum.saturating_add(d.used()));
         self.late
             .iter()
             .fold(held, |sum, (_, bytes)| sum.saturating_add(*bytes))
@@ -318,7 +335,7 @@ impl World {
     pub(super) fn remove(&mut self, name: &PoolPath) {
         if let Some(gone) = self.datasets.remove(name) {
             let back = self.boot_ms + SPACE_IS_LATE_MS;
-            self.late.push((back, gone.tree.used()));
+            self.late.push((back, gone.used()));
         }
     }
 
@@ -369,6 +386,7 @@ impl World {
             by_hand: true,
             lived_in: None,
             snapshots: Vec::new(),
+            beside: Default::default(),
         };
         self.datasets.insert(name.clone(), dataset);
         self.deposit(uid, "/by-hand", Some("precious"));

@@ -149,7 +149,9 @@ fn misfit(name: &PoolPath, mark: &Mark) -> Option<String> {
     }
     match mark.role {
         Role::Temporary if mark.run.is_none() => Some("its mark names no run".into()),
-        Role::Temporary | Role::Persistent | Role::Replaced if mark.owner.is_none() => {
+        Role::Temporary | Role::Persistent | Role::Replaced | Role::Base
+            if mark.owner.is_none() =>
+        {
             Some("its mark names no VPS".into())
         }
         _ => None,
@@ -227,7 +229,7 @@ fn left(
                     "it is never destroyed by itself; if a document was lost: mayfly recover --dry-run",
                 ),
             ),
-            Role::Replaced if owner.is_none() => find(
+            Role::Replaced | Role::Base if owner.is_none() => find(
                 found,
                 Kind::DataUnknown,
                 name,

@@ -12,7 +12,7 @@ use crate::template::RootKind;
 
 /// The VPS as it starts: where its base follows its template, with what the template is now.
 pub fn followed(doc: &VpsDoc, templates: &[TemplateDoc]) -> Result<VpsDoc, Refusal> {
-    if doc.base.track == Track::Pinned || !doc.clones_its_base() {
+    if doc.base.track == Track::Pinned || doc.base.own.is_some() || !doc.clones_its_base() {
         return Ok(doc.clone());
     }
     let pin = |mut refusal: Refusal| {
@@ -37,6 +37,7 @@ pub(super) fn rebased(
     if change.base.is_none() && change.track.is_none() {
         return Ok(new);
     }
+    check_no_own(doc)?;
     if !doc.clones_its_base() {
         let (what, hint) = match &doc.impermanence {
             None => (
@@ -70,6 +71,21 @@ pub(super) fn rebased(
         check_fits(doc, find(&doc.template, templates)?)?;
     }
     Ok(new)
+}
+
+/// Refuses a VPS whose base is its own former system: what it declares to stay was decided for that.
+pub(super) fn check_no_own(doc: &VpsDoc) -> Result<(), Refusal> {
+    if doc.base.own.is_none() {
+        return Ok(());
+    }
+    Err(Refusal::new(
+        Code::TemplateUnfit,
+        format!(
+            "VPS {} was converted: its base is its own former system, and no template's",
+            doc.title()
+        ),
+        format!("go back first: mayfly impermanence revert {}", doc.id),
+    ))
 }
 
 fn based_on(doc: &VpsDoc, template: &TemplateDoc) -> VpsDoc {

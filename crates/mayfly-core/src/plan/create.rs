@@ -133,6 +133,7 @@ pub fn resolve_new_vps(
         base: Base {
             template: template.digest.clone(),
             track: Track::default(),
+            own: None,
         },
         manifest: manifest.clone(),
         storage: layout.storage.clone(),
@@ -158,6 +159,7 @@ pub fn resolve_new_vps(
         last_root: None,
         last_root_base: None,
         replaced: Vec::new(),
+        converted: None,
     };
     lay_out(&mut doc)?;
     let filled = doc

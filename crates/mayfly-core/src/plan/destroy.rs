@@ -1,7 +1,7 @@
 //! Destroy: the run ends, everything goes to the graveyard, the record goes last.
 
 use super::parts::{bury_data, old_roots};
-use super::reinstall::bury_replaced;
+use super::reinstall::bury_asides;
 use super::{Plan, PlanContext, Step};
 use crate::documents::{Desired, Lifecycle, VpsDoc};
 use crate::error::{Code, LookFailed, Refusal};
@@ -32,7 +32,7 @@ pub fn plan_destroy(
         let named_root = name
             .named_root_of_a_run()
             .is_some_and(|(id, _)| id == doc.id)
-            || name.named_replaced() == Some(doc.id);
+            || name.named_aside() == Some(doc.id);
         if let (true, MarkSeen::Unreadable(why)) = (within || named_root, &dataset.mark) {
             // Once the record is gone, nobody could prove any more whose it is.
             return Err(LookFailed::new(format!("the mark of {name}"), why).into());
@@ -86,7 +86,7 @@ pub fn plan_destroy(
         .final_because(NO_WAY_BACK),
     ];
     let mut graves = Vec::new();
-    burials.extend(bury_replaced(doc, seen, ctx));
+    burials.extend(bury_asides(doc, seen, ctx));
     if seen.pool.datasets.contains_key(&root) {
         burials.push(bury_data(doc, &root, ctx));
     }

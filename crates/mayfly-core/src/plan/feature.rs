@@ -29,8 +29,8 @@ pub fn plan_set_impermanence(
             check_boots(doc, on, seen).map_err(|mut refusal| {
                 if refusal.code == Code::VpsWouldNotBoot {
                     refusal.hint = format!(
-                        "convert it first, which is not built yet, so by hand: {}",
-                        refusal.hint
+                        "have all of it done: mayfly impermanence convert {}; or by hand: {}",
+                        doc.id, refusal.hint
                     );
                 }
                 refusal
@@ -88,6 +88,9 @@ fn check_persistent_boots(doc: &VpsDoc, seen: &Observed) -> Result<(), Refusal> 
             "VPS {} would not boot from its root dataset: {why}",
             doc.title()
         ),
-        "the root dataset holds data, not a system; going back to a persistent root is called revert and is not built yet",
+        match &doc.converted {
+            Some(_) => format!("go back as it came: mayfly impermanence revert {}", doc.id),
+            None => "the root dataset holds data, not a system".to_owned(),
+        },
     ))
 }

@@ -54,12 +54,15 @@ impl Step {
             Self::EndRun { halt_ms, .. } => {
                 KILL.saturating_add(Duration::from_millis(halt_ms.unwrap_or(0)))
             }
-            Self::AwaitInit { deadline_ms, .. } => {
+            Self::AwaitInit { deadline_ms, .. } | Self::AwaitHealth { deadline_ms, .. } => {
                 KILL.saturating_add(Duration::from_millis(*deadline_ms))
             }
             Self::BuildTemplate { .. }
             | Self::ImportTemplate { .. }
-            | Self::PullTemplate { .. } => LONG,
+            | Self::PullTemplate { .. }
+            | Self::CopyTree { .. } => LONG,
+            // What it destroys may be many files.
+            Self::TakeOut { .. } => LONG,
             Self::CreateDataset { .. }
             | Self::Harvest { .. }
             | Self::SetQuota { .. }
@@ -97,7 +100,9 @@ impl Step {
             },
             Self::BuildTemplate { .. }
             | Self::ImportTemplate { .. }
-            | Self::PullTemplate { .. } => Cut::Tell,
+            | Self::PullTemplate { .. }
+            | Self::CopyTree { .. }
+            | Self::AwaitHealth { .. } => Cut::Tell,
             _ => Cut::Itself,
         }
     }
@@ -110,6 +115,8 @@ impl Step {
                 | Self::BuildTemplate { .. }
                 | Self::ImportTemplate { .. }
                 | Self::PullTemplate { .. }
+                | Self::CopyTree { .. }
+                | Self::AwaitHealth { .. }
         )
     }
 }

@@ -181,14 +181,14 @@ fn ours(
         (Role::Temporary, None) => out
             .reports
             .push(format!("{name}: its mark names no VPS; left alone")),
-        (Role::Replaced, Some((id, life))) => {
+        (Role::Replaced | Role::Base, Some((id, life))) => {
             match vpses.iter().find(|v| v.id == *id && v.incarnation == *life) {
                 _ if busy.has(*id) => {}
                 None => out.reports.push(format!(
                     "{name}: VPS {id} of incarnation {life} is not known here; left alone"
                 )),
-                Some(doc) if doc.knows_replaced(name) => {}
-                // Put aside, and given up: an undo, or the days that it was kept, came before its burial.
+                Some(doc) if doc.knows_aside(name) => {}
+                // Put aside, and given up: an undo, a revert, or the days that it was kept, came before its burial.
                 Some(_) => out.burials.push(Step::BuryData {
                     vps: *id,
                     incarnation: life.clone(),
@@ -197,7 +197,7 @@ fn ours(
                 }),
             }
         }
-        (Role::Replaced, None) => out
+        (Role::Replaced | Role::Base, None) => out
             .reports
             .push(format!("{name}: its mark names no VPS; left alone")),
         (Role::Persistent, owner) => {

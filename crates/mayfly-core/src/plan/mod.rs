@@ -9,6 +9,7 @@
 //! step and of all before it are done in reverse.
 
 mod bases;
+mod convert;
 mod create;
 mod datasets;
 mod destroy;
@@ -29,6 +30,7 @@ mod promises;
 mod reinstall;
 mod reinstall_parts;
 mod rescue;
+mod revert;
 mod set;
 mod start;
 mod stays;
@@ -41,6 +43,7 @@ mod tests;
 use serde::{Deserialize, Serialize};
 
 pub use self::bases::{base_path, check_fits, clones_from, followed, in_use, needs_of};
+pub use self::convert::{AWAIT_HEALTH_MS, plan_convert, plan_convert_rest, system_profile};
 pub use self::create::{CreateInput, NewVpsDefaults, free_range, plan_create, resolve_new_vps};
 pub use self::datasets::{plan_dataset_create, plan_dataset_destroy, plan_dataset_set};
 pub use self::destroy::plan_destroy;
@@ -58,6 +61,7 @@ pub use self::promises::promised;
 pub use self::reinstall::{plan_reinstall, plan_reinstall_undo, plan_replaced_age};
 pub use self::reinstall_parts::reinstall_probe;
 pub use self::rescue::{RESCUE_ROOT, plan_rescue};
+pub use self::revert::plan_revert;
 pub use self::set::plan_set;
 pub use self::start::{AWAIT_INIT_MS, plan_restart, plan_start};
 pub use self::stays::{Fate, fate_of_file};
@@ -188,6 +192,9 @@ pub fn plan_vps(
         Request::SetImpermanence { want, run } => {
             plan_set_impermanence(doc, seen, want.as_ref(), run, ctx)
         }
+        Request::Convert { want, run } => plan_convert(doc, seen, want, run, ctx),
+        Request::ConvertRest {} => Ok(plan_convert_rest(doc)),
+        Request::Revert { run } => plan_revert(doc, seen, run, ctx),
         Request::TemplateBuild { .. }
         | Request::TemplateImport { .. }
         | Request::TemplatePull { .. }
@@ -227,21 +234,35 @@ fn check_lifecycle(request: &Request, doc: &VpsDoc) -> Result<(), Refusal> {
 /// them, and the path of the init.
 pub fn needed_probe(request: &Request, doc: &VpsDoc) -> Option<(Assembly, GuestPath)> {
     let impermanence = match request {
+        Request::Convert { .. } => return Some((persistent(doc), system_profile())),
+        Request::Revert { .. } => return revert::revert_probe(doc),
         Request::Start { .. } | Request::Restart { .. } => doc.impermanence.as_ref(),
         Request::SetImpermanence { want, .. } => want.as_ref(),
         _ => return None,
     };
+    let all = persistent(doc);
     let root = match (impermanence, request) {
         (Some(on), _) if on.root_kind == RootKind::Empty => None,
         (Some(_), _) => return None,
-        (None, Request::SetImpermanence { .. }) => {
-            Some(doc.pool_path(&crate::names::DatasetName::root()))
-        }
+        (None, Request::SetImpermanence { .. }) => all.root,
         (None, _) => return None,
     };
-    let mounts = mount_order(&doc.mounts)
-        .into_iter()
-        .map(|m| (doc.pool_path(&m.dataset), m.path))
-        .collect();
+    let mounts = all.mounts;
     Some((Assembly { root, mounts }, doc.manifest.init.clone()))
+}
+
+/// The datasets as the guest sees them where its root dataset is `/`.
+fn persistent(doc: &VpsDoc) -> Assembly {
+    let mounts = mount_order(&doc.mounts).into_iter();
+    Assembly {
+        root: Some(doc.pool_path(&crate::names::DatasetName::root())),
+        mounts: mounts
+            .map(|m| (doc.pool_path(&m.dataset), m.path))
+            .collect(),
+    }
+}
+
+/// Whether the guest has to be asked how it is before a request can be decided.
+pub fn needs_health(request: &Request) -> bool {
+    matches!(request, Request::Convert { .. } | Request::Revert { .. })
 }

@@ -12,7 +12,9 @@ pub fn promised(pool: &PoolSeen) -> Bytes {
         match &d.mark {
             MarkSeen::Local(mark) if mark.role == Role::Persistent => quota,
             // Nobody writes there any more.
-            MarkSeen::Local(mark) if mark.role == Role::Replaced => d.used.unwrap_or(quota),
+            MarkSeen::Local(mark) if matches!(mark.role, Role::Replaced | Role::Base) => {
+                d.used.unwrap_or(quota)
+            }
             _ => Bytes(0),
         }
     };
@@ -55,7 +57,7 @@ impl Request {
     pub fn may_promise_space(&self) -> bool {
         match self {
             Self::Create { .. } | Self::DatasetCreate { .. } | Self::DatasetSet { .. } => true,
-            Self::Reinstall { .. } => true,
+            Self::Reinstall { .. } | Self::Convert { .. } => true,
             Self::Set { change } => change.disk_bytes.is_some(),
             _ => false,
         }

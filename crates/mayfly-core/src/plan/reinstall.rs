@@ -11,7 +11,7 @@
 //! What lies aside and is dear is known to the document from before it is put there until after it is back: whoever clears
 //! away leftovers finds it there.
 
-use super::bases::{check_lacks_nothing, check_same_distribution, find};
+use super::bases::{check_lacks_nothing, check_no_own, check_same_distribution, find};
 use super::harvest::before_a_start;
 use super::parts::{bury_data, end_run, record, record_ended, running};
 use super::platform::platform_files;
@@ -43,6 +43,9 @@ pub fn plan_reinstall(
     let template = find(template, &ctx.templates)?;
     check_architecture(&template.manifest.architecture, &doc.manifest.architecture)?;
     let scope = decide(doc, template, scope, seen)?;
+    if scope.has_system() {
+        check_no_own(doc)?;
+    }
     match (doc.impermanence.is_some(), scope.has_system()) {
         (true, true) => check_fits(doc, template, scope)?,
         // Its parts would have no dataset to go into.
@@ -184,11 +187,12 @@ pub fn plan_replaced_age(doc: &VpsDoc, boot_ms: u64, ctx: &PlanContext) -> Plan 
     Plan { steps }
 }
 
-/// Everything of this VPS that a reinstall put aside, by its marks as seen; the executor proves each again.
-pub(super) fn bury_replaced(doc: &VpsDoc, seen: &Observed, ctx: &PlanContext) -> Vec<Step> {
+/// Everything of this VPS that lies beside its datasets, by its marks as seen: what a reinstall put aside, and a base of its
+/// own. The executor proves each again.
+pub(super) fn bury_asides(doc: &VpsDoc, seen: &Observed, ctx: &PlanContext) -> Vec<Step> {
     let ours = |name: &PoolPath, mark: &Mark| {
         mark.node == ctx.node
-            && mark.role == Role::Replaced
+            && matches!(mark.role, Role::Replaced | Role::Base)
             && mark.owner == Some((doc.id, doc.incarnation.clone()))
             && mark.made_as == *name
     };

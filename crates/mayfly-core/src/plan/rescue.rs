@@ -300,6 +300,7 @@ fn as_rescued(doc: &VpsDoc, template: &TemplateDoc, rescue: &Rescue, on: &Imperm
         base: Base {
             template: template.digest.clone(),
             track: Track::Pinned,
+            own: None,
         },
         manifest: template.manifest.clone(),
         storage: None,

@@ -2,7 +2,6 @@
 
 use serde_json::json;
 
-use super::bases::base_path;
 use super::harvest::{before_a_start, harvest, has_storage};
 use super::mounts::{Shown, mount_points, shown_datasets};
 use super::parts::{bury_root, end_run, old_roots, record, record_ended, running};
@@ -119,7 +118,8 @@ pub(super) fn start_steps(
     };
     steps.extend(tree_steps(doc, &root));
 
-    let base = doc.clones_its_base().then(|| doc.base.template.clone());
+    let of_template = doc.clones_its_base() && doc.base.own.is_none();
+    let base = of_template.then(|| doc.base.template.clone());
     let begun = with_run(doc, &root, run, base, ctx);
     steps.push(record(
         doc,
@@ -219,7 +219,7 @@ pub(super) fn create_root(
 ) -> PlannedStep {
     let origin = match on.root_kind {
         RootKind::Empty => Origin::Empty,
-        RootKind::Template => Origin::Clone(base_path(&doc.base.template)),
+        RootKind::Template => Origin::Clone(doc.base_path()),
     };
     let mark = Mark {
         node: ctx.node.clone(),
@@ -342,7 +342,7 @@ fn persistence(doc: &VpsDoc, run: &RunId) -> Spec {
 
 /// Refuses a base that is not in the pool.
 pub(super) fn check_there(doc: &VpsDoc, seen: &Observed) -> Result<(), Refusal> {
-    let base = base_path(&doc.base.template);
+    let base = doc.base_path();
     if seen.pool.datasets.contains_key(&base) {
         return Ok(());
     }

@@ -2,6 +2,8 @@
 
 mod tell;
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use super::harvest::HarvestPlan;
@@ -16,6 +18,7 @@ use crate::persist;
 use crate::ports::{ImportSource, NewDataset, TreePlan};
 use crate::remote::PullSource;
 use crate::run::{IdRange, Limits, MountSource, PROTOCOL, RunSpec};
+use crate::trees::{TakeTo, TakenOut, TreeCopy};
 
 /// A run to be started, with datasets by their names in the pool.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -210,6 +213,29 @@ pub enum Step {
         /// What the contents hold that give way.
         used_bytes: Bytes,
     },
+    /// Copy contents into a dataset that was made for them.
+    CopyTree {
+        /// What, and where to.
+        copy: TreeCopy,
+    },
+    /// Take a directory out of a dataset's tree, put it back, or destroy it.
+    TakeOut {
+        /// The directory.
+        what: TakenOut,
+        /// What becomes of it.
+        to: TakeTo,
+    },
+    /// Wait until a guest is as well as it was before.
+    AwaitHealth {
+        /// The VPS.
+        vps: VpsId,
+        /// The run.
+        run: RunId,
+        /// Units that had failed before.
+        before: BTreeSet<String>,
+        /// The deadline, in milliseconds.
+        deadline_ms: u64,
+    },
     /// Move a template to the graveyard, with proof.
     BuryTemplate {
         /// The dataset of its base tree; its other parts go with it.
@@ -281,6 +307,9 @@ pub enum StepKind {
     BuryRoot,
     BuryData,
     Exchange,
+    CopyTree,
+    TakeOut,
+    AwaitHealth,
     BuryTemplate,
     ForgetRuns,
     Reap,
@@ -292,7 +321,7 @@ pub enum StepKind {
 
 impl StepKind {
     /// Every kind.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 24] = [
         Self::EndRun,
         Self::CreateDataset,
         Self::SetQuota,
@@ -307,6 +336,9 @@ impl StepKind {
         Self::BuryRoot,
         Self::BuryData,
         Self::Exchange,
+        Self::CopyTree,
+        Self::TakeOut,
+        Self::AwaitHealth,
         Self::BuryTemplate,
         Self::ForgetRuns,
         Self::Reap,
@@ -334,6 +366,9 @@ impl StepKind {
             Self::BuryRoot => "bury_root",
             Self::BuryData => "bury_data",
             Self::Exchange => "exchange",
+            Self::CopyTree => "copy_tree",
+            Self::TakeOut => "take_out",
+            Self::AwaitHealth => "await_health",
             Self::BuryTemplate => "bury_template",
             Self::ForgetRuns => "forget_runs",
             Self::Reap => "reap",
@@ -363,6 +398,9 @@ impl Step {
             Self::BuryRoot { .. } => StepKind::BuryRoot,
             Self::BuryData { .. } => StepKind::BuryData,
             Self::Exchange { .. } => StepKind::Exchange,
+            Self::CopyTree { .. } => StepKind::CopyTree,
+            Self::TakeOut { .. } => StepKind::TakeOut,
+            Self::AwaitHealth { .. } => StepKind::AwaitHealth,
             Self::BuryTemplate { .. } => StepKind::BuryTemplate,
             Self::ForgetRuns { .. } => StepKind::ForgetRuns,
             Self::Reap { .. } => StepKind::Reap,
@@ -392,6 +430,9 @@ impl Step {
             | Self::BuryRoot { .. }
             | Self::BuryData { .. }
             | Self::Exchange { .. }
+            | Self::CopyTree { .. }
+            | Self::TakeOut { .. }
+            | Self::AwaitHealth { .. }
             | Self::BuryTemplate { .. }
             | Self::Reap { .. }
             | Self::BuildTemplate { .. }

@@ -1,5 +1,6 @@
 //! What the daemon is asked to do while it dies at every point, or is asked to give it up at every point.
 
+mod convert;
 pub(crate) mod reinstall;
 
 use mayfly_core::bytes::Bytes;
@@ -16,7 +17,8 @@ use crate::world::{World, ask, create, doc, settle, vps};
 
 /// All of them.
 pub(crate) fn all() -> impl Iterator<Item = &'static Scenario> {
-    SCENARIOS.iter().chain(reinstall::SCENARIOS)
+    let more = reinstall::SCENARIOS.iter().chain(convert::SCENARIOS);
+    SCENARIOS.iter().chain(more)
 }
 
 pub(crate) struct Scenario {

@@ -16,6 +16,10 @@ use mayfly_core::ids::{NodeId, VpsId};
 use super::paths::{LXC_PATH, container_name};
 use super::supervise::find_program;
 
+/// Where programs are looked for in a VPS: NixOS first, where the others do not exist.
+pub const GUEST_PATH: &str =
+    "/run/current-system/sw/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
 /// A command line that runs a program in the VPS: in its namespaces and cgroups, under its seccomp policy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AttachCommand {

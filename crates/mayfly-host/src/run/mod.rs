@@ -21,6 +21,7 @@ pub mod client;
 pub mod evidence;
 mod grace;
 pub mod harvest;
+mod health;
 mod limits;
 pub mod live;
 pub mod lxc_config;

@@ -9,7 +9,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use mayfly_core::error::{Code, LookFailed, Refusal};
-use mayfly_core::ids::{RunId, VpsId};
+use mayfly_core::health::Health;
+use mayfly_core::ids::{NodeId, RunId, VpsId};
 use mayfly_core::names::PoolPath;
 use mayfly_core::observed::Evidence as Sign;
 use mayfly_core::persist::record::Taken;
@@ -76,6 +77,10 @@ impl LxcRuntime {
             tell,
             grace: Grace::default(),
         }
+    }
+
+    pub(super) fn node(&self) -> &NodeId {
+        &self.places.node.node
     }
 
     /// This program and the guest's helper.
@@ -380,6 +385,10 @@ impl Runtime for LxcRuntime {
             Ok(state) => Err(start_failed(vps, state.end.as_ref())),
             Err(_) => Err(start_failed(vps, None)),
         }
+    }
+
+    fn health(&self, vps: VpsId, run: &RunId) -> Result<Health, LookFailed> {
+        self.ask_health(vps, run)
     }
 
     fn stop(&self, vps: VpsId, run: &RunId, timeout: Duration, force: bool) -> HostResult<Outcome> {

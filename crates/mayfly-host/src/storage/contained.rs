@@ -4,6 +4,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{Dir, Mode, OFlags, ResolveFlags, fchmod, fchown, mkdirat, openat2};
 use rustix::io::Errno;
+use rustix::path::Arg;
 use rustix::process::{Gid, Uid};
 
 pub(super) const DIRECTORY: OFlags = OFlags::RDONLY
@@ -15,7 +16,11 @@ const CONFINED: ResolveFlags = ResolveFlags::BENEATH
     .union(ResolveFlags::NO_XDEV);
 
 /// Opens a path below `dir` that must not leave it, nor go through a symlink or another mount.
-pub(crate) fn open_below(dir: impl AsFd, path: &str, flags: OFlags) -> rustix::io::Result<OwnedFd> {
+pub(crate) fn open_below(
+    dir: impl AsFd,
+    path: impl Arg + Copy,
+    flags: OFlags,
+) -> rustix::io::Result<OwnedFd> {
     loop {
         match openat2(
             dir.as_fd(),

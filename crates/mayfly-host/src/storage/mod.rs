@@ -5,6 +5,7 @@ pub mod zfs;
 
 mod claims;
 mod contained;
+mod copy;
 mod identity;
 mod mirrors;
 mod names;
@@ -12,6 +13,8 @@ mod open;
 mod probe;
 mod records;
 mod refusals;
+mod removal;
+mod taken;
 mod template;
 mod tree;
 

@@ -67,6 +67,15 @@ pub(crate) enum Kind {
     Template,
 }
 
+impl From<Kind> for RootKind {
+    fn from(kind: Kind) -> Self {
+        match kind {
+            Kind::Empty => Self::Empty,
+            Kind::Template => Self::Template,
+        }
+    }
+}
+
 fn parse_switch(text: &str) -> Result<(Feature, bool), String> {
     let names = || {
         Feature::value_variants()
@@ -119,10 +128,7 @@ fn features(args: &SetArgs) -> Result<SetFeatures, Failure> {
                 let impermanence = SetImpermanence {
                     on: *on,
                     root_quota_bytes: args.root_quota,
-                    root_kind: args.root_kind.map(|kind| match kind {
-                        Kind::Empty => RootKind::Empty,
-                        Kind::Template => RootKind::Template,
-                    }),
+                    root_kind: args.root_kind.map(Into::into),
                 };
                 if wish.impermanence.replace(impermanence).is_some() {
                     return Err(twice(*feature));

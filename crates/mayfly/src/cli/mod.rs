@@ -9,6 +9,7 @@ mod failure;
 mod feature;
 mod files;
 mod history;
+mod impermanence;
 mod logs;
 mod manual;
 mod mount;
@@ -139,6 +140,9 @@ pub(crate) enum Verb {
     /// Paths of a VPS that stay when it gets a new root
     #[command(subcommand)]
     Persist(persist::PersistVerb),
+    /// Make a persistent VPS impermanent in one operation, or take that back
+    #[command(subcommand)]
+    Impermanence(impermanence::ImpermanenceVerb),
     /// Switches of a VPS
     #[command(subcommand)]
     Feature(feature::FeatureVerb),
@@ -243,6 +247,7 @@ async fn dispatch(verb: Verb, context: &Context) -> Result<ExitCode, Failure> {
         Verb::Ssh(args) => ssh::run(context, args).await,
         Verb::Persist(verb) => persist::run(context, verb).await,
         Verb::Feature(verb) => feature::run(context, verb).await,
+        Verb::Impermanence(verb) => impermanence::run(context, verb).await,
         Verb::Operation(verb) => operation::run(context, verb).await,
         Verb::Events(args) => events::run(context, args).await,
     }

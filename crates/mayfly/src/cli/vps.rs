@@ -341,6 +341,9 @@ fn base(v: &VpsView) -> String {
         Track::Pinned => "pinned",
         Track::Latest => "each start takes the latest",
     };
+    if let Some(own) = &v.base.own {
+        return format!("{own}, its own system as it was when it was converted");
+    }
     format!("{} ({}), {track}", v.template, v.base.template.short())
 }
 

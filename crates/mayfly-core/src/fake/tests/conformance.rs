@@ -116,6 +116,7 @@ impl Rig for Fake {
                 by_hand: false,
                 lived_in: None,
                 snapshots: Vec::new(),
+                beside: Default::default(),
             };
             for (path, thing) in contents {
                 dataset.tree.put(path, node_of(thing).unwrap());
@@ -135,7 +136,7 @@ impl Rig for Fake {
         let put = world.put_into(uid, path, node);
         if let (Err(GuestError::QuotaExceeded), Thing::Filled(_)) = (put, thing) {
             // As much of it as there was room for.
-            let room = quota.saturating_sub(world.datasets[dataset].tree.used());
+            let room = quota.saturating_sub(world.datasets[dataset].used());
             let part = node_of(&Thing::Filled(room)).map_err(PutError::Cannot)?;
             world.put_into(uid, path, part).unwrap();
         }

@@ -5,6 +5,7 @@ use std::fmt;
 use super::Step;
 use crate::names::PoolPath;
 use crate::ports::TreePlan;
+use crate::trees::{TakeTo, TreeCopy};
 
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -117,6 +118,37 @@ impl fmt::Display for Step {
                 }
                 write!(f, ", {used_bytes} are put aside")
             }
+            Self::CopyTree { copy } => write_copy(f, copy),
+            Self::TakeOut { what, to } => {
+                let (path, dataset) = (&what.path, &what.dataset);
+                match to {
+                    TakeTo::Aside => write!(f, "take {path} out of the tree of {dataset}"),
+                    TakeTo::Back => write!(f, "put {path} back into the tree of {dataset}"),
+                    TakeTo::Nothing => write!(
+                        f,
+                        "destroy what was {path} of {dataset} until it was copied"
+                    ),
+                }
+            }
+            Self::AwaitHealth {
+                vps,
+                run,
+                before,
+                deadline_ms,
+            } => {
+                write!(
+                    f,
+                    "wait {} s at most until nothing is queued in run {run} of {vps} and nothing failed",
+                    deadline_ms / 1000
+                )?;
+                match before.is_empty() {
+                    true => Ok(()),
+                    false => {
+                        let before: Vec<&str> = before.iter().map(String::as_str).collect();
+                        write!(f, " but what had before: {}", before.join(", "))
+                    }
+                }
+            }
             Self::BuryTemplate { dataset, grave } => {
                 write!(f, "move template {dataset} to {grave}")
             }
@@ -149,6 +181,18 @@ impl fmt::Display for Step {
             }
         }
     }
+}
+
+fn write_copy(f: &mut fmt::Formatter<'_>, copy: &TreeCopy) -> fmt::Result {
+    match copy.below.is_top() {
+        true => write!(f, "copy all of {} into {}", copy.from, copy.to)?,
+        false => write!(f, "copy {} of {} into {}", copy.below, copy.from, copy.to)?,
+    }
+    for (number, path) in copy.without.iter().enumerate() {
+        let word = if number == 0 { " without" } else { "," };
+        write!(f, "{word} {path}")?;
+    }
+    Ok(())
 }
 
 fn write_tree(f: &mut fmt::Formatter<'_>, dataset: &PoolPath, tree: &TreePlan) -> fmt::Result {

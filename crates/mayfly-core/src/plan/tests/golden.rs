@@ -413,3 +413,22 @@ fn templates_come_and_go() {
     check("template-build", &mut hands, &build);
     assert_eq!(hands.host.datasets().len(), 4);
 }
+
+#[test]
+fn convert_and_revert() {
+    for (file, is_nixos) in [("debian", false), ("nixos", true)] {
+        let mut hands = super::convert::lives(is_nixos);
+        let request = super::convert::convert(super::convert::want(), 2);
+        check(&format!("convert-{file}"), &mut hands, &request);
+        check(
+            &format!("convert-{file}-rest"),
+            &mut hands,
+            &Request::ConvertRest {},
+        );
+        check(
+            &format!("revert-{file}"),
+            &mut hands,
+            &Request::Revert { run: run(3) },
+        );
+    }
+}

@@ -8,13 +8,14 @@ use crate::bytes::Bytes;
 use crate::documents::{NewVps, Request, SCHEMA, TemplateDoc, VpsDoc};
 use crate::error::{Code, Refusal};
 use crate::fake::FakeHost;
+use crate::health::Judgement;
 use crate::ids::{Incarnation, OperationId, RunId, VpsId};
 use crate::names::{PoolPath, TemplateName};
 use crate::observed::{InitSeen, MarkSeen, Observed};
 use crate::plan::{
-    Busy, CreateInput, Plan, PlanContext, Step, Undo, needed_probe, plan_template_build,
-    plan_template_import, plan_template_pull, plan_template_remove, plan_vps, reinstall_probe,
-    resolve_new_vps, run_mount, sort_leftovers,
+    Busy, CreateInput, Plan, PlanContext, Step, Undo, needed_probe, needs_health,
+    plan_template_build, plan_template_import, plan_template_pull, plan_template_remove, plan_vps,
+    reinstall_probe, resolve_new_vps, run_mount, sort_leftovers,
 };
 use crate::ports::{BuiltTemplate, Cancel, Clock as _, Runtime as _, Storage as _, Templates as _};
 use crate::proof::{Burial, Condemned, ConfirmedDestroy, EphemeralRoot, Exchange};
@@ -126,6 +127,10 @@ impl Hands {
             evidence: self.host.evidence(doc.id)?,
             init,
             declared: None,
+            health: match doc.run.as_ref().filter(|_| needs_health(request)) {
+                Some(run) => Some(self.host.health(doc.id, &run.run)),
+                None => None,
+            },
         })
     }
 
@@ -318,6 +323,19 @@ impl Hands {
                 let proof = Exchange::prove(dataset, aside, owner, contents.as_ref(), &signs)?;
                 host.exchange(&proof)?;
             }
+            Step::CopyTree { copy } => {
+                host.copy_tree(copy, &Cancel::default(), &mut |_| {})?;
+            }
+            Step::TakeOut { what, to } => drop(host.take_out(what, *to)?),
+            Step::AwaitHealth {
+                vps, run, before, ..
+            } => match host.health(*vps, run)?.beside(before) {
+                Judgement::Well => {}
+                other => {
+                    let message = format!("{other:?}");
+                    return Err(Refusal::new(Code::Unhealthy, message, "-"));
+                }
+            },
             Step::BuryTemplate { dataset, grave } => self.bury(dataset, grave, |mark| {
                 let template = ConfirmedDestroy::prove_template(dataset, mark, &node)?;
                 Ok(Burial::of_data(

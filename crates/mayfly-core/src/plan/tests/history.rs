@@ -62,6 +62,7 @@ impl Told {
             undo_down_to: 0,
             steps_ms: Vec::new(),
             cancelled_by: None,
+            notes: Vec::new(),
             progress: String::new(),
             error,
         }

@@ -3,6 +3,7 @@
 #![cfg(feature = "fake")]
 
 mod bases;
+mod convert;
 mod giving_up;
 mod golden;
 mod hands;

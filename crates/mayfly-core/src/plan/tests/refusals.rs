@@ -122,7 +122,10 @@ fn a_link_that_points_to_itself_is_no_init() {
 fn a_feature_change_is_refused_unless_the_result_would_boot() {
     let mut hands = running("debian-12");
     let refusal = refused(&mut hands, &on(RootKind::Empty), Code::VpsWouldNotBoot);
-    assert!(refusal.hint.starts_with("convert it first"), "{refusal:?}");
+    assert!(
+        refusal.hint.contains("mayfly impermanence convert"),
+        "{refusal:?}"
+    );
     let mut hands = scene("nixos-shaped");
     let refusal = refused(
         &mut hands,
@@ -133,7 +136,7 @@ fn a_feature_change_is_refused_unless_the_result_would_boot() {
         Code::VpsWouldNotBoot,
     );
     assert!(
-        refusal.message.contains("/sbin is not there") && refusal.hint.contains("revert"),
+        refusal.message.contains("/sbin is not there") && refusal.hint.contains("holds data"),
         "{refusal:?}"
     );
     let small = Impermanence {

@@ -9,15 +9,17 @@ use mayfly_core::error::LookFailed;
 use mayfly_core::names::PoolPath;
 use mayfly_core::observed::{MarkSeen, Role};
 use mayfly_core::ports::{HostError, HostResult, NewDataset, Origin, Outcome};
-use rustix::fs::{AtFlags, FileType, RenameFlags, renameat_with, statat, unlinkat};
+use rustix::fs::{RenameFlags, renameat_with};
 use rustix::io::Errno;
 
 use super::pool::{BtrfsPool, PRIVATE, Subvolume, TEMPLATES, TRASH, is_own};
 use crate::crash::crash_point;
 use crate::storage::contained::{DIRECTORY, make_directory, names_in, open_below};
+use crate::storage::copy::is_whole;
 use crate::storage::names::{check_new, check_parent, staged_name};
 use crate::storage::records::Intent;
 use crate::storage::refusals::{failed, not_ours, taken};
+use crate::storage::removal::remove_tree;
 use crate::sys::btrfs as sys;
 
 impl BtrfsPool {
@@ -116,17 +118,22 @@ impl BtrfsPool {
 
     fn stage_clone(&self, source: &PoolPath, staged: &str) -> HostResult<Subvolume> {
         let from = self.subvolume_must(source)?;
-        self.own_mark(source, &from.uuid)?;
+        let mark = self.own_mark(source, &from.uuid)?;
+        if mark.role == Role::Base && !is_whole(&from.fd)? {
+            let what = format!("the contents of {source}");
+            return Err(LookFailed::new(what, "they are not whole").into());
+        }
         let clone = || -> rustix::io::Result<Subvolume> {
             sys::create_snapshot(&from.fd, &self.staging, staged)?;
             crash_point("create.after_subvolume");
             let dataset = opened(&self.staging, staged)?;
-            // What lies beside `private` is the platform's: records, and the empty stubs of nested datasets.
+            // What lies beside `private` is the platform's: records, the empty stubs of nested datasets, and what was taken
+            // out of the guest's tree.
             for name in names_in(&dataset.fd)?
                 .iter()
                 .filter(|name| *name != PRIVATE)
             {
-                remove_platform_entry(&dataset.fd, name)?;
+                remove_tree(&dataset.fd, name)?;
             }
             open_below(&dataset.fd, PRIVATE, DIRECTORY)?;
             Ok(dataset)
@@ -150,18 +157,4 @@ impl BtrfsPool {
 
 fn opened(dir: impl AsFd, name: &str) -> rustix::io::Result<Subvolume> {
     super::pool::open_subvolume(dir, name)?.ok_or(Errno::NOENT)
-}
-
-/// Removes an entry beside `private` in a clone, which is the platform's own and in no guest's reach.
-fn remove_platform_entry(dir: impl AsFd, name: &str) -> rustix::io::Result<()> {
-    let kind = FileType::from_raw_mode(statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW)?.st_mode);
-    if kind != FileType::Directory {
-        return unlinkat(&dir, name, AtFlags::empty());
-    }
-    let inner = open_below(&dir, name, DIRECTORY)?;
-    for name in names_in(&inner)? {
-        remove_platform_entry(&inner, &name)?;
-    }
-    drop(inner);
-    unlinkat(&dir, name, AtFlags::REMOVEDIR)
 }

@@ -37,6 +37,7 @@ mod pool;
 mod quota;
 mod staging;
 mod template;
+mod trees;
 
 pub use format::{Allocation, NewPool};
 pub use pool::{BtrfsPool, PoolSource};

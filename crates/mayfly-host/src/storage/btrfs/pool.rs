@@ -12,9 +12,12 @@ use mayfly_core::ids::NodeId;
 use mayfly_core::mirror::MirrorKey;
 use mayfly_core::names::{GuestPath, PoolPath};
 use mayfly_core::observed::{DatasetSeen, InitSeen, Mark, MarkSeen, PoolSeen, Role};
-use mayfly_core::ports::{Assembly, HostError, HostResult, NewDataset, Outcome, Storage, TreePlan};
+use mayfly_core::ports::{
+    Assembly, Cancel, HostError, HostResult, NewDataset, Outcome, Storage, TreePlan,
+};
 use mayfly_core::proof::{Burial, Condemned, Exchange};
 use mayfly_core::run::MountSource;
+use mayfly_core::trees::{TakeTo, TakenOut, TreeCopied, TreeCopy};
 use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags, fstat, fstatfs, statx};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
@@ -464,6 +467,19 @@ impl Storage for BtrfsPool {
         let dataset = self.subvolume_must(name)?;
         let keep_safe = self.own_mark(name, &dataset.uuid)?.role != Role::Temporary;
         put_into_tree(name, self.private(name)?, keep_safe, tree)
+    }
+
+    fn copy_tree(
+        &self,
+        copy: &TreeCopy,
+        cancel: &Cancel,
+        progress: &mut dyn FnMut(&str),
+    ) -> HostResult<TreeCopied> {
+        self.copy(copy, cancel, progress)
+    }
+
+    fn take_out(&self, what: &TakenOut, to: TakeTo) -> HostResult<Outcome> {
+        self.take(what, to)
     }
 
     fn probe_init(&self, assembly: &Assembly, init: &GuestPath) -> Result<InitSeen, LookFailed> {

@@ -25,7 +25,7 @@ use crate::storage::names::{check_new, check_parent, staged_name};
 use crate::storage::records::Intent;
 use crate::storage::refusals::{failed, not_ours, taken};
 
-/// The snapshot that each part of a template has, which clones are made from.
+/// The snapshot that each part of a template has, and a VPS's own base, which clones are made from.
 pub(super) const BASE: &str = "base";
 
 impl ZfsPool {
@@ -156,8 +156,8 @@ impl ZfsPool {
         let from = self.whole(source);
         let row = seen.rows.get(&from).ok_or_else(|| absent(source))?;
         let mark = self.own_mark(row)?;
-        // A template has had its snapshot from its birth. Anything else gets one that goes with the last clone of it.
-        let lasting = mark.role == Role::Template;
+        // A template has had its snapshot from its birth, a base since it has its contents. Anything else gets one that goes with the last clone of it.
+        let lasting = matches!(mark.role, Role::Template | Role::Base);
         let snapshot = if lasting {
             format!("{from}@{BASE}")
         } else {

@@ -39,6 +39,7 @@ mod snapshots;
 mod staging;
 mod stream;
 mod template;
+mod trees;
 
 pub(crate) use mount::{mount_detached, open_private};
 pub use pool::ZfsPool;
