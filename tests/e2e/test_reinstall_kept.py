@@ -96,8 +96,8 @@ def test_each_scope_with_snapshots_of_others(node):
         assert_no_orphans(node)
 
 
-def test_a_bound_and_two_ways_to_be_given_up(node):
-    """I3: no fourth reinstall is kept; asked for, or when the days are over, what is kept goes, and no snapshot with it."""
+def test_no_more_than_three_are_kept_until_they_are_given_up(node):
+    """I3: a fourth is refused and says what to do; asked for, all of them go."""
     with template(node, "whole", impermanence=False) as name, node.vps(name, "--disk", "256M", start=False) as vps:
         verb = ["reinstall", vps, "--template", name, "--yes"]
         for _ in range(3):
@@ -111,7 +111,13 @@ def test_a_bound_and_two_ways_to_be_given_up(node):
         node.run(*forget, "--yes")
         assert node.show(vps)["replaced"] == [] and asides(node, vps) == []
         node.refused("input.invalid", *forget, "--yes")
+        assert_no_orphans(node)
 
+
+def test_neither_age_nor_forgetting_takes_snapshots_of_others(node):
+    """I3: when the days are over, and when it is asked for, what is kept goes, and no snapshot with it but by force."""
+    with template(node, "whole", impermanence=False) as name, node.vps(name, "--disk", "256M", start=False) as vps:
+        verb, forget = ["reinstall", vps, "--template", name, "--yes"], ["reinstall", vps, "--forget"]
         written(node, vps, "dear")
         with snapshot(node, vps, "daily") as where:
             node.run(*verb)
