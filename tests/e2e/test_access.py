@@ -1,13 +1,17 @@
 """Programs in a VPS, its console, and what the console printed."""
 import contextlib
+import fcntl
 import os
 import pty
 import signal
+import struct
 import subprocess
+import termios
 import threading
 import time
 
 from harness import MAYFLY, find_processes, wait_for
+from truth import ensure_tiny
 
 
 def test_exec_passes_status_and_streams_through(node):
@@ -81,6 +85,16 @@ class Viewer:
     def type(self, keys):
         os.write(self.ours, keys)
 
+    def resize(self, rows, columns):
+        fcntl.ioctl(self.ours, termios.TIOCSWINSZ, struct.pack("4H", rows, columns, 0, 0))
+        self.client.send_signal(signal.SIGWINCH)
+
+    def end(self):
+        self.client.kill()
+        self.client.wait()
+        time.sleep(0.05)
+        os.close(self.ours)
+
     def wait_for(self, what):
         wait_for(f"{what} is on the screen ({self.seen[-300:]})", lambda: what in self.seen, 20)
 
@@ -112,7 +126,49 @@ def test_two_people_at_one_console(node):
             two.wait_for(b"the run ended")
         finally:
             for viewer in (one, two):
-                viewer.client.kill()
-                viewer.client.wait()
-                time.sleep(0.05)
-                os.close(viewer.ours)
+                viewer.end()
+
+
+def test_a_console_waits_and_goes_on_through_runs(node):
+    """F3: opened while the VPS is stopped it shows the next boot, and the one after a reboot inside, nothing twice, each in
+    the window that the viewer has by then; another viewer comes and goes meanwhile."""
+    ensure_tiny(node)
+    with node.vps("tiny", start=False) as vps:
+        one = Viewer(node, vps)
+        try:
+            one.wait_for(b"does not run; this goes on with its next start")
+            one.resize(33, 101)
+
+            def window(*wanted):
+                size = lambda: node.exec(vps, "stty", "-F", "/dev/console", "size", check=False).stdout.split()
+                wait_for(f"the guest has a window of {wanted}", lambda: size() == [str(n) for n in wanted], 10)
+
+            def says(what):
+                node.exec(vps, "sh", "-c", f"echo {what} > /dev/console")
+                one.wait_for(what.encode() + b"\r\n")
+
+            node.run("start", vps)
+            one.wait_for(b"tiny: up")
+            window(33, 101)
+            says("said-in-the-first-run")
+            two = Viewer(node, vps)
+            try:
+                two.wait_for(b"said-in-the-first-run")
+                two.resize(20, 70)
+                window(20, 70)
+            finally:
+                two.end()
+            one.resize(40, 120)
+            window(40, 120)
+            run = node.show(vps)["run"]["id"]
+            node.exec(vps, "reboot", "-f", check=False)
+            wait_for("it runs again", lambda: (now := node.show(vps)["run"]) and now["id"] != run and now["init_pid"])
+            says("said-in-the-second-run")
+            window(40, 120)
+            node.run("stop", vps, "--force")
+            wait_for("the end is told", lambda: one.seen.count(b"does not run") == 2)
+            for line in (b"said-in-the-first-run", b"said-in-the-second-run"):
+                assert one.seen.count(line) == 1, one.seen
+            assert one.seen.count(b"tiny: up") == 2, one.seen
+        finally:
+            one.end()

@@ -49,6 +49,18 @@ def test_a_reinstall_killed_anywhere_is_finished(node):
         node.run(*verb)
         each(of(step_points(node, *back)), undo)
 
+        def forget(point):
+            for _ in range(2 - len(node.show(vps)["replaced"])):
+                node.run(*verb)
+            cut_while(node, point, "reinstall forget", lambda: node.run(*up, "--no-wait", check=False))
+            has([])
+            assert node.show(vps)["replaced"] == []
+
+        for _ in range(2):
+            node.run(*verb)
+        up = ["reinstall", vps, "--forget", "--yes"]
+        each(of(step_points(node, *up)), forget)
+
         def expiry(point):
             if not node.show(vps)["replaced"]:
                 node.run(*verb)

@@ -377,3 +377,70 @@ def test_what_cannot_be_is_said_before_anything_is_made(_):
         finally:
             node.remove()
 
+
+
+# A DHCPv6 message of a type to all servers of the link, in the name of another client: its lease and the server as they are known.
+SAY_AS = """
+use Socket qw(:all);
+my ($type, $server, $client, $iaid, $address, $card) = @ARGV;
+socket(my $s, AF_INET6, SOCK_DGRAM, 17) or die "$!";
+my $option = sub { pack("nn", $_[0], length $_[1]) . $_[1] };
+my $of = $option->(5, inet_pton(AF_INET6, $address) . pack("NN", 300, 300));
+my $options = $option->(1, pack "H*", $client) . $option->(2, pack "H*", $server) . $option->(3, pack("NNN", $iaid, 0, 0) . $of);
+my $all = pack_sockaddr_in6(547, inet_pton(AF_INET6, "ff02::1:2"), $card);
+send($s, pack("CCn", $type, 1, 2) . $options, 0, $all) or die "$!";
+"""
+DECLINE = 9
+
+
+def test_a_guest_without_files_of_ours_gets_its_addresses_by_asking(_):
+    """F5, T4: a NixOS-shaped guest has nothing of the platform's in /etc; its own software sets the card up anew."""
+    with plugged_node() as node:
+        one, two = (node.create("nixos-shaped", name) for name in ("one", "two"))
+        for vps in (one, two):
+            assert node.exec(vps, "ls", "/etc/systemd/network") == "80-eth0.network"
+        asks_anew(node, one)
+        asks_anew(node, two)
+        # What the server tells beside the address: names are found where it says, for both kinds of addresses.
+        index = node.exec(one, "cat", "/sys/class/net/eth0/ifindex")
+        lease = node.exec(one, "cat", f"/run/systemd/netif/leases/{index}").splitlines()
+        assert {"DNS=10.77.0.1", "ROUTER=10.77.0.1", "DOMAINNAME=mayfly.internal"} <= set(lease), lease
+        prefix = node.network()["prefix"].replace("::/64", "::1")
+        link = dict(line.split("=", 1) for line in node.exec(one, "cat", f"/run/systemd/netif/links/{index}").splitlines()
+                    if "=" in line)
+        assert {"10.77.0.1", prefix} <= set(link["DNS"].split()), link
+        for server in ("10.77.0.1", prefix):
+            node.exec(one, "sh", "-c", f"echo nameserver {server} > /etc/resolv.conf")
+            assert node.show(two)["network"]["ipv4"] in node.exec(one, "getent", "ahostsv4", "two.mayfly.internal")
+            assert node.show(two)["network"]["ipv6"] in node.exec(one, "getent", "ahostsv6", "two")
+        # Nobody gives up the address of another, although it knows all that its client says.
+        address = node.show(two)["network"]["ipv6"]
+        leases = [line.split(" ") for line in (node.state / "network/leases").read_text().splitlines()]
+        server = next(line[1] for line in leases if line[0] == "duid").replace(":", "")
+        iaid, client = next((line[1], line[4].replace(":", "")) for line in leases if line[2:3] == [address])
+        for _ in range(3):
+            node.exec(one, "perl", "-e", SAY_AS, str(DECLINE), server, client, iaid, address, index)
+        # The server does one thing after the other: with this answer it is done with what came before.
+        node.exec(one, "getent", "ahostsv6", "two")
+        assert address in (node.state / "network/leases").read_text(), "the lease of another was given up"
+        asks_anew(node, two)
+        for vps in (one, two):
+            node.run("destroy", vps, "--yes")
+        node.run("network", "remove")
+
+
+def asks_anew(node, vps):
+    """Takes all off the card, and has the guest's own software set it up: it has its own addresses, and no other."""
+    own = node.show(vps)["network"]
+    node.exec(vps, "sh", "-c", "systemctl stop systemd-networkd.socket systemd-networkd && ip address flush dev eth0 "
+                               "&& ip route flush dev eth0 && ip -6 route flush dev eth0; ip link set eth0 down")
+    assert "inet" not in node.exec(vps, "ip", "-o", "address", "show", "dev", "eth0")
+    node.exec(vps, "systemctl", "start", "systemd-networkd.socket", "systemd-networkd")
+
+    def found():
+        shown = json.loads(node.exec(vps, "ip", "-j", "address", "show", "dev", "eth0"))[0]["addr_info"]
+        return {(one["local"], one.get("dynamic", False)) for one in shown if one["scope"] == "global"}
+    wanted = {(own["ipv4"], True), (own["ipv6"], True)}
+    wait_for(f"VPS {vps} has {wanted}, not {found()}", lambda: found() == wanted, 30, 0.3)
+    ways = lambda: [node.exec(vps, "ip", version, "route", "show", "default") for version in ("-4", "-6")]
+    wait_for("both ways out are known", lambda: all(ways()), 10)

@@ -141,6 +141,9 @@ pub struct ReplacedView {
     pub used_bytes: Bytes,
     /// Where it is in the pool.
     pub datasets: Vec<PoolPath>,
+    /// Why it is kept beyond its days, where it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_by: Option<String>,
 }
 
 impl From<Replaced> for ReplacedView {
@@ -153,6 +156,7 @@ impl From<Replaced> for ReplacedView {
             template: one.template,
             base: one.base.template,
             at_unix_ms: one.at_unix_ms,
+            held_by: one.held_by,
             datasets: one.datasets.into_iter().map(|put| put.aside).collect(),
         }
     }

@@ -93,13 +93,15 @@ codes! {
     TemplateBadArchive = "template.bad_archive", 400;
     /// The archive is not the one that was meant.
     TemplateWrongDigest = "template.wrong_digest", 409;
+    /// As many reinstalls of the VPS as can be undone are kept already.
+    ReinstallsKept = "vps.reinstalls_kept", 409;
     /// It cannot be the base of that VPS.
     TemplateUnfit = "template.unfit", 409;
     /// No such dataset.
     DatasetNotFound = "dataset.not_found", 404;
     /// There is one of that name.
     DatasetExists = "dataset.exists", 409;
-    /// It is mounted, or holds other datasets.
+    /// It is mounted, holds other datasets, or has snapshots.
     DatasetInUse = "dataset.in_use", 409;
     /// The disk space of the VPS is not enough.
     DiskSpace = "dataset.disk_space", 409;

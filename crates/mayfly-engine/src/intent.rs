@@ -85,6 +85,15 @@ pub enum Intent {
     ReinstallUndo {
         /// The reinstall that is meant: asked for twice, it is not done to the one before.
         by: OperationId,
+        /// Whether snapshots of what gives way go with it.
+        force: bool,
+    },
+    /// Give up what reinstalls have put aside.
+    ReinstallForget {
+        /// The last of the reinstalls that are meant: one that came since is not.
+        by: OperationId,
+        /// Whether snapshots of it go with it.
+        force: bool,
     },
     /// Destroy it with all its data.
     Destroy {

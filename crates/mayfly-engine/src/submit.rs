@@ -308,7 +308,12 @@ impl Engine {
                 scope,
                 boot_ms: self.deps().clock.boot_ms(),
             },
-            Intent::ReinstallUndo { by } => Request::ReinstallUndo { by, run: run() },
+            Intent::ReinstallUndo { by, force } => Request::ReinstallUndo {
+                by,
+                force,
+                run: run(),
+            },
+            Intent::ReinstallForget { by, force } => Request::ReinstallForget { by, force },
             Intent::Destroy { now } => Request::Destroy { now },
             Intent::DatasetCreate { name, quota, mount } => Request::DatasetCreate {
                 name,

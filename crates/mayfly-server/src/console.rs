@@ -162,6 +162,7 @@ pub(crate) async fn show(
     let mut view = View {
         shown: None,
         told_stopped: false,
+        window: None,
     };
     loop {
         let found = state.blocking(move |state| {
@@ -197,6 +198,8 @@ struct View {
     /// The end of what was shown; none before anything was.
     shown: Option<Vec<u8>>,
     told_stopped: bool,
+    /// The viewer's window, rows and columns: each run has a console of its own that does not know it.
+    window: Option<(u16, u16)>,
 }
 
 impl View {
@@ -233,7 +236,14 @@ impl View {
         tokio::select! {
             () = said.closed() => return Err(mpsc::error::SendError(Said::Beat)),
             // What is typed at a VPS that does not run is lost, as at any machine that is off.
-            () = async { while typed.recv().await.is_some() {} std::future::pending().await } => {}
+            () = async {
+                while let Some(typed) = typed.recv().await {
+                    if let Typed::Resize { rows, cols } = typed {
+                        self.window = Some((rows, cols));
+                    }
+                }
+                std::future::pending().await
+            } => {}
             () = tokio::time::sleep(PAUSE) => {}
         }
         said.send(Said::Beat).await
@@ -253,6 +263,7 @@ impl View {
             None => 0,
             Some(_) => self.place_in(&ring(state, &doc).await),
         };
+        self.resize(state, &doc).await;
         let (mut from, mut to) = stream.into_split();
         let (keys, mut pressed) = mpsc::channel::<Bytes>(64);
         let writer = tokio::spawn(async move {
@@ -282,11 +293,8 @@ impl View {
                     // A guest that reads nothing must not stop its output: what is too much is lost.
                     Typed::Bytes(bytes) => drop(keys.try_send(bytes)),
                     Typed::Resize { rows, cols } => {
-                        let of = doc.clone();
-                        let resized = state.blocking(move |state| state.consoles().resize(&of, rows, cols)).await;
-                        if let Err(e) = resized {
-                            tracing::debug!("console of {}: {}", doc.id, e.0.message);
-                        }
+                        self.window = Some((rows, cols));
+                        self.resize(state, &doc).await;
                     }
                 },
                 () = tokio::time::sleep(BEAT) => {
@@ -302,6 +310,18 @@ impl View {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         over
+    }
+
+    /// Tells the run how large the viewer's window is, where that is known.
+    async fn resize(&self, state: &AppState, doc: &VpsDoc) {
+        let Some((rows, cols)) = self.window else {
+            return;
+        };
+        let of = doc.clone();
+        let resized = state.blocking(move |state| state.consoles().resize(&of, rows, cols));
+        if let Err(e) = resized.await {
+            tracing::debug!("console of {}: {}", doc.id, e.0.message);
+        }
     }
 
     fn place_in(&self, ring: &[u8]) -> usize {

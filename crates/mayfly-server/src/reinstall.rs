@@ -2,9 +2,11 @@
 
 use axum::extract::State;
 use axum::response::Response;
-use mayfly_api::ReinstallVps;
+use mayfly_api::{IfBusy, ReinstallVps};
 use mayfly_core::ids::OperationId;
 use mayfly_engine::Intent;
+use serde::Deserialize;
+use utoipa::IntoParams;
 use utoipa_axum::routes;
 
 use crate::AppState;
@@ -17,6 +19,7 @@ pub(crate) fn routes() -> Routes {
     Routes::default()
         .routes(routes!(reinstall))
         .routes(routes!(undo))
+        .routes(routes!(forget))
 }
 
 /// Replaces contents of a VPS by those of a template.
@@ -47,6 +50,30 @@ pub(crate) async fn reinstall(
         .await
 }
 
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct GiveUpParams {
+    /// Whether snapshots that others made of it go with it.
+    #[serde(default)]
+    force: bool,
+    /// Whether to tell the plan and do nothing.
+    #[serde(default)]
+    dry_run: bool,
+    /// What happens where another change of the VPS is under way.
+    #[serde(default)]
+    if_busy: IfBusy,
+}
+
+impl GiveUpParams {
+    fn how(&self) -> How {
+        How {
+            dry_run: self.dry_run,
+            if_busy: self.if_busy,
+        }
+    }
+}
+
 /// Puts back what the last reinstall of a VPS replaced.
 ///
 /// What it got by the reinstall is destroyed, with all that was written there since. Which reinstall is meant has to be said
@@ -54,16 +81,36 @@ pub(crate) async fn reinstall(
 #[utoipa::path(
     delete,
     path = "/v1/vps/{vps}/reinstall/{operation}",
-    params(("operation" = OperationId, Path, description = "The reinstall, by its operation."), How),
+    params(("operation" = OperationId, Path, description = "The reinstall, by its operation."), GiveUpParams),
     responses(Changed)
 )]
 pub(crate) async fn undo(
     State(state): State<AppState>,
     caller: Caller,
     Path((vps, by)): Path<(String, OperationId)>,
-    Params(how): Params<How>,
+    Params(params): Params<GiveUpParams>,
 ) -> Result<Response, ApiError> {
-    state
-        .change(caller, &how, Some(vps), Intent::ReinstallUndo { by })
-        .await
+    let force = params.force;
+    let intent = Intent::ReinstallUndo { by, force };
+    state.change(caller, &params.how(), Some(vps), intent).await
+}
+
+/// Gives up what a reinstall of a VPS, and those before it, have put aside.
+///
+/// There is no way back to it then. A VPS can have as many as three that are kept.
+#[utoipa::path(
+    delete,
+    path = "/v1/vps/{vps}/replaced/{operation}",
+    params(("operation" = OperationId, Path, description = "The last reinstall that is meant, by its operation."), GiveUpParams),
+    responses(Changed)
+)]
+pub(crate) async fn forget(
+    State(state): State<AppState>,
+    caller: Caller,
+    Path((vps, by)): Path<(String, OperationId)>,
+    Params(params): Params<GiveUpParams>,
+) -> Result<Response, ApiError> {
+    let force = params.force;
+    let intent = Intent::ReinstallForget { by, force };
+    state.change(caller, &params.how(), Some(vps), intent).await
 }

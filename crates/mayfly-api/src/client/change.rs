@@ -52,9 +52,15 @@ impl Change {
     }
 
     /// Puts back what the last reinstall replaced.
-    pub fn reinstall_undo(vps: &str, reinstall: &OperationId) -> Self {
+    pub fn reinstall_undo(vps: &str, reinstall: &OperationId, force: bool) -> Self {
         let path = paths::of_vps(vps, &format!("reinstall/{reinstall}"));
-        Self::bare(Method::DELETE, path)
+        Self::bare(Method::DELETE, forced(path, force))
+    }
+
+    /// Gives up what this reinstall, and those before it, have put aside.
+    pub fn reinstall_forget(vps: &str, reinstall: &OperationId, force: bool) -> Self {
+        let path = paths::of_vps(vps, &format!("replaced/{reinstall}"));
+        Self::bare(Method::DELETE, forced(path, force))
     }
 
     /// Makes it impermanent, with everything that takes.
@@ -97,15 +103,7 @@ impl Change {
 
     /// Destroys a dataset with its data; with `force` its mounts go with it.
     pub fn destroy_dataset(vps: &str, name: &DatasetName, force: bool) -> Self {
-        let path = paths::dataset(vps, name);
-        Self::bare(
-            Method::DELETE,
-            if force {
-                paths::with(&path, "force", "true")
-            } else {
-                path
-            },
-        )
+        Self::bare(Method::DELETE, forced(paths::dataset(vps, name), force))
     }
 
     /// Shows a dataset at a path.
@@ -185,5 +183,13 @@ impl Change {
             path,
             body: Some(body),
         }
+    }
+}
+
+/// The address of a change that is insisted on, or not.
+fn forced(path: String, force: bool) -> String {
+    match force {
+        true => paths::with(&path, "force", "true"),
+        false => path,
     }
 }

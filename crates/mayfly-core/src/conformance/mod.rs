@@ -110,6 +110,7 @@ const CASES: &[(&str, Case)] = cases! {
         files_are_read_without_following_anything
         a_file_is_changed_only_as_it_was_read
         an_init_is_found_in_the_assembled_datasets
+        an_init_is_found_in_a_template_that_shows_twice
         an_init_is_resolved_as_the_guest_would
         an_init_without_an_end_is_none
         a_pipe_is_no_init;

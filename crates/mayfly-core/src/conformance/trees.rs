@@ -279,6 +279,20 @@ pub(super) fn an_init_is_found_in_the_assembled_datasets(scene: &Scene<'_>) -> C
     Ok(())
 }
 
+/// As a persistent system that shows its root dataset at another path as well is looked at before it is reinstalled.
+pub(super) fn an_init_is_found_in_a_template_that_shows_twice(scene: &Scene<'_>) -> Can<()> {
+    let storage = scene.storage();
+    let base = scene.template(vec![("/init", Thing::Program)]);
+    let twice = Assembly {
+        root: Some(base.clone()),
+        mounts: vec![(base, at("/persistent"))],
+    };
+    for init in ["/init", "/persistent/init"] {
+        assert_eq!(storage.probe_init(&twice, &at(init)), Ok(InitSeen::Found));
+    }
+    Ok(())
+}
+
 pub(super) fn an_init_is_resolved_as_the_guest_would(scene: &Scene<'_>) -> Can<()> {
     let storage = scene.storage();
     let (root, nix) = (scene.data(186, "").name, scene.data(186, "nix").name);

@@ -86,8 +86,18 @@ pub enum Request {
     ReinstallUndo {
         /// The reinstall that is meant.
         by: OperationId,
+        /// Whether snapshots of what gives way go with it.
+        #[serde(default)]
+        force: bool,
         /// The run to be where the VPS runs.
         run: RunId,
+    },
+    /// Give up what reinstalls have put aside.
+    ReinstallForget {
+        /// The last of the reinstalls that are meant; those before it are, too.
+        by: OperationId,
+        /// Whether snapshots of it go with it.
+        force: bool,
     },
     /// See to the age of what reinstalls put aside.
     ReplacedAge {
@@ -231,6 +241,7 @@ impl Request {
             Self::Rescue { .. } => "rescue",
             Self::Reinstall { .. } => "reinstall",
             Self::ReinstallUndo { .. } => "reinstall undo",
+            Self::ReinstallForget { .. } => "reinstall forget",
             Self::ReplacedAge { .. } => "reinstall expiry",
             Self::RunEnded { .. } => "run ended",
             Self::DatasetCreate { .. } => "dataset create",

@@ -85,11 +85,16 @@ pub struct Replaced {
     pub counted_boot_id: String,
     /// When, by that boot's clock.
     pub counted_boot_ms: u64,
+    /// Why it is kept beyond its days, where it is: somebody's snapshots are not given up by age.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_by: Option<String>,
 }
 
 impl Replaced {
     /// So long are former contents kept, in milliseconds of a running host.
     pub const KEPT_MS: u64 = 7 * Self::DAY_MS;
+    /// So many reinstalls of a VPS can be undone; before one more, somebody gives them up, or goes back.
+    pub const AT_MOST: usize = 3;
     /// A day.
     pub const DAY_MS: u64 = 24 * 3600 * 1000;
 
@@ -104,12 +109,13 @@ impl Replaced {
         self.kept_ms.saturating_add(since.min(Self::DAY_MS))
     }
 
-    /// Whether they go, or their age is to be written down: once a day, and after a boot.
+    /// Whether they go, or their age is to be written down: once a day, and after a boot. What is kept beyond its days is looked
+    /// at once a day as well.
     pub fn is_due(&self, boot_id: &str, boot_ms: u64) -> bool {
         let kept = self.kept_by(boot_id, boot_ms);
         self.counted_boot_id != boot_id
             || boot_ms < self.counted_boot_ms
-            || kept >= Self::KEPT_MS
+            || (kept >= Self::KEPT_MS && self.held_by.is_none())
             || kept - self.kept_ms >= Self::DAY_MS
     }
 

@@ -325,6 +325,13 @@ impl FakeHost {
         });
     }
 
+    /// Someone removes a snapshot of a dataset.
+    pub fn remove_snapshot_by_hand(&self, name: &PoolPath, snapshot: &str) {
+        if let Some(dataset) = self.world().datasets.get_mut(name) {
+            dataset.snapshots.retain(|one| one.name != snapshot);
+        }
+    }
+
     /// Puts something into the staging area that is not ours.
     pub fn litter_staging(&self, name: &str) {
         self.world().staging.insert(name.to_owned(), false);

@@ -190,7 +190,12 @@ impl Prefix6 {
         Self(u64::from_be_bytes(bytes))
     }
 
-    /// The host's address in it: the first.
+    /// What it begins with, as an address.
+    pub(super) fn first(self) -> Ipv6Addr {
+        self.address(0)
+    }
+
+    /// The host's address in it.
     pub fn gateway(self) -> Ipv6Addr {
         self.address(1)
     }

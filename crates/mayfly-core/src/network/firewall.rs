@@ -83,7 +83,7 @@ fn host_side(
     iifname != "{bridge}" accept
     ct state established,related accept
     meta l4proto {{ icmp, ipv6-icmp }} accept
-    udp dport {{ 53, 67 }} accept
+    udp dport {{ 53, 67, 547 }} accept
     tcp dport 53 accept
     drop
   }}
@@ -117,6 +117,10 @@ fn forwards(plugged: &[Plugged<'_>]) -> String {
     }
     text
 }
+
+/// What a client of DHCPv6 may say: solicit, request, confirm, renew, rebind, information-request. Who declines or releases an
+/// address may name another's, and who relays speaks for others. Of a fragment without that byte nothing is known.
+const ASKS: &str = "1, 3, 4, 5, 6, 11";
 
 fn guests_side(text: &mut String, table: &str, cards: &str, plugged: &[Plugged<'_>]) {
     let macs = set(plugged, |one| vec![one.own.mac.to_string()]);
@@ -169,10 +173,15 @@ fn guests_side(text: &mut String, table: &str, cards: &str, plugged: &[Plugged<'
     icmpv6 type {{ nd-router-advert, nd-redirect }} drop
     udp sport 547 drop
     udp dport 546 drop
+    udp dport 547 jump dhcp6_from_guest
     icmpv6 type nd-neighbor-advert jump neighbours
     ip6 saddr :: icmpv6 type nd-neighbor-solicit jump neighbours
     ip6 saddr :: icmpv6 type {{ nd-neighbor-solicit, nd-router-solicit, mld2-listener-report }} accept
     iifname . ip6 saddr @own6 accept
+    drop
+  }}
+  chain dhcp6_from_guest {{
+    @th,64,8 {{ {ASKS} }} return
     drop
   }}
   chain neighbours {{

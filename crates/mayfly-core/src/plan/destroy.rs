@@ -1,7 +1,7 @@
 //! Destroy: the run ends, everything goes to the graveyard, the record goes last.
 
 use super::parts::{bury_data, old_roots};
-use super::reinstall::bury_asides;
+use super::reinstall_kept::bury_asides;
 use super::{Plan, PlanContext, Step};
 use crate::documents::{Desired, Lifecycle, VpsDoc};
 use crate::error::{Code, LookFailed, Refusal};

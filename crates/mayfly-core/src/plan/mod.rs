@@ -28,6 +28,7 @@ mod platform;
 mod ports;
 mod promises;
 mod reinstall;
+mod reinstall_kept;
 mod reinstall_parts;
 mod rescue;
 mod revert;
@@ -58,7 +59,8 @@ pub use self::persist::plan_persist_change;
 pub use self::places::{place_of, storage_inactive};
 pub use self::ports::{plan_port_add, plan_port_remove};
 pub use self::promises::promised;
-pub use self::reinstall::{plan_reinstall, plan_reinstall_undo, plan_replaced_age};
+pub use self::reinstall::{plan_reinstall, plan_reinstall_undo};
+pub use self::reinstall_kept::{plan_reinstall_forget, plan_replaced_age};
 pub use self::reinstall_parts::reinstall_probe;
 pub use self::rescue::{RESCUE_ROOT, plan_rescue};
 pub use self::revert::plan_revert;
@@ -151,8 +153,13 @@ pub fn plan_vps(
             run,
             boot_ms,
         } => plan_reinstall(doc, seen, (template, *scope), (run, *boot_ms), ctx),
-        Request::ReinstallUndo { by, run } => plan_reinstall_undo(doc, seen, (by, run), ctx),
-        Request::ReplacedAge { boot_ms } => Ok(plan_replaced_age(doc, *boot_ms, ctx)),
+        Request::ReinstallUndo { by, force, run } => {
+            plan_reinstall_undo(doc, seen, (by, *force, run), ctx)
+        }
+        Request::ReinstallForget { by, force } => {
+            plan_reinstall_forget(doc, seen, (by, *force), ctx)
+        }
+        Request::ReplacedAge { boot_ms } => Ok(plan_replaced_age(doc, seen, *boot_ms, ctx)),
         Request::Destroy { now } => plan_destroy(doc, seen, *now, ctx),
         Request::RunEnded {
             run, end, boot_ms, ..

@@ -5,8 +5,9 @@
 //!        the VPS runs on       │  where one of these fails, all of it is put back
 //!
 //!  undo:   halt the run │ exchange … back │ record │ start │ bury what gave way
-//!  expiry: record │ bury what was kept
 //! ```
+//!
+//! What is kept, for how long, and how it is given up: `reinstall_kept.rs`.
 //!
 //! What lies aside and is dear is known to the document from before it is put there until after it is back: whoever clears
 //! away leftovers finds it there.
@@ -16,6 +17,7 @@ use super::harvest::before_a_start;
 use super::parts::{bury_data, end_run, record, record_ended, running};
 use super::platform::platform_files;
 use super::promises::promised_with_plans;
+use super::reinstall_kept::{check_below, check_bound, check_gives_way};
 use super::reinstall_parts::{Part, parts_of, used_of};
 use super::start::{check_absent, check_there, end_remains, record_over, start_steps};
 use super::{Plan, PlanContext, PlannedStep, Step};
@@ -46,6 +48,7 @@ pub fn plan_reinstall(
     if scope.has_system() {
         check_no_own(doc)?;
     }
+    check_bound(doc)?;
     match (doc.impermanence.is_some(), scope.has_system()) {
         (true, true) => check_fits(doc, template, scope)?,
         // Its parts would have no dataset to go into.
@@ -53,6 +56,9 @@ pub fn plan_reinstall(
         (true, false) => {}
     }
     let parts = parts_of(doc, template, scope, &seen.pool);
+    for part in &parts {
+        check_below(doc, &part.dataset.name, seen)?;
+    }
     let entry = entry(doc, seen, scope, &parts, boot_ms, ctx)?;
     let used = entry.used_bytes();
     space::check_pool(seen.pool.capacity, promised_with_plans(seen), used)?;
@@ -92,11 +98,11 @@ pub fn plan_reinstall(
     Ok(Plan { steps })
 }
 
-/// Puts back what the last reinstall replaced. What gives way is buried.
+/// Puts back what the last reinstall replaced. What gives way is buried; with snapshots that others made only by force.
 pub fn plan_reinstall_undo(
     doc: &VpsDoc,
     seen: &Observed,
-    (by, run): (&OperationId, &RunId),
+    (by, force, run): (&OperationId, bool, &RunId),
     ctx: &PlanContext,
 ) -> Result<Plan, Refusal> {
     let last = doc.replaced.last().filter(|entry| entry.by == *by);
@@ -139,6 +145,9 @@ pub fn plan_reinstall_undo(
     for put in there {
         quotas.extend(quota_of(doc, put, seen)?);
         check_two(doc, put, &entry.by, seen)?;
+        if !force {
+            check_gives_way(doc, put, &entry.by, seen)?;
+        }
         let there = exchange(
             doc,
             put,
@@ -158,52 +167,6 @@ pub fn plan_reinstall_undo(
     }
     steps.extend(burials);
     Ok(Plan { steps })
-}
-
-/// Gives up what was kept for its time, and writes down how long the rest was.
-pub fn plan_replaced_age(doc: &VpsDoc, boot_ms: u64, ctx: &PlanContext) -> Plan {
-    let mut new = doc.clone();
-    let (mut gone, mut kept) = (Vec::new(), Vec::new());
-    for mut one in std::mem::take(&mut new.replaced) {
-        one.kept_ms = one.kept_by(&ctx.boot_id, boot_ms);
-        one.counted_boot_id.clone_from(&ctx.boot_id);
-        one.counted_boot_ms = boot_ms;
-        match one.kept_ms >= Replaced::KEPT_MS {
-            true => gone.push(one),
-            false => kept.push(one),
-        }
-    }
-    new.replaced = kept;
-    if new == *doc {
-        return Plan::default();
-    }
-    let what = match gone.is_empty() {
-        true => "how long former contents have been kept".to_owned(),
-        false => format!("former contents of {} reinstalls are given up", gone.len()),
-    };
-    let mut steps = vec![record(doc, new, what)];
-    let asides = gone.iter().flat_map(|one| &one.datasets);
-    steps.extend(asides.map(|put| bury_data(doc, &put.aside, ctx).as_housekeeping()));
-    Plan { steps }
-}
-
-/// Everything of this VPS that lies beside its datasets, by its marks as seen: what a reinstall put aside, and a base of its
-/// own. The executor proves each again.
-pub(super) fn bury_asides(doc: &VpsDoc, seen: &Observed, ctx: &PlanContext) -> Vec<Step> {
-    let ours = |name: &PoolPath, mark: &Mark| {
-        mark.node == ctx.node
-            && matches!(mark.role, Role::Replaced | Role::Base)
-            && mark.owner == Some((doc.id, doc.incarnation.clone()))
-            && mark.made_as == *name
-    };
-    let all = seen
-        .pool
-        .datasets
-        .iter()
-        .filter(|(name, _)| !name.is_grave());
-    all.filter(|(name, d)| matches!(&d.mark, MarkSeen::Local(mark) if ours(name, mark)))
-        .map(|(name, _)| bury_data(doc, name, ctx))
-        .collect()
 }
 
 /// What is meant, or what would go with each scope, in bytes.
@@ -328,6 +291,7 @@ fn entry(
         kept_ms: 0,
         counted_boot_id: ctx.boot_id.clone(),
         counted_boot_ms: boot_ms,
+        held_by: None,
     })
 }
 

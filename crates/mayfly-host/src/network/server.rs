@@ -146,7 +146,7 @@ impl Server {
             let busy = why.to_string().contains("Address already in use");
             let hint = match busy {
                 true => format!(
-                    "another server has port 53 or 67 of all addresses: have it leave {} out (dnsmasq: \
+                    "another server has port 53, 67 or 547 of all addresses: have it leave {} out (dnsmasq: \
                      except-interface and bind-interfaces), or stop it",
                     plan.bridge
                 ),

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Args;
-use mayfly_api::{Change, ReinstallVps, VpsView};
+use mayfly_api::{Change, ReinstallVps, ReplacedView, VpsView};
 use mayfly_core::bytes::Bytes;
 use mayfly_core::documents::{ReinstallScope, Replaced};
 use mayfly_core::error::Code;
@@ -23,16 +23,22 @@ pub(crate) struct ReinstallArgs {
     #[arg(
         long,
         value_name = "NAME",
-        required_unless_present = "undo",
-        conflicts_with = "undo"
+        required_unless_present_any = ["undo", "forget"],
+        conflicts_with_all = ["undo", "forget"]
     )]
     template: Option<TemplateName>,
     /// What is replaced; an impermanent VPS needs it said
-    #[arg(long, value_enum, conflicts_with = "undo")]
+    #[arg(long, value_enum, conflicts_with_all = ["undo", "forget"])]
     scope: Option<ScopeWord>,
     /// Put back what the last reinstall replaced
     #[arg(long)]
     undo: bool,
+    /// Give up all that reinstalls have put aside; there is no undo then
+    #[arg(long, conflicts_with = "undo")]
+    forget: bool,
+    /// With --undo or --forget: also where snapshots go with what is destroyed
+    #[arg(long, conflicts_with = "template")]
+    force: bool,
     #[command(flatten)]
     sure: ConfirmArgs,
     #[command(flatten)]
@@ -64,27 +70,10 @@ pub(super) async fn reinstall(context: &Context, args: ReinstallArgs) -> Result<
     let title = format!("VPS {} ({})", vps.id, vps.hostname);
     let id = vps.id.to_string();
     let Some(template) = args.template else {
-        let Some(last) = vps.replaced.last() else {
-            return Err(Failure::refused(
-                Code::Invalid,
-                format!("{title} was not reinstalled, or what it had is not kept any more"),
-                format!("see `mayfly show {id}`"),
-            ));
+        return match args.forget {
+            true => forget(context, &args, &vps, &title).await,
+            false => undo(context, &args, &vps, &title).await,
         };
-        let change = Change::reinstall_undo(&id, &last.operation);
-        if args.change.asks(args.sure) {
-            let used = put_aside(context, &change).await?;
-            let what = format!(
-                "{title} gets back what it had before its last reinstall; {used} that it has now are destroyed"
-            );
-            args.change.agree(args.sure, &what)?;
-        }
-        return args
-            .change
-            .carry_out(context, &change, |_| {
-                format!("{title} has what it had before")
-            })
-            .await;
     };
     let body = ReinstallVps {
         template: template.clone(),
@@ -116,6 +105,58 @@ pub(super) async fn reinstall(context: &Context, args: ReinstallArgs) -> Result<
     Ok(done)
 }
 
+async fn undo(
+    context: &Context,
+    args: &ReinstallArgs,
+    vps: &VpsView,
+    title: &str,
+) -> Result<ExitCode, Failure> {
+    let last = last_kept(vps, title)?;
+    let change = Change::reinstall_undo(&vps.id.to_string(), &last.operation, args.force);
+    if args.change.asks(args.sure) {
+        let used = put_aside(context, &change).await?;
+        let what = format!(
+            "{title} gets back what it had before its last reinstall; {used} that it has now are destroyed"
+        );
+        args.change.agree(args.sure, &what)?;
+    }
+    let done = |_: &_| format!("{title} has what it had before");
+    args.change.carry_out(context, &change, done).await
+}
+
+async fn forget(
+    context: &Context,
+    args: &ReinstallArgs,
+    vps: &VpsView,
+    title: &str,
+) -> Result<ExitCode, Failure> {
+    let last = last_kept(vps, title)?;
+    let change = Change::reinstall_forget(&vps.id.to_string(), &last.operation, args.force);
+    if args.change.asks(args.sure) {
+        // What cannot be is said before anything is asked.
+        context.client.plan(&change).await?;
+        let all = vps.replaced.iter().map(|one| one.used_bytes);
+        let used = all.fold(Bytes(0), Bytes::saturating_add);
+        let what = format!(
+            "{used} that {title} had before {} reinstalls are destroyed, and there is no undo then",
+            vps.replaced.len()
+        );
+        args.change.agree(args.sure, &what)?;
+    }
+    let done = |_: &_| format!("{title} keeps nothing of what it had before");
+    args.change.carry_out(context, &change, done).await
+}
+
+fn last_kept<'a>(vps: &'a VpsView, title: &str) -> Result<&'a ReplacedView, Failure> {
+    vps.replaced.last().ok_or_else(|| {
+        Failure::refused(
+            Code::Invalid,
+            format!("{title} was not reinstalled, or what it had is not kept any more"),
+            format!("see `mayfly show {}`", vps.id),
+        )
+    })
+}
+
 /// What the plan of a change puts aside.
 async fn put_aside(context: &Context, change: &Change) -> Result<Bytes, Failure> {
     let plan = context.client.plan(change).await?.plan;
@@ -136,11 +177,16 @@ pub(super) fn kept(vps: &VpsView) -> impl Iterator<Item = String> + '_ {
             true => "nothing".to_owned(),
             false => format!("{} at {}", one.used_bytes, at.join(", ")),
         };
+        let time = match &one.held_by {
+            Some(why) => format!("beyond its days: {why}"),
+            None => format!(
+                "for {} more days of a running host",
+                one.kept_for_ms.div_ceil(Replaced::DAY_MS)
+            ),
+        };
         format!(
-            "what it was of {} (scope {}): {at}, for {} more days of a running host",
-            one.template,
-            one.scope,
-            one.kept_for_ms.div_ceil(Replaced::DAY_MS)
+            "what it was of {} (scope {}): {at}, {time}",
+            one.template, one.scope
         )
     })
 }

@@ -135,6 +135,8 @@ fn nonsense_is_a_usage_error() {
         "rescue web1",
         "reinstall web1",
         "reinstall web1 --undo --template d12",
+        "reinstall web1 --undo --forget",
+        "reinstall web1 --template d12 --force",
         "reinstall web1 --template d12 --scope home",
         "pool",
         "completions powershell",

@@ -14,6 +14,7 @@ mod live;
 mod properties;
 mod refusals;
 mod reinstall;
+mod reinstall_kept;
 mod rescue;
 mod review;
 mod stays;

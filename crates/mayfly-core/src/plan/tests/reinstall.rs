@@ -9,9 +9,9 @@ use crate::fake::{COPIED, StartFault};
 use crate::names::PoolPath;
 use crate::plan::{Step, Undo};
 
-const VPS: u32 = 11327;
+pub(super) const VPS: u32 = 11327;
 
-fn reinstall(template: &str, scope: Option<ReinstallScope>, n: u8) -> Request {
+pub(super) fn reinstall(template: &str, scope: Option<ReinstallScope>, n: u8) -> Request {
     Request::Reinstall {
         template: template.parse().unwrap(),
         scope,
@@ -21,15 +21,23 @@ fn reinstall(template: &str, scope: Option<ReinstallScope>, n: u8) -> Request {
 }
 
 /// The undo of the last reinstall.
-fn undo(hands: &Hands, n: u8) -> Request {
+pub(super) fn undo(hands: &Hands, n: u8) -> Request {
     let last = hands.doc(id(VPS)).replaced.last();
     let by = last.map_or_else(|| "0".repeat(20).parse().unwrap(), |entry| entry.by.clone());
-    Request::ReinstallUndo { by, run: run(n) }
+    Request::ReinstallUndo {
+        by,
+        force: false,
+        run: run(n),
+    }
 }
 
 /// A VPS that runs, with a subdataset and something dear in each dataset.
 fn lives(template: &str) -> Hands {
-    let mut hands = Hands::new();
+    lives_on(Hands::new(), template)
+}
+
+/// The same on a host of the test's choice.
+pub(super) fn lives_on(mut hands: Hands, template: &str) -> Hands {
     hands.create(id(VPS), template, None);
     let shrink = Request::DatasetSet {
         name: name(""),
@@ -66,7 +74,7 @@ fn exchanged(plan: &crate::plan::Plan) -> Vec<String> {
     plan.steps.iter().filter_map(|p| of(&p.step)).collect()
 }
 
-fn entry(hands: &Hands) -> Replaced {
+pub(super) fn entry(hands: &Hands) -> Replaced {
     hands.doc(id(VPS)).replaced.last().unwrap().clone()
 }
 

@@ -21,6 +21,15 @@ pub(crate) fn undo(engine: &Engine) -> Intent {
     let last = doc(engine).replaced.last().map(|entry| entry.by.clone());
     Intent::ReinstallUndo {
         by: last.unwrap_or_else(|| "0".repeat(20).parse().expect("it is an id")),
+        force: false,
+    }
+}
+
+/// All that is kept is given up.
+fn forget(engine: &Engine) -> Intent {
+    match undo(engine) {
+        Intent::ReinstallUndo { by, force } => Intent::ReinstallForget { by, force },
+        other => other,
     }
 }
 
@@ -72,6 +81,17 @@ pub(super) const SCENARIOS: &[Scenario] = &[
             settle(e);
         },
         act: |_, e| ask(e, undo(e)),
+    },
+    Scenario {
+        name: "former contents of two reinstalls, given up",
+        before: |w, e| {
+            there(w, e, "debian-12", true);
+            for _ in 0..2 {
+                ask(e, reinstall("debian-12", None));
+                settle(e);
+            }
+        },
+        act: |_, e| ask(e, forget(e)),
     },
     Scenario {
         name: "former contents whose days are over",
