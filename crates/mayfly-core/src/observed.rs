@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::bytes::Bytes;
+use crate::features::{Feature, FeatureSeen};
 use crate::ids::{Incarnation, NodeId, OperationId, RunId, VpsId};
 use crate::names::PoolPath;
 use crate::persist::own::DeclaredSeen;
@@ -240,6 +241,8 @@ pub struct Observed {
     pub evidence: Vec<Evidence>,
     /// The init of the root that is about to be started, where the plan needs to know.
     pub init: Option<InitSeen>,
+    /// What the host has for features, where the plan needs to know.
+    pub features: BTreeMap<Feature, FeatureSeen>,
     /// What the VPS declares, where the plan needs to know.
     pub declared: Option<DeclaredSeen>,
 }

@@ -40,7 +40,7 @@ pub use self::engine::{Engine, PoolReport};
 pub use self::fsck::FsckReport;
 pub use self::held::refuse_older;
 pub use self::history::History;
-pub use self::intent::{IfBusy, Intent};
+pub use self::intent::{FeaturesWish, IfBusy, ImpermanenceWish, Intent};
 pub use self::persist::Persistence;
 pub use self::rebuild::write_rebuilt;
 pub use self::recover::Recovered;

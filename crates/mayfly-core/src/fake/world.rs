@@ -8,6 +8,7 @@ use super::tree::{Node, Tree, View, skeleton};
 use super::{Backend, Cut, FakeRecipe, StartFault};
 use crate::bytes::Bytes;
 use crate::error::{LookFailed, Refusal};
+use crate::features::{Feature, FeatureSeen};
 use crate::ids::{NodeId, RunId, VpsId};
 use crate::mirror::MirrorKey;
 use crate::names::PoolPath;
@@ -124,6 +125,8 @@ pub(super) struct World {
     pub(super) used_memory: BTreeMap<(VpsId, RunId), Bytes>,
     /// VPSes whose limits the kernel does not take.
     pub(super) unlimitable: BTreeSet<VpsId>,
+    /// What the host has for features, where it is not all that they need.
+    pub(super) features: BTreeMap<Feature, FeatureSeen>,
     /// Foreign processes that have datasets mounted.
     pub(super) strays: Vec<(VpsId, u64)>,
     pub(super) leaks: Vec<Leak>,
@@ -171,6 +174,7 @@ impl World {
             unkillable: BTreeSet::new(),
             used_memory: BTreeMap::new(),
             unlimitable: BTreeSet::new(),
+            features: BTreeMap::new(),
             strays: Vec::new(),
             leaks: Vec::new(),
             watched: BTreeSet::new(),

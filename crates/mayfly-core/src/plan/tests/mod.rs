@@ -3,6 +3,7 @@
 #![cfg(feature = "fake")]
 
 mod bases;
+mod features;
 mod giving_up;
 mod golden;
 mod hands;
