@@ -6,7 +6,7 @@ import os
 from harness import sh, wait_for
 from test_crash import persistent
 from test_set import agreed
-from truth import ensure_tiny, pool_path, static_program
+from truth import ensure_tiny, operations_over, pool_path, static_program
 
 
 def test_impermanence_goes_on_and_off_on_a_running_debian(node):
@@ -96,7 +96,8 @@ static void say(const char *what, long done) { printf("%s %s\n", what, done < 0 
 /* Makes namespaces and says whether proc and sysfs can be mounted there. */
 static void mounts(const char *where, int namespaces) {
     if (fork() == 0) {
-        if (unshare(namespaces)) { say(where, -1); _exit(0); }
+        /* What is mounted must not be seen outside: a second proc in sight would be all that the next one needs. */
+        if (unshare(namespaces) || mount(0, "/", 0, MS_REC | MS_PRIVATE, 0)) { say(where, -1); _exit(0); }
         if (fork() == 0) {
             char what[80];
             sprintf(what, "proc-%s", where);
@@ -213,14 +214,15 @@ def test_features_limits_and_impermanence_that_do_not_start_are_put_back(node):
     init.write_text(INIT)
     kept.hashes = kept.look()
     node.run("feature", "set", vps, "impermanence=on", "memory=256M")
-    node.wait_running(vps)
+    node.wait_state(vps, "running")
     before = node.show(vps)
     root = before["run"]["root"]
     assert node.temporary_roots(vps) == [root]
 
     failed = node.refused("vps.start_failed", "feature", "set", vps, "impermanence=off", "nesting=on", "memory=300M", "cpus=1")
     assert str(vps) in failed.message, failed.message
-    node.wait_running(vps)
+    node.wait_state(vps, "running")
+    operations_over(node)
     after = node.show(vps)
     same = ("features", "limits", "impermanence", "state", "desired", "mounts", "datasets")
     assert [after[one] for one in same] == [before[one] for one in same], (before, after)
@@ -231,6 +233,6 @@ def test_features_limits_and_impermanence_that_do_not_start_are_put_back(node):
 
     # The same without what it dies of goes well, so it was that.
     node.run("feature", "set", vps, "impermanence=off", "memory=300M")
-    node.wait_running(vps)
+    node.wait_state(vps, "running")
     assert node.show(vps)["run"]["root"] == str(vps) and agreed(node, vps)["memory_bytes"] == 300 << 20
     kept.destroy()
