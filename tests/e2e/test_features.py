@@ -16,7 +16,8 @@ def test_impermanence_goes_on_and_off_on_a_running_debian(node):
         run = node.show(vps)["run"]
         assert run["root"] == str(vps) and node.temporary_roots(vps) == []
 
-        node.run("feature", "set", vps, "impermanence=on", "--root-quota", "1G")
+        # systemd is content with the mounts of nested containers.
+        node.run("feature", "set", vps, "impermanence=on", "nesting=on", "--root-quota", "1G")
         node.wait_running(vps)
         shown = node.show(vps)
         assert shown["run"]["id"] != run["id"] and node.temporary_roots(vps) == [shown["run"]["root"]]
@@ -194,6 +195,43 @@ def test_a_feature_is_there_when_it_is_on_and_gone_when_it_is_off(node):
 
         node.run("feature", "set", vps, *(f"{feature}=off" for feature in on))
         assert uses() == without and node.show(vps)["features"] == []
+
+
+@contextlib.contextmanager
+def hidden(node, device):
+    """The daemon finds another device there, and nobody else does."""
+    inside = ("nsenter", f"--mount=/proc/{node.daemon.pid}/ns/mnt")
+    sh(*inside, "mount", "--bind", "/dev/null", f"/dev/{device}")
+    try:
+        yield
+    finally:
+        sh(*inside, "umount", f"/dev/{device}")
+
+
+def test_a_feature_that_the_host_has_lost_keeps_it_from_starting_and_not_from_running(node):
+    """F1, E1: the reason and the next step; the run that there is goes on, and without the feature it starts."""
+    ensure_tiny(node)
+    there = [feature for feature, device in DEVICES.items() if usable(device)]
+    assert there, "the host has no device at all: this proves nothing"
+    feature = there[0]
+    with node.vps("tiny", "--feature", f"{feature},nesting", wait=False) as vps:
+        before = node.show(vps)
+        assert before["features"] == ["nesting", feature]
+        with hidden(node, DEVICES[feature]):
+            state, why = listed(node, vps)[feature]
+            assert state == "on" and "device 1:3" in why, (state, why)
+            for words in (("restart", vps), ("feature", "set", vps, "nesting=off")):
+                refused = node.refused("feature.unavailable", *words)
+                assert f"{feature}=off" in refused.hint, refused.hint
+            assert node.show(vps)["run"] == before["run"], "it was restarted"
+            node.run("stop", vps, "--force")
+            node.refused("feature.unavailable", "start", vps)
+            node.refused("feature.unavailable", "create", "--template", "tiny", "--disk", "64M", "--feature", feature)
+            node.run("feature", "set", vps, f"{feature}=off")
+            node.run("start", vps)
+            assert node.exec(vps, "ls", f"/dev/{DEVICES[feature]}", check=False).returncode != 0
+        node.run("feature", "set", vps, f"{feature}=on")
+        node.exec(vps, "ls", f"/dev/{DEVICES[feature]}")
 
 
 # Lives where there is nothing of the feature, and dies where there is.
