@@ -341,8 +341,9 @@ def test_a_change_of_limits_killed_anywhere_is_finished(node):
 CHANGES = [
     (["set", "memory=100M", "processes=400"], ["set", "memory=120M", "processes=500"],
      lambda shown: (shown["limits"]["memory_bytes"], shown["limits"]["processes"]) == (120 << 20, 500)),
-    (["feature", "set", "impermanence=off"], ["feature", "set", "impermanence=on"],
-     lambda shown: shown["impermanence"] is not None),
+    (["feature", "set", "impermanence=off", "nesting=off", "memory=100M"],
+     ["feature", "set", "impermanence=on", "nesting=on", "memory=120M"],
+     lambda shown: shown["impermanence"] and (shown["features"], shown["limits"]["memory_bytes"]) == (["nesting"], 120 << 20)),
     (["feature", "set", "impermanence=on"], ["feature", "set", "impermanence=off"],
      lambda shown: shown["impermanence"] is None),
 ]

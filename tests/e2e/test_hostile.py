@@ -206,7 +206,7 @@ def test_no_request_of_a_guest_makes_a_subvolume(node):
     """H7: four requests, with high bits in the number, with no, an empty, and a neighbour's quota group, as 64-bit,
     32-bit and x32 system calls."""
     ensure_tiny(node)
-    with node.vps("tiny", wait=False) as vps, node.vps("tiny", start=False) as neighbour:
+    with node.vps("tiny", "--feature", "nesting", wait=False) as vps, node.vps("tiny", start=False) as neighbour:
         listed = sh("btrfs", "subvolume", "list", pool_path(node)).stdout
         group = re.search(rf"^ID (\d+) .* path {neighbour}$", listed, re.M).group(1)
         before = set(subvolumes(node))

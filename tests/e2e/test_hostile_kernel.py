@@ -174,29 +174,39 @@ def knobs():
     return {name: at.read_text() for name in names if (at := pathlib.Path("/proc/sys", name)).exists()}
 
 
+def refuses(node, vps, before):
+    """Everything but what is allowed is refused, and nothing of the host has changed."""
+    lines = [line.split() for line in node.exec(vps, "/persistent/calls").splitlines()]
+    said = {what: how for what, how in lines}
+    assert len(said) == len(lines) > 100, len(lines)
+    passed = {what for what, how in said.items() if how == "allowed"} - EITHER
+    assert passed == ALLOWED, f"allowed {sorted(passed - ALLOWED)}, not allowed {sorted(ALLOWED - passed)}\n{said}"
+    # Why it is refused is part of the answer: a program that finds no keys goes on, one that may not use them may not.
+    assert {said[call] for call in ("add_key", "keyctl", "request_key")} == {"ENOSYS"}, said
+    assert {said[call] for call in ("syslog", "init_module", "kexec_load", "open_by_handle_at")} == {"EPERM"}, said
+    now = knobs()
+    changed = {name: (before[name], now[name]) for name in now if now[name] != before[name]}
+    # A guest would have lowered them.
+    assert all(name in BUDGETS and int(new) > int(old) for name, (old, new) in changed.items()), changed
+    # It sees no process but its own, in any /proc that it mounts.
+    own = {int(p) for p in node.exec(vps, "sh", "-c", "ls /tmp/p").split() if p.isdigit()}
+    assert own and len(own) < 20, own
+    assert node.exec(vps, "sh", "-c", "cat /tmp/p/keys /proc/keys | wc -l").strip().isdigit()
+
+
 def test_the_kernel_refuses_guest_root_what_is_the_hosts(node):
-    """F1, H7: modules, the log, clocks, devices, the pool's file system, settings, programs for the kernel, keys."""
+    """F1, H7: modules, the log, clocks, devices, the pool's file system, settings, programs for the kernel, keys; and the same
+    with every feature that the host can give."""
     before = knobs()
     with besieged(node) as (vps, other):
         program = static_program(node.dir, "calls", CALLS)
         (pool_path(node) / f"{vps}/private/calls").write_bytes(program.read_bytes())
         (pool_path(node) / f"{vps}/private/calls").chmod(0o755)
-        lines = [line.split() for line in node.exec(vps, "/persistent/calls").splitlines()]
-        said = {what: how for what, how in lines}
-        assert len(said) == len(lines) > 100, len(lines)
-        passed = {what for what, how in said.items() if how == "allowed"} - EITHER
-        assert passed == ALLOWED, f"allowed {sorted(passed - ALLOWED)}, not allowed {sorted(ALLOWED - passed)}\n{said}"
-        # Why it is refused is part of the answer: a program that finds no keys goes on, one that may not use them may not.
-        assert {said[call] for call in ("add_key", "keyctl", "request_key")} == {"ENOSYS"}, said
-        assert {said[call] for call in ("syslog", "init_module", "kexec_load", "open_by_handle_at")} == {"EPERM"}, said
-        now = knobs()
-        changed = {name: (before[name], now[name]) for name in now if now[name] != before[name]}
-        # A guest would have lowered them.
-        assert all(name in BUDGETS and int(new) > int(old) for name, (old, new) in changed.items()), changed
-        # It sees no process but its own, in any /proc that it mounts.
-        own = {int(p) for p in node.exec(vps, "sh", "-c", "ls /tmp/p").split() if p.isdigit()}
-        assert own and len(own) < 20, own
-        assert node.exec(vps, "sh", "-c", "cat /tmp/p/keys /proc/keys | wc -l").strip().isdigit()
+        refuses(node, vps, before)
+        there = [f["name"] for f in node.json("feature", "list", vps) if f["state"] == "off"]
+        assert "nesting" in there, there
+        node.run("feature", "set", vps, *(f"{feature}=on" for feature in there))
+        refuses(node, vps, before)
         other.feels_nothing()
         other.daemon_has_not_grown()
     assert sh("dmesg", check=False).returncode == 0, "the host itself cannot read its log: this proves nothing"

@@ -5,6 +5,7 @@ use mayfly_core::change::VpsChange;
 use mayfly_core::documents::{
     Autostart, Desired, Lifecycle, OnCrash, ReinstallScope, Replaced, Rescue, Track, VpsDoc,
 };
+use mayfly_core::features::Features;
 use mayfly_core::ids::{Digest, Incarnation, OperationId, RunId, VpsId};
 use mayfly_core::names::{DatasetName, GuestPath, Hostname, PoolPath, TemplateName};
 use mayfly_core::network::{SshKeys, VpsNetwork};
@@ -16,6 +17,9 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::conversion::ConvertedView;
+mod features;
+
+pub use self::features::{FeatureState, FeatureView, SetFeatures, SetImpermanence};
 
 /// `POST /v1/vps`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -41,6 +45,9 @@ pub struct CreateVps {
     /// Whether impermanence is on whatever the template says.
     #[serde(default)]
     pub impermanence: bool,
+    /// The other features that are on.
+    #[serde(default)]
+    pub features: Features,
     /// Public keys that may log in as root, one a line.
     #[serde(default)]
     pub ssh_keys: Option<SshKeys>,
@@ -204,53 +211,6 @@ pub struct AddMount {
     pub read_only: bool,
 }
 
-/// `PATCH /v1/vps/{v}/features`: absent means unchanged.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-#[expect(missing_docs, reason = "each is the feature of the same name")]
-pub struct SetFeatures {
-    /// A new root for every start.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub impermanence: Option<SetImpermanence>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub nesting: Option<bool>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tun: Option<bool>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub fuse: Option<bool>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub kvm: Option<bool>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ppp: Option<bool>,
-}
-
-impl SetFeatures {
-    /// The switches that are only on or off, with their names.
-    pub fn switches(&self) -> [(&'static str, Option<bool>); 5] {
-        [
-            ("nesting", self.nesting),
-            ("tun", self.tun),
-            ("fuse", self.fuse),
-            ("kvm", self.kvm),
-            ("ppp", self.ppp),
-        ]
-    }
-}
-
-/// The feature `impermanence`, as it is wanted. What is not given stays as it is, or comes from the template.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct SetImpermanence {
-    /// Whether it is on.
-    pub on: bool,
-    /// What one temporary root may hold.
-    #[serde(default)]
-    pub root_quota_bytes: Option<Bytes>,
-    /// What it is made from.
-    #[serde(default)]
-    pub root_kind: Option<RootKind>,
-}
-
 /// What a VPS is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
@@ -398,6 +358,9 @@ pub struct VpsView {
     pub base: BaseView,
     /// The feature `impermanence`, where it is on.
     pub impermanence: Option<ImpermanenceView>,
+    /// The other features that are on.
+    #[serde(default)]
+    pub features: Features,
     /// Where declared paths really live.
     pub storage: Option<GuestPath>,
     /// Disk space.
@@ -478,6 +441,7 @@ impl VpsView {
                 track: doc.base.track,
                 own: doc.base.own,
             },
+            features: doc.features,
             impermanence: doc.impermanence.map(|i| ImpermanenceView {
                 root_quota_bytes: i.root_quota_bytes,
                 root_kind: i.root_kind,
@@ -516,60 +480,6 @@ impl VpsView {
             converted: doc.converted.map(|one| (*one).into()),
             notes: Vec::new(),
         }
-    }
-}
-
-/// What a feature is on one VPS.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum FeatureState {
-    /// On.
-    On,
-    /// Off.
-    Off,
-    /// This program cannot do it yet.
-    NotBuilt,
-}
-
-/// A feature of one VPS.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct FeatureView {
-    /// Its name.
-    pub name: String,
-    /// What it is.
-    pub state: FeatureState,
-    /// How it is set, in words.
-    pub detail: String,
-}
-
-impl FeatureView {
-    /// All features of a VPS.
-    pub fn all(doc: &VpsDoc) -> Vec<Self> {
-        let impermanence = match &doc.impermanence {
-            None => Self {
-                name: "impermanence".into(),
-                state: FeatureState::Off,
-                detail: String::new(),
-            },
-            Some(on) => {
-                let kind = match on.root_kind {
-                    RootKind::Empty => "empty",
-                    RootKind::Template => "template",
-                };
-                let detail = format!("root quota {}, root kind {kind}", on.root_quota_bytes);
-                Self {
-                    name: "impermanence".into(),
-                    state: FeatureState::On,
-                    detail,
-                }
-            }
-        };
-        let rest = SetFeatures::default().switches().map(|(name, _)| Self {
-            name: name.into(),
-            state: FeatureState::NotBuilt,
-            detail: String::new(),
-        });
-        std::iter::once(impermanence).chain(rest).collect()
     }
 }
 

@@ -100,7 +100,7 @@ pub struct SetAutostart {
 }
 
 /// A field that is there: `null` is a value of it, or none that it can have, and never the same as its absence.
-fn given<'de, D, T>(field: D) -> Result<Option<T>, D::Error>
+pub(crate) fn given<'de, D, T>(field: D) -> Result<Option<T>, D::Error>
 where
     D: Deserializer<'de>,
     T: Deserialize<'de>,

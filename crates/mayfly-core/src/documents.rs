@@ -9,6 +9,7 @@ mod replaced;
 use serde::{Deserialize, Serialize};
 
 use crate::bytes::Bytes;
+use crate::features::Features;
 use crate::ids::{Digest, Incarnation, NodeId, RunId, VpsId};
 use crate::names::{DatasetName, GuestPath, Hostname, PoolPath, TemplateName};
 use crate::network::{NodeNetwork, SshKeys, VpsNetwork};
@@ -276,6 +277,9 @@ pub struct VpsDoc {
     pub mounts: Vec<Mount>,
     /// The feature `impermanence`, where it is on.
     pub impermanence: Option<Impermanence>,
+    /// What of the kernel it may use beside what every guest may.
+    #[serde(default, skip_serializing_if = "Features::is_empty")]
+    pub features: Features,
     /// What it may take of the host.
     pub limits: Limits,
     /// Its host ids.

@@ -14,6 +14,7 @@ pub mod documents;
 pub mod error;
 #[cfg(feature = "fake")]
 pub mod fake;
+pub mod features;
 pub mod files;
 pub mod fsck;
 pub mod health;

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::bytes::Bytes;
 use crate::error::LookFailed;
+use crate::features::{Feature, FeatureSeen};
 use crate::health::Health;
 use crate::ids::{Incarnation, NodeId, OperationId, RunId, VpsId};
 use crate::names::PoolPath;
@@ -246,6 +247,8 @@ pub struct Observed {
     pub init: Option<InitSeen>,
     /// How the guest is, where the plan needs to know.
     pub health: Option<Result<Health, LookFailed>>,
+    /// What the host has for features, where the plan needs to know.
+    pub features: BTreeMap<Feature, FeatureSeen>,
     /// What the VPS declares, where the plan needs to know.
     pub declared: Option<DeclaredSeen>,
 }

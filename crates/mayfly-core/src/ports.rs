@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::bytes::Bytes;
 use crate::error::{Code, LookFailed, Refusal};
+use crate::features::{Feature, FeatureSeen, Features};
 use crate::health::Health;
 use crate::ids::{Digest, RunId, VpsId};
 use crate::mirror::MirrorKey;
@@ -372,6 +373,15 @@ pub trait Runtime: Send + Sync {
 
     /// What the supervisor of a run last wrote; `None` when there is no such record.
     fn state(&self, vps: VpsId, run: &RunId) -> Result<Option<RunState>, LookFailed>;
+
+    /// What the host has at this moment for a feature.
+    fn feature(&self, feature: Feature) -> Result<FeatureSeen, LookFailed>;
+
+    /// The same for several.
+    fn features(&self, which: &Features) -> Result<BTreeMap<Feature, FeatureSeen>, LookFailed> {
+        let look = |feature: &Feature| Ok((*feature, self.feature(*feature)?));
+        which.iter().map(look).collect()
+    }
 
     /// A start was asked for: what a launch will have to wait for may begin. Returns at once, and changes nothing that can be
     /// seen; a launch does not depend on it.

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::bytes::Bytes;
 use crate::change::VpsChange;
+use crate::features::Features;
 use crate::ids::{Incarnation, NodeId, RunId, VpsId};
 use crate::names::{GuestPath, Hostname};
 use crate::network::RunNetwork;
@@ -132,6 +133,9 @@ pub struct RunSpec {
     pub ids: IdRange,
     /// Limits at the start.
     pub limits: Limits,
+    /// What of the kernel it may use beside what every guest may.
+    #[serde(default, skip_serializing_if = "Features::is_empty")]
+    pub features: Features,
     /// The program that becomes PID 1 after the helper, looked up inside the guest.
     pub init: GuestPath,
     /// The signal that asks that init to shut down (systemd: SIGRTMIN+3, which is 37).
@@ -221,6 +225,9 @@ pub struct RunState {
     /// When the guest died, in milliseconds since 1970.
     #[serde(default)]
     pub ended_unix_ms: Option<u64>,
+    /// The features that the supervisor gave it: one that knows of none gives none, whatever it was told.
+    #[serde(default, skip_serializing_if = "Features::is_empty")]
+    pub features: Features,
     /// What became of the declarations at its birth, as the guest's side told it.
     #[serde(default)]
     pub persistence: Option<persist::report::Summary>,

@@ -1,6 +1,6 @@
 //! The engine as callers see it: questions answered from documents and from the host.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, RwLock};
 use std::time::{Duration, Instant};
@@ -8,11 +8,13 @@ use std::time::{Duration, Instant};
 use mayfly_core::bytes::Bytes;
 use mayfly_core::documents::{NodeDoc, OperationDoc, Request, TemplateDoc, VpsDoc};
 use mayfly_core::error::{Code, Refusal};
+use mayfly_core::features::{Feature, FeatureSeen};
 use mayfly_core::ids::{OperationId, VpsId};
 use mayfly_core::names::PoolPath;
 use mayfly_core::observed::{Observed, PoolSeen};
 use mayfly_core::plan::{
-    Busy, Leftovers, PlanContext, needed_probe, promised, reinstall_probe, sort_leftovers,
+    Busy, Leftovers, PlanContext, needed_features, needed_probe, promised, reinstall_probe,
+    sort_leftovers,
 };
 use mayfly_core::run::RunState;
 
@@ -328,6 +330,11 @@ impl Engine {
         Ok(self.deps().store.range(keys::VPSES)?.revision.0)
     }
 
+    /// What the host has for features at this moment.
+    pub fn host_features(&self) -> Result<BTreeMap<Feature, FeatureSeen>, Refusal> {
+        Ok(self.deps().runtime.features(&Feature::ALL.into())?)
+    }
+
     /// All that a plan for this VPS may depend on.
     pub(crate) fn observe(&self, request: &Request, doc: &VpsDoc) -> Result<Observed, Refusal> {
         let pool = self.deps().storage.observe()?;
@@ -347,6 +354,10 @@ impl Engine {
             pending: self.pending_promises(request, &pool)?,
             declared: self.declared_for(request, doc)?,
             pool,
+            features: self
+                .deps()
+                .runtime
+                .features(&needed_features(request, doc))?,
             evidence,
             init,
         })

@@ -2,12 +2,13 @@
 
 use mayfly_core::bytes::Bytes;
 use mayfly_core::change::VpsChange;
-use mayfly_core::documents::{Mount, ReinstallScope};
+use mayfly_core::documents::{Impermanence, Mount, ReinstallScope, VpsDoc};
+use mayfly_core::features::{FeaturesChange, LimitsChange, Switches};
 use mayfly_core::ids::OperationId;
 use mayfly_core::names::{DatasetName, GuestPath, TemplateName};
 use mayfly_core::network::{Forward, Protocol};
 use mayfly_core::persist::change::PersistChange;
-use mayfly_core::plan::CreateInput;
+use mayfly_core::plan::{CreateInput, NewVpsDefaults};
 use mayfly_core::ports::ImportSource;
 use mayfly_core::remote::PullSource;
 use mayfly_core::template::RootKind;
@@ -35,6 +36,57 @@ pub struct ConvertIntent {
     pub nix_quota: Option<Bytes>,
     /// Directories that stay, besides what is declared anyway.
     pub keep: Vec<GuestPath>,
+}
+
+/// Features and limits that are to be others. What is not given stays as it is.
+#[derive(Clone, Debug, Default)]
+pub struct FeaturesWish {
+    /// Impermanence.
+    pub impermanence: Option<ImpermanenceWish>,
+    /// The other features.
+    pub switches: Switches,
+    /// What it may take of the host.
+    pub limits: LimitsChange,
+}
+
+/// Impermanence, as it is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ImpermanenceWish {
+    /// On, or changed. What is not given stays as it is, or comes from the template.
+    On {
+        /// What one temporary root may hold.
+        root_quota: Option<Bytes>,
+        /// What it is made from.
+        root_kind: Option<RootKind>,
+    },
+    /// Off.
+    Off,
+}
+
+impl FeaturesWish {
+    /// The change of a VPS that it means, complete.
+    pub(crate) fn of(self, doc: &VpsDoc) -> FeaturesChange {
+        let had = doc.impermanence.as_ref();
+        let impermanence = self.impermanence.map(|wish| match wish {
+            ImpermanenceWish::Off => None,
+            ImpermanenceWish::On {
+                root_quota,
+                root_kind,
+            } => Some(Impermanence {
+                root_quota_bytes: root_quota
+                    .or(had.map(|had| had.root_quota_bytes))
+                    .unwrap_or(NewVpsDefaults::ROOT_QUOTA),
+                root_kind: root_kind
+                    .or(had.map(|had| had.root_kind))
+                    .unwrap_or(doc.manifest.root_kind),
+            }),
+        });
+        FeaturesChange {
+            impermanence,
+            switches: self.switches,
+            limits: self.limits,
+        }
+    }
 }
 
 /// A change that a caller asks for. Names are checked already; whether the change is possible is for the planner.
@@ -155,15 +207,11 @@ pub enum Intent {
         /// What is to be another.
         change: VpsChange,
     },
-    /// Switch impermanence on or change it. What is not given stays as it is, or comes from the template.
-    ImpermanenceOn {
-        /// What one temporary root may hold.
-        root_quota: Option<Bytes>,
-        /// What it is made from.
-        root_kind: Option<RootKind>,
+    /// Switch features, and change limits with them.
+    SetFeatures {
+        /// What is to be another.
+        wish: FeaturesWish,
     },
-    /// Switch impermanence off.
-    ImpermanenceOff,
     /// Make a persistent VPS impermanent, with everything that takes.
     Convert(ConvertIntent),
     /// Make one that was converted persistent again.

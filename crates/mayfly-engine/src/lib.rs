@@ -41,7 +41,7 @@ pub use self::engine::{Engine, PoolReport};
 pub use self::fsck::FsckReport;
 pub use self::held::refuse_older;
 pub use self::history::History;
-pub use self::intent::{ConvertIntent, IfBusy, Intent};
+pub use self::intent::{ConvertIntent, FeaturesWish, IfBusy, ImpermanenceWish, Intent};
 pub use self::persist::Persistence;
 pub use self::rebuild::write_rebuilt;
 pub use self::recover::Recovered;

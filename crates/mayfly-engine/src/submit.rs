@@ -1,14 +1,14 @@
 //! From what a caller asks for to a request with everything drawn, and into the lane of its VPS.
 
 use mayfly_core::documents::{
-    BY_ITSELF, Impermanence, OperationDoc, OperationState, Request, SCHEMA, TemplateDoc, VpsDoc,
+    BY_ITSELF, OperationDoc, OperationState, Request, SCHEMA, TemplateDoc, VpsDoc,
 };
 use mayfly_core::error::{Code, Refusal};
 use mayfly_core::ids::{Incarnation, RunId, VpsId};
 use mayfly_core::names::TemplateName;
 use mayfly_core::plan::{
-    NewVpsDefaults, Plan, plan_run_ended, plan_template_build, plan_template_import,
-    plan_template_pull, plan_template_remove, plan_vps, resolve_new_vps,
+    Plan, plan_run_ended, plan_template_build, plan_template_import, plan_template_pull,
+    plan_template_remove, plan_vps, resolve_new_vps,
 };
 use mayfly_core::run::RunEnd;
 
@@ -341,36 +341,17 @@ impl Engine {
                 protocol,
             },
             Intent::MountRemove { path } => Request::MountRemove { path },
-            Intent::ImpermanenceOn {
-                root_quota,
-                root_kind,
-            } => {
-                let had = doc.impermanence.as_ref();
-                let root_quota_bytes = root_quota
-                    .or(had.map(|h| h.root_quota_bytes))
-                    .unwrap_or(NewVpsDefaults::ROOT_QUOTA);
-                let root_kind = root_kind
-                    .or(had.map(|h| h.root_kind))
-                    .unwrap_or(doc.manifest.root_kind);
-                Request::SetImpermanence {
-                    want: Some(Impermanence {
-                        root_quota_bytes,
-                        root_kind,
-                    }),
-                    run: run(),
-                }
-            }
             Intent::Convert(asked) => Request::Convert {
                 want: Box::new(asked.resolve(&doc)),
                 run: run(),
             },
             Intent::Revert => Request::Revert { run: run() },
-            Intent::PersistChange { change } => Request::PersistChange { change },
-            Intent::Set { change } => Request::Set { change },
-            Intent::ImpermanenceOff => Request::SetImpermanence {
-                want: None,
+            Intent::SetFeatures { wish } => Request::SetFeatures {
+                change: wish.of(&doc),
                 run: run(),
             },
+            Intent::PersistChange { change } => Request::PersistChange { change },
+            Intent::Set { change } => Request::Set { change },
             Intent::Create { .. }
             | Intent::TemplateBuild { .. }
             | Intent::TemplateImport { .. }

@@ -4,8 +4,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::response::Response;
 use mayfly_api::{FeatureView, SetFeatures, SetImpermanence};
-use mayfly_core::error::{Code, Refusal};
-use mayfly_engine::Intent;
+use mayfly_engine::{FeaturesWish, ImpermanenceWish, Intent};
 use utoipa_axum::routes;
 
 use crate::AppState;
@@ -22,21 +21,22 @@ pub(crate) fn routes() -> Routes {
 #[utoipa::path(
     get,
     path = "/v1/vps/{vps}/features",
-    responses((status = 200, description = "All features, whether on or off.", body = Vec<FeatureView>)),
+    responses((status = 200, description = "All features, whether on or off, and what the host lacks for them.", body = Vec<FeatureView>)),
 )]
 pub(crate) async fn list(
     State(state): State<AppState>,
     Path(vps): Path<String>,
 ) -> Answer<Vec<FeatureView>> {
-    let doc = state
-        .blocking(move |state| state.engine().vps(&vps))
+    let (doc, host) = state
+        .blocking(move |state| Ok((state.engine().vps(&vps)?, state.engine().host_features()?)))
         .await?;
-    Ok(Json(FeatureView::all(&doc)))
+    Ok(Json(FeatureView::all(&doc, &host)))
 }
 
-/// Switches features.
+/// Switches features, and changes limits with them.
 ///
-/// Absent means unchanged. A VPS that runs is restarted.
+/// Absent means unchanged. A VPS that runs is restarted where a feature changes; where it does not start with what is wanted,
+/// all of that is put back, and it is started as it was.
 #[utoipa::path(
     patch,
     path = "/v1/vps/{vps}/features",
@@ -56,80 +56,83 @@ pub(crate) async fn set(
 }
 
 fn intent(wish: &SetFeatures) -> Result<Intent, ApiError> {
-    let missing: Vec<_> = wish
-        .switches()
-        .into_iter()
-        .filter_map(|(name, want)| want.map(|_| name))
-        .collect();
-    if !missing.is_empty() {
-        return Err(Refusal::new(
-            Code::FeatureUnavailable,
-            format!("not built in this version: {}", missing.join(", ")),
-            "leave them out; `mayfly feature list` shows what there is",
-        )
-        .into());
-    }
-    match &wish.impermanence {
-        None => Err(ApiError::invalid(
+    if *wish == SetFeatures::default() {
+        return Err(ApiError::invalid(
             "no feature was named",
-            "name one: impermanence=on or impermanence=off",
-        )),
+            "name one: tun=on or impermanence=off",
+        ));
+    }
+    let impermanence = match wish.impermanence {
+        None => None,
         Some(SetImpermanence {
             on: true,
             root_quota_bytes,
             root_kind,
-        }) => Ok(Intent::ImpermanenceOn {
-            root_quota: *root_quota_bytes,
-            root_kind: *root_kind,
+        }) => Some(ImpermanenceWish::On {
+            root_quota: root_quota_bytes,
+            root_kind,
         }),
         Some(SetImpermanence {
             on: false,
             root_quota_bytes: None,
             root_kind: None,
-        }) => Ok(Intent::ImpermanenceOff),
-        Some(SetImpermanence { on: false, .. }) => Err(ApiError::invalid(
-            "root quota and root kind mean nothing without impermanence",
-            "leave them out, or ask for impermanence=on",
-        )),
-    }
+        }) => Some(ImpermanenceWish::Off),
+        Some(SetImpermanence { on: false, .. }) => {
+            return Err(ApiError::invalid(
+                "root quota and root kind mean nothing without impermanence",
+                "leave them out, or ask for impermanence=on",
+            ));
+        }
+    };
+    Ok(Intent::SetFeatures {
+        wish: FeaturesWish {
+            impermanence,
+            switches: wish.switches(),
+            limits: wish.limits.clone(),
+        },
+    })
 }
 
 #[cfg(test)]
 mod tests {
+    use mayfly_core::error::Code;
+    use mayfly_core::features::Feature;
+
     use super::*;
 
-    fn code(text: &str) -> Result<Intent, Code> {
-        intent(&serde_json::from_str(text).unwrap()).map_err(|e| e.0.code)
+    fn read(text: &str) -> Result<FeaturesWish, Code> {
+        match intent(&serde_json::from_str(text).unwrap()) {
+            Ok(Intent::SetFeatures { wish }) => Ok(wish),
+            Ok(other) => panic!("{other:?}"),
+            Err(e) => Err(e.0.code),
+        }
     }
 
     #[test]
-    fn what_is_not_built_is_refused_whole() {
+    fn features_and_limits_are_one_wish() {
+        let wish = read(
+            r#"{"impermanence":{"on":true},"nesting":true,"tun":false,"limits":{"processes":500}}"#,
+        )
+        .unwrap();
         assert!(matches!(
-            code(r#"{"impermanence":{"on":true},"nesting":true}"#),
-            Err(Code::FeatureUnavailable)
-        ));
-        assert!(matches!(
-            code(r#"{"tun":false}"#),
-            Err(Code::FeatureUnavailable)
-        ));
-        assert!(matches!(code("{}"), Err(Code::Invalid)));
-    }
-
-    #[test]
-    fn impermanence_goes_on_and_off() {
-        assert!(matches!(
-            code(r#"{"impermanence":{"on":true}}"#),
-            Ok(Intent::ImpermanenceOn {
+            wish.impermanence,
+            Some(ImpermanenceWish::On {
                 root_quota: None,
                 ..
             })
         ));
+        let switches = [(Feature::Nesting, true), (Feature::Tun, false)];
+        assert_eq!(wish.switches, switches.into());
+        assert_eq!(wish.limits.processes, Some(500));
+        assert!(matches!(read("{}"), Err(Code::Invalid)));
+    }
+
+    #[test]
+    fn impermanence_goes_off_without_a_quota() {
+        let off = read(r#"{"impermanence":{"on":false}}"#).unwrap();
+        assert_eq!(off.impermanence, Some(ImpermanenceWish::Off));
         assert!(matches!(
-            code(r#"{"impermanence":{"on":false}}"#),
-            Ok(Intent::ImpermanenceOff)
-        ));
-        assert!(matches!(
-            code(r#"{"impermanence":{"on":false,"root_quota_bytes":1}}"#),
+            read(r#"{"impermanence":{"on":false,"root_quota_bytes":1}}"#),
             Err(Code::Invalid)
         ));
     }

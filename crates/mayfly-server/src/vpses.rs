@@ -97,6 +97,7 @@ pub(crate) async fn create(
         memory_bytes,
         cpu_percent,
         impermanence,
+        features,
         ssh_keys,
         start,
     } = wish;
@@ -107,6 +108,7 @@ pub(crate) async fn create(
         memory: memory_bytes,
         cpu_percent,
         impermanence,
+        features,
         ssh_keys,
     };
     state

@@ -1,4 +1,7 @@
+use std::collections::BTreeMap;
+
 use mayfly_core::documents::VpsDoc;
+use mayfly_core::features::{Feature, FeatureSeen, Switches};
 use mayfly_core::run::{PROTOCOL, RunState};
 
 use super::*;
@@ -32,6 +35,7 @@ fn told(phase: RunPhase) -> RunState {
         end: None,
         in_order: false,
         ended_unix_ms: None,
+        features: [].into(),
         persistence: None,
     }
 }
@@ -98,14 +102,37 @@ fn requests_refuse_what_they_do_not_know() {
 }
 
 #[test]
-fn features_that_are_not_built_say_so() {
-    let all = FeatureView::all(&doc());
-    assert_eq!(all[0].state, FeatureState::On);
+fn features_say_what_they_are_and_what_the_host_lacks() {
+    let mut doc = doc();
+    doc.features = [Feature::Tun, Feature::Kvm].into();
+    let mut host: BTreeMap<_, _> = Feature::ALL.map(|one| (one, FeatureSeen::Usable)).into();
+    host.insert(Feature::Kvm, FeatureSeen::NoDriver);
+    host.insert(Feature::Ppp, FeatureSeen::NoDevice);
+    let all = FeatureView::all(&doc, &host);
     assert_eq!(all[0].detail, "root quota 10G, root kind template");
+    let states: Vec<_> = all.iter().map(|f| (f.name.as_str(), f.state)).collect();
     assert_eq!(
-        all.iter()
-            .filter(|f| f.state == FeatureState::NotBuilt)
-            .count(),
-        5
+        states,
+        [
+            ("impermanence", FeatureState::On),
+            ("nesting", FeatureState::Off),
+            ("tun", FeatureState::On),
+            ("fuse", FeatureState::Off),
+            ("kvm", FeatureState::On),
+            ("ppp", FeatureState::Unavailable),
+        ]
     );
+    assert_eq!(all[5].detail, "the host has no /dev/ppp");
+    assert!(all[4].detail.ends_with("it does not start"), "{all:?}");
+}
+
+#[test]
+fn features_that_are_not_named_are_not_switched() {
+    let wish: SetFeatures =
+        serde_json::from_str(r#"{"tun":true,"kvm":false,"limits":{"memory_bytes":1073741824}}"#)
+            .unwrap();
+    let wanted = [(Feature::Tun, true), (Feature::Kvm, false)];
+    assert_eq!(wish.switches(), Switches::from(wanted));
+    assert!(!wish.limits.is_nothing());
+    assert!(serde_json::from_str::<SetFeatures>(r#"{"limits":{"disk_bytes":1}}"#).is_err());
 }

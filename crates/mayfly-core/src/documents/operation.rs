@@ -2,10 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{ConvertWant, Impermanence, Mount, ReinstallScope, VpsDoc};
+use super::{ConvertWant, Mount, ReinstallScope, VpsDoc};
 use crate::bytes::Bytes;
 use crate::change::VpsChange;
 use crate::error::Refusal;
+use crate::features::FeaturesChange;
 use crate::ids::{OperationId, RunId, VpsId};
 use crate::names::{DatasetName, GuestPath, TemplateName};
 use crate::network::{Forward, Protocol};
@@ -171,10 +172,12 @@ pub enum Request {
         /// Paths to declare, and paths to declare no more.
         change: PersistChange,
     },
-    /// Switch impermanence on (or change it) or off.
-    SetImpermanence {
-        /// What it is to be; none switches it off.
-        want: Option<Impermanence>,
+    /// Switch features, and change limits with them. Before there were others, impermanence was the only feature.
+    #[serde(alias = "set_impermanence")]
+    SetFeatures {
+        /// What is to be another.
+        #[serde(flatten)]
+        change: FeaturesChange,
         /// The run to be where the VPS runs.
         run: RunId,
     },
@@ -253,7 +256,7 @@ impl Request {
             Self::PortRemove { .. } => "port remove",
             Self::Set { .. } => "set",
             Self::PersistChange { change } => change.verb(),
-            Self::SetImpermanence { .. } => "feature set",
+            Self::SetFeatures { .. } => "feature set",
             Self::Convert { .. } => "impermanence convert",
             Self::ConvertRest {} => "impermanence convert (rest)",
             Self::Revert { .. } => "impermanence revert",
@@ -333,4 +336,33 @@ pub struct OperationDoc {
     pub progress: String,
     /// Why it failed, or was given up.
     pub error: Option<Refusal>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_older_version_asked_of_impermanence_is_read_as_it_was_meant() {
+        let read = |want: &str| {
+            let text = format!(r#"{{"kind":"set_impermanence","want":{want},"run":"c5a8b7"}}"#);
+            match serde_json::from_str(&text).unwrap() {
+                Request::SetFeatures { change, .. } => change,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(read("null").impermanence, Some(None));
+        let on = read(r#"{"root_quota_bytes":1073741824,"root_kind":"empty"}"#);
+        assert!(matches!(on.impermanence, Some(Some(_))));
+        assert!(on.switches.is_empty() && on.limits.is_nothing());
+        let other = Request::SetFeatures {
+            change: FeaturesChange {
+                switches: [(crate::features::Feature::Tun, true)].into(),
+                ..on
+            },
+            run: "c5a8b7".parse().unwrap(),
+        };
+        let text = serde_json::to_string(&other).unwrap();
+        assert_eq!(serde_json::from_str::<Request>(&text).unwrap(), other);
+    }
 }

@@ -1,9 +1,10 @@
-//! The limits of runs of a fake host.
+//! The limits and features of runs of a fake host.
 
 use super::world::World;
 use super::{FakeHost, Reach};
 use crate::bytes::Bytes;
 use crate::error::{Code, Refusal};
+use crate::features::{Feature, FeatureSeen, Features};
 use crate::ids::{RunId, VpsId};
 use crate::ports::{HostError, HostResult, Outcome};
 use crate::run::Limits;
@@ -67,5 +68,17 @@ impl FakeHost {
         } else {
             world.unlimitable.remove(&vps);
         }
+    }
+
+    /// The features of the living guest of a VPS.
+    pub fn features_of(&self, vps: VpsId) -> Option<Features> {
+        let world = self.world();
+        let run = world.runs.values().find(|r| r.vps == vps && r.guest)?;
+        Some(run.spec.features.clone())
+    }
+
+    /// From now on this is what the host has for a feature.
+    pub fn set_feature(&self, feature: Feature, seen: FeatureSeen) {
+        self.world().features.insert(feature, seen);
     }
 }

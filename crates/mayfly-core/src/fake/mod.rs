@@ -82,6 +82,8 @@ enum Cut {
     Before,
     HalfWay,
     After,
+    /// The call fails, and nobody dies.
+    Fails,
 }
 
 /// How far a call gets.
@@ -161,6 +163,7 @@ impl FakeHost {
             .map(|(_, cut)| cut);
         let done = match cut {
             None => return act(&mut world, Reach::Whole),
+            Some(Cut::Fails) => return Err(HostError::failed(what, "the host does not do it")),
             Some(Cut::Before) => Ok(None),
             Some(Cut::HalfWay) => act(&mut world, Reach::HalfWay).map(Some),
             Some(Cut::After) => act(&mut world, Reach::Whole).map(Some),
@@ -206,6 +209,11 @@ impl FakeHost {
     /// left. What is atomic, such as a quota, is done.
     pub fn crash_half_way(&self, n: usize) -> Self {
         self.die_at(n, Cut::HalfWay)
+    }
+
+    /// The `n`-th changing call from now fails, without any effect. The daemon lives on.
+    pub fn fail_call(&self, n: usize) -> Self {
+        self.die_at(n, Cut::Fails)
     }
 
     /// Takes a crash point back.

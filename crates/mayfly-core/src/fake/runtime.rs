@@ -8,6 +8,7 @@ use super::tree::View;
 use super::world::{POOL, Run, World};
 use super::{FakeHost, Reach};
 use crate::error::{Code, LookFailed, Refusal};
+use crate::features::{Feature, FeatureSeen};
 use crate::health::Health;
 use crate::ids::{RunId, VpsId};
 use crate::names::PoolPath;
@@ -342,8 +343,16 @@ impl Runtime for FakeHost {
                 end: run.written_end.clone(),
                 in_order: false,
                 ended_unix_ms: None,
+                features: run.spec.features.clone(),
                 persistence: None,
             })
+        })
+    }
+
+    fn feature(&self, feature: Feature) -> Result<FeatureSeen, LookFailed> {
+        self.look_at(format!("feature {feature}"), |world| {
+            let seen = world.features.get(&feature);
+            seen.cloned().unwrap_or(FeatureSeen::Usable)
         })
     }
 

@@ -87,6 +87,7 @@ fn spec(host: &FakeHost, root: &PoolPath, n: u8) -> RunSpec {
             cpu_percent: None,
             processes: None,
         },
+        features: crate::features::Features::new(),
         init: "/sbin/init".parse().unwrap(),
         halt_signal: 37,
         boot_report: serde_json::Value::Null,

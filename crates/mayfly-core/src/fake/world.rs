@@ -9,6 +9,7 @@ use super::tree::{Node, Tree, View, skeleton};
 use super::{Backend, Cut, FakeRecipe, StartFault};
 use crate::bytes::Bytes;
 use crate::error::{LookFailed, Refusal};
+use crate::features::{Feature, FeatureSeen};
 use crate::health::Health;
 use crate::ids::{NodeId, RunId, VpsId};
 use crate::mirror::MirrorKey;
@@ -139,6 +140,8 @@ pub(super) struct World {
     pub(super) healths_of_roots: BTreeMap<VpsId, Health>,
     /// VPSes whose limits the kernel does not take.
     pub(super) unlimitable: BTreeSet<VpsId>,
+    /// What the host has for features, where it is not all that they need.
+    pub(super) features: BTreeMap<Feature, FeatureSeen>,
     /// Foreign processes that have datasets mounted.
     pub(super) strays: Vec<(VpsId, u64)>,
     pub(super) leaks: Vec<Leak>,
@@ -188,6 +191,7 @@ impl World {
             healths: BTreeMap::new(),
             healths_of_roots: BTreeMap::new(),
             unlimitable: BTreeSet::new(),
+            features: BTreeMap::new(),
             strays: Vec::new(),
             leaks: Vec::new(),
             watched: BTreeSet::new(),

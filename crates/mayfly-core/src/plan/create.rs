@@ -13,6 +13,7 @@ use crate::documents::{
     TemplateDoc, Track, VpsDoc,
 };
 use crate::error::{Code, Refusal};
+use crate::features::{Features, check_features};
 use crate::ids::{Incarnation, NodeId, RunId, VpsId};
 use crate::names::{DatasetName, Hostname, PoolPath, TemplatePart};
 use crate::network::{NodeNetwork, SshKeys, free_network};
@@ -36,6 +37,8 @@ pub struct CreateInput {
     pub cpu_percent: Option<u32>,
     /// Whether impermanence is on whatever the template says.
     pub impermanence: bool,
+    /// The features that are on.
+    pub features: Features,
     /// Who may log in as root.
     pub ssh_keys: Option<SshKeys>,
 }
@@ -141,6 +144,7 @@ pub fn resolve_new_vps(
         datasets: Vec::new(),
         mounts: Vec::new(),
         impermanence,
+        features: input.features.clone(),
         limits: Limits {
             memory_bytes: Some(input.memory.unwrap_or(NewVpsDefaults::MEMORY)),
             swap_bytes: Bytes(0),
@@ -294,6 +298,7 @@ pub fn plan_create(
     if let Some(on) = &doc.impermanence {
         check_boots(doc, on, &after)?;
     }
+    check_features(doc, &doc.features, seen)?;
     let insert = Step::Record {
         vps: doc.id,
         what: "it is being made".into(),

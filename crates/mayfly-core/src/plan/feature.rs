@@ -1,74 +1,105 @@
-//! The feature `impermanence`, on and off. A running VPS is restarted, a stopped one stays stopped.
+//! Features, impermanence among them, and limits that change with them: all of it or nothing. A running VPS is restarted
+//! where a feature changes, a stopped one stays stopped.
+//!
+//! ```text
+//!  halt the run │ record what is wanted │ make a root │ launch │ wait for init
+//!               └───────── where one of these fails, all of it is put back, and the VPS is started as it was
+//! ```
 
 use super::harvest::before_a_start;
 use super::parts::{end_run, record, record_ended, running};
-use super::start::{check_boots, start_steps};
-use super::{Plan, PlanContext, Step};
+use super::set::{check_limits, plan_set};
+use super::start::{check_boots, record_over, start_steps};
+use super::{Plan, PlanContext};
 use crate::bytes::Bytes;
-use crate::documents::{Impermanence, VpsDoc};
+use crate::documents::{Impermanence, Request, VpsDoc};
 use crate::error::{Code, LookFailed, Refusal};
+use crate::features::{Features, FeaturesChange, check_features};
 use crate::ids::RunId;
 use crate::observed::{InitSeen, Observed};
 
 /// How long the guest may take to halt, in milliseconds.
 const HALT_MS: u64 = 60_000;
 
-/// Refused unless the resulting root would boot.
-pub fn plan_set_impermanence(
+/// Refused unless the resulting root would boot and the host has what is switched on.
+pub fn plan_set_features(
     doc: &VpsDoc,
     seen: &Observed,
-    want: Option<&Impermanence>,
+    change: &FeaturesChange,
     run: &RunId,
     ctx: &PlanContext,
 ) -> Result<Plan, Refusal> {
-    if doc.impermanence.as_ref() == want {
-        return Ok(Plan::default());
+    if *change == FeaturesChange::default() {
+        return Err(Refusal::new(
+            Code::Invalid,
+            format!("no feature of VPS {} is to be set", doc.title()),
+            format!("name one: mayfly feature set {} tun=on", doc.id),
+        ));
     }
-    match want {
-        Some(on) => {
-            check_boots(doc, on, seen).map_err(|mut refusal| {
-                if refusal.code == Code::VpsWouldNotBoot {
-                    refusal.hint = format!(
-                        "have all of it done: mayfly impermanence convert {}; or by hand: {}",
-                        doc.id, refusal.hint
-                    );
-                }
-                refusal
-            })?;
-            if on.root_quota_bytes < Bytes::mib(16) {
-                let message = format!("a root quota of {} is too small", on.root_quota_bytes);
-                return Err(Refusal::new(Code::Invalid, message, "ask for 16M at least"));
-            }
-        }
-        None => check_persistent_boots(doc, seen)?,
+    check_limits(&change.limits.as_change())?;
+    if !change.needs_restart(doc) {
+        return match change.limits.is_nothing() {
+            true => Ok(Plan::default()),
+            // A run that goes on takes them as it is.
+            false => plan_set(doc, seen, &change.limits.as_change(), ctx),
+        };
     }
-    let mut new = record_ended(doc);
-    new.impermanence = want.cloned();
-    let what = if want.is_some() {
-        "impermanence is on"
-    } else {
-        "impermanence is off"
-    };
+    let wanted = change.of(doc);
+    if wanted.impermanence != doc.impermanence {
+        check_impermanence(doc, seen, wanted.impermanence.as_ref())?;
+    }
+    let more: Features = &wanted.features - &doc.features;
+    check_features(doc, &more, seen)?;
     if !running(doc, seen) {
-        new.run = doc.run.clone();
-        new.last_root = doc.last_root.clone();
-        new.last_root_base = doc.last_root_base.clone();
         return Ok(Plan {
-            steps: vec![record(doc, new, what)],
+            steps: vec![record(doc, wanted, change.to_string())],
         });
     }
     let stopped = record_ended(doc);
-    let over = Step::Record {
-        vps: doc.id,
-        what: "the run is over".into(),
-        doc: Some(Box::new(stopped.clone())),
-    }
-    .final_because("the run is over, whatever comes next");
-    let mut steps = vec![end_run(doc, HALT_MS, false), over];
+    let new = change.of(&stopped);
+    let mut steps = vec![end_run(doc, HALT_MS, false), record_over(&stopped)];
     steps.extend(before_a_start(&stopped, seen)?);
-    steps.push(record(&stopped, new.clone(), what));
+    steps.push(record(&stopped, new.clone(), change.to_string()));
     steps.extend(start_steps(&new, seen, run, ctx)?);
     Ok(Plan { steps })
+}
+
+/// The features for which a request needs to know what the host has.
+pub fn needed_features(request: &Request, doc: &VpsDoc) -> Features {
+    match request {
+        Request::Create { .. }
+        | Request::Start { .. }
+        | Request::Restart { .. }
+        | Request::Rescue { .. }
+        | Request::Reinstall { .. }
+        | Request::ReinstallUndo { .. } => doc.features.clone(),
+        Request::SetFeatures { change, .. } => change.features(&doc.features),
+        _ => Features::new(),
+    }
+}
+
+fn check_impermanence(
+    doc: &VpsDoc,
+    seen: &Observed,
+    want: Option<&Impermanence>,
+) -> Result<(), Refusal> {
+    let Some(on) = want else {
+        return check_persistent_boots(doc, seen);
+    };
+    check_boots(doc, on, seen).map_err(|mut refusal| {
+        if refusal.code == Code::VpsWouldNotBoot {
+            refusal.hint = format!(
+                "have all of it done: mayfly impermanence convert {}; or by hand: {}",
+                doc.id, refusal.hint
+            );
+        }
+        refusal
+    })?;
+    if on.root_quota_bytes < Bytes::mib(16) {
+        let message = format!("a root quota of {} is too small", on.root_quota_bytes);
+        return Err(Refusal::new(Code::Invalid, message, "ask for 16M at least"));
+    }
+    Ok(())
 }
 
 fn check_persistent_boots(doc: &VpsDoc, seen: &Observed) -> Result<(), Refusal> {

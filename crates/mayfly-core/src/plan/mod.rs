@@ -49,7 +49,7 @@ pub use self::create::{CreateInput, NewVpsDefaults, free_range, plan_create, res
 pub use self::datasets::{plan_dataset_create, plan_dataset_destroy, plan_dataset_set};
 pub use self::destroy::plan_destroy;
 pub use self::ended::{CRASH_WINDOW_MS, MAX_CRASHES, comes_back, plan_run_ended, should_start};
-pub use self::feature::plan_set_impermanence;
+pub use self::feature::{needed_features, plan_set_features};
 pub use self::giving_up::{Asks, Cut};
 pub use self::harvest::HarvestPlan;
 pub use self::leftovers::{Busy, Leftovers, sort_leftovers};
@@ -123,12 +123,12 @@ pub fn plan_vps(
     check_lifecycle(request, doc)?;
     let followed = match request {
         Request::Start { .. } | Request::Restart { .. } => Some(followed(doc, &ctx.templates)?),
-        Request::SetImpermanence { want: Some(on), .. } => {
-            // What is switched on is what decides whether its base is cloned.
-            let mut with = doc.clone();
-            with.impermanence = Some(on.clone());
-            let mut followed = followed(&with, &ctx.templates)?;
+        Request::SetFeatures { change, .. } if change.needs_restart(doc) => {
+            // What is wanted is what decides whether its base is cloned.
+            let mut followed = followed(&change.of(doc), &ctx.templates)?;
             followed.impermanence.clone_from(&doc.impermanence);
+            followed.features.clone_from(&doc.features);
+            followed.limits.clone_from(&doc.limits);
             Some(followed)
         }
         _ => None,
@@ -196,9 +196,7 @@ pub fn plan_vps(
             template,
             root_at,
         } => plan_rescue(doc, seen, run, template, root_at.as_ref(), ctx),
-        Request::SetImpermanence { want, run } => {
-            plan_set_impermanence(doc, seen, want.as_ref(), run, ctx)
-        }
+        Request::SetFeatures { change, run } => plan_set_features(doc, seen, change, run, ctx),
         Request::Convert { want, run } => plan_convert(doc, seen, want, run, ctx),
         Request::ConvertRest {} => Ok(plan_convert_rest(doc)),
         Request::Revert { run } => plan_revert(doc, seen, run, ctx),
@@ -244,14 +242,17 @@ pub fn needed_probe(request: &Request, doc: &VpsDoc) -> Option<(Assembly, GuestP
         Request::Convert { .. } => return Some((persistent(doc), system_profile())),
         Request::Revert { .. } => return revert::revert_probe(doc),
         Request::Start { .. } | Request::Restart { .. } => doc.impermanence.as_ref(),
-        Request::SetImpermanence { want, .. } => want.as_ref(),
+        Request::SetFeatures { change, .. } => match &change.impermanence {
+            Some(want) => want.as_ref(),
+            None => doc.impermanence.as_ref(),
+        },
         _ => return None,
     };
     let all = persistent(doc);
     let root = match (impermanence, request) {
         (Some(on), _) if on.root_kind == RootKind::Empty => None,
         (Some(_), _) => return None,
-        (None, Request::SetImpermanence { .. }) => all.root,
+        (None, Request::SetFeatures { change, .. }) if change.impermanence.is_some() => all.root,
         (None, _) => return None,
     };
     let mounts = all.mounts;

@@ -14,6 +14,7 @@ use super::start::{
 use super::{NewVpsDefaults, Plan, PlanContext, PlannedStep, Step};
 use crate::documents::{Base, Impermanence, Mount, Rescue, TemplateDoc, Track, VpsDoc};
 use crate::error::{Code, Refusal};
+use crate::features::usable;
 use crate::ids::RunId;
 use crate::names::{DatasetName, GuestPath, PoolPath, TemplateName, TemplatePart};
 use crate::observed::{Mark, Observed, Role};
@@ -193,7 +194,9 @@ fn boot(
         root_quota_bytes: NewVpsDefaults::ROOT_QUOTA,
         root_kind: template.manifest.root_kind,
     };
-    let rescued = as_rescued(doc, template, &rescue, &on);
+    let mut rescued = as_rescued(doc, template, &rescue, &on);
+    // What the host cannot give now is no reason to be without a rescue system.
+    rescued.features = usable(&doc.features, seen);
     let parts = own_parts(template, root);
     let mut steps = vec![create_root(&rescued, &on, root, run, ctx)];
     steps.extend(parts.iter().map(|part| part.create(doc, run, ctx)));

@@ -11,6 +11,7 @@ use super::platform::{
 use super::{LaunchPlan, Plan, PlanContext, PlannedStep, Step};
 use crate::documents::{CurrentRun, Desired, Impermanence, VpsDoc};
 use crate::error::{Code, Refusal};
+use crate::features::check_features;
 use crate::ids::{Digest, RunId};
 use crate::names::{DatasetName, GuestPath, PoolPath};
 use crate::network::RunNetwork;
@@ -105,6 +106,7 @@ pub(super) fn start_steps(
             ));
         }
     }
+    check_features(doc, &doc.features, seen)?;
     let mut steps = Vec::new();
     let root = match &doc.impermanence {
         None => data,
@@ -309,6 +311,7 @@ pub(super) fn launch_plan(
         mounts,
         ids: doc.ids,
         limits: doc.limits.clone(),
+        features: doc.features.clone(),
         init: doc.manifest.init.clone(),
         halt_signal: doc.manifest.halt_signal,
         boot_report,

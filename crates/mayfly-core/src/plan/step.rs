@@ -10,6 +10,7 @@ use super::harvest::HarvestPlan;
 use super::mounts::{Shown, run_mounts};
 use crate::bytes::Bytes;
 use crate::documents::{TemplateDoc, VpsDoc};
+use crate::features::Features;
 use crate::ids::{Incarnation, NodeId, OperationId, RunId, VpsId};
 use crate::names::{GuestPath, Hostname, PoolPath, TemplateName};
 use crate::network::RunNetwork;
@@ -41,6 +42,9 @@ pub struct LaunchPlan {
     pub ids: IdRange,
     /// Limits.
     pub limits: Limits,
+    /// Features.
+    #[serde(default, skip_serializing_if = "Features::is_empty")]
+    pub features: Features,
     /// The init.
     pub init: GuestPath,
     /// The signal that halts it.
@@ -74,6 +78,7 @@ impl LaunchPlan {
             mounts: run_mounts(&self.mounts, &source),
             ids: self.ids,
             limits: self.limits.clone(),
+            features: self.features.clone(),
             init: self.init.clone(),
             halt_signal: self.halt_signal,
             boot_report: self.boot_report.clone(),

@@ -16,6 +16,7 @@ fn make(engine: &Engine, id: u32, start: bool, when: AutostartWhen, priority: i1
         memory: None,
         cpu_percent: None,
         impermanence: false,
+        features: [].into(),
         ssh_keys: None,
     };
     let create = Intent::Create {

@@ -36,6 +36,7 @@ fn creates_at_the_same_time_cannot_promise_more_than_there_may_be() {
             memory: None,
             cpu_percent: None,
             impermanence: false,
+            features: [].into(),
             ssh_keys: None,
         };
         let template = "debian-12".parse().unwrap();

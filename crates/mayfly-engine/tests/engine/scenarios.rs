@@ -1,6 +1,7 @@
 //! What the daemon is asked to do while it dies at every point, or is asked to give it up at every point.
 
 mod convert;
+pub(crate) mod features;
 pub(crate) mod reinstall;
 
 use mayfly_core::bytes::Bytes;
@@ -18,7 +19,7 @@ use crate::world::{World, ask, create, doc, settle, vps};
 /// All of them.
 pub(crate) fn all() -> impl Iterator<Item = &'static Scenario> {
     let more = reinstall::SCENARIOS.iter().chain(convert::SCENARIOS);
-    SCENARIOS.iter().chain(more)
+    SCENARIOS.iter().chain(features::SCENARIOS).chain(more)
 }
 
 pub(crate) struct Scenario {
@@ -437,53 +438,6 @@ const SCENARIOS: &[Scenario] = &[
             let change = crate::persist::directory("/srv/data");
             ask(e, Intent::PersistChange { change })
         },
-    },
-    Scenario {
-        name: "impermanence on, running",
-        before: |w, e| there(w, e, "debian-12", true),
-        act: |_, e| {
-            ask(
-                e,
-                Intent::ImpermanenceOn {
-                    root_quota: None,
-                    root_kind: None,
-                },
-            )
-        },
-    },
-    Scenario {
-        name: "impermanence on, running, and it does not start",
-        before: |w, e| {
-            there(w, e, "debian-12", true);
-            w.host.fail_start(vps(), StartFault::EndsBeforeInit);
-        },
-        act: |_, e| {
-            ask(
-                e,
-                Intent::ImpermanenceOn {
-                    root_quota: None,
-                    root_kind: None,
-                },
-            )
-        },
-    },
-    Scenario {
-        name: "impermanence off, stopped",
-        before: |w, e| {
-            there(w, e, "debian-12", false);
-            ask(
-                e,
-                Intent::ImpermanenceOn {
-                    root_quota: None,
-                    root_kind: None,
-                },
-            );
-            ask(e, Intent::Start);
-            settle(e);
-            ask(e, stop(true, false));
-            settle(e);
-        },
-        act: |_, e| ask(e, Intent::ImpermanenceOff),
     },
     Scenario {
         name: "template build",

@@ -206,6 +206,8 @@ impl World {
             );
             let held = self.host.limits_of(doc.id);
             assert!(held.is_none_or(|held| held == doc.limits), "{}", told());
+            let held = self.host.features_of(doc.id);
+            assert!(held.is_none_or(|held| held == doc.features), "{}", told());
             if let (true, Some(run)) = (runs, &doc.run) {
                 assert_eq!(
                     self.host.root_of(doc.id).as_ref(),
@@ -271,6 +273,7 @@ pub(crate) fn create_as(id: Option<VpsId>, template: &str, start: bool) -> Inten
         memory: None,
         cpu_percent: None,
         impermanence: false,
+        features: [].into(),
         ssh_keys: None,
     };
     Intent::Create {

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use mayfly_core::network::RunNetwork;
 use mayfly_core::run::{Limits, RunSpec};
 
+use super::features;
 use super::paths::{self, RunDir};
 
 /// What the configuration depends on besides the spec: what this host has.
@@ -141,6 +142,9 @@ fn mounts(config: &mut Config, spec: &RunSpec, dir: &RunDir) {
             ),
         );
     }
+    for entry in features::mount_entries(spec, dir) {
+        config.set("lxc.mount.entry", entry);
+    }
     for name in handover(spec) {
         let from = dir.handover(name);
         config.set(
@@ -216,6 +220,7 @@ pub fn render_post_stop() -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use mayfly_core::features::Feature;
     use mayfly_core::persist;
 
     use super::*;
@@ -293,6 +298,21 @@ mod tests {
             assert!(
                 plugged.lines().any(|l| l == line),
                 "{line} is not in\n{plugged}"
+            );
+        }
+        assert!(!config.contains("/devices/") && !config.contains(".lxc"));
+        let mut featured = spec();
+        featured.features = Feature::ALL.into();
+        let featured = render_lxc_config(&featured, &RunDir::new("/run/r"), "/proc/7/fd/9", host);
+        for line in [
+            "lxc.mount.entry = /run/r/mnt/devices/tun dev/net/tun none bind,create=file 0 0",
+            "lxc.mount.entry = /run/r/mnt/devices/ppp dev/ppp none bind,create=file 0 0",
+            "lxc.mount.entry = proc dev/.lxc/proc proc nosuid,nodev,noexec,create=dir 0 0",
+            "lxc.mount.entry = sysfs dev/.lxc/sys sysfs nosuid,nodev,noexec,create=dir 0 0",
+        ] {
+            assert!(
+                featured.lines().any(|l| l == line),
+                "{line} is not in\n{featured}"
             );
         }
         let mut spec = spec();

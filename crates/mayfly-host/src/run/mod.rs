@@ -19,6 +19,7 @@ pub mod attach;
 pub mod cgroups;
 pub mod client;
 pub mod evidence;
+mod features;
 mod grace;
 pub mod harvest;
 mod health;

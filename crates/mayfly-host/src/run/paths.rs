@@ -81,6 +81,11 @@ impl RunDir {
         self.mounts().join(name)
     }
 
+    /// Where the devices of features are made.
+    pub fn devices(&self) -> PathBuf {
+        self.mounts().join("devices")
+    }
+
     /// Why LXC could not work with this directory, if it could not: every directory on the way must let the guest's
     /// root pass, and LXC's configuration cannot quote.
     pub fn unusable(&self) -> Option<String> {

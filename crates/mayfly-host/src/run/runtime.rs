@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use mayfly_core::error::{Code, LookFailed, Refusal};
+use mayfly_core::features::{Feature, FeatureSeen};
 use mayfly_core::health::Health;
 use mayfly_core::ids::{NodeId, RunId, VpsId};
 use mayfly_core::names::PoolPath;
@@ -20,6 +21,7 @@ use mayfly_core::run::{Limits, RunEnd, RunMount, RunPhase, RunSpec, RunState};
 use super::apparmor::forget_compiled;
 use super::client::{self, CallError, FileError, Node};
 use super::evidence::{Evidence, LookError};
+use super::features;
 use super::grace::Grace;
 use super::harvest::dead;
 use super::limits;
@@ -131,6 +133,20 @@ impl LxcRuntime {
             )
             .into()),
             Err(why) => Err(HostError::failed(action(), why.escape_debug())),
+        }
+    }
+
+    /// Refuses a run that was not given its features: a supervisor of an older version passes over what it does not know.
+    fn check_given(&self, vps: VpsId, run: &RunId, state: &RunState) -> HostResult<()> {
+        let action = || format!("looking at the features of VPS {vps}");
+        let spec = read_spec(&self.run_dir(vps, run))
+            .map_err(|error| HostError::failed(action(), error))?;
+        match spec.features == state.features {
+            true => Ok(()),
+            false => Err(HostError::failed(
+                action(),
+                "its supervisor is of another version, which does not know them: restart the daemon",
+            )),
         }
     }
 
@@ -292,6 +308,10 @@ impl Runtime for LxcRuntime {
         }
     }
 
+    fn feature(&self, feature: Feature) -> Result<FeatureSeen, LookFailed> {
+        features::look(feature)
+    }
+
     fn expect_launch(&self) {
         self.grace.begin();
     }
@@ -368,7 +388,7 @@ impl Runtime for LxcRuntime {
         let dir = self.run_dir(vps, run);
         let wished = |end: &Option<RunEnd>| end.as_ref().is_some_and(RunEnd::is_the_guests_wish);
         match client::wait_started(&dir, deadline) {
-            Ok(state) if state.phase == RunPhase::Running => {}
+            Ok(state) if state.phase == RunPhase::Running => self.check_given(vps, run, &state)?,
             Ok(state) if wished(&state.end) => return Ok(Outcome::Unchanged),
             Ok(state) => return Err(start_failed(vps, state.end.as_ref())),
             Err(CallError::Gone(_)) => return Err(start_failed(vps, None)),

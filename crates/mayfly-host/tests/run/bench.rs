@@ -221,6 +221,7 @@ impl Bench {
                 cpu_percent: None,
                 processes: Some(500),
             },
+            features: [].into(),
             init: "/sbin/init".parse().unwrap(),
             halt_signal: libc::SIGUSR1,
             boot_report: serde_json::json!({ "root": "fresh" }),

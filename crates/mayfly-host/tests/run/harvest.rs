@@ -50,6 +50,7 @@ impl Dead {
             end,
             in_order: false,
             ended_unix_ms,
+            features: [].into(),
             persistence: None,
         };
         fs::write(dir.state(), serde_json::to_vec(&state).unwrap()).unwrap();

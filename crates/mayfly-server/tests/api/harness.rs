@@ -294,6 +294,7 @@ pub(crate) fn create(template: &str, start: bool) -> Change {
         memory_bytes: None,
         cpu_percent: None,
         impermanence: false,
+        features: [].into(),
         ssh_keys: None,
         start,
     };

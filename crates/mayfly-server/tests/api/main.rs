@@ -21,6 +21,7 @@ use mayfly_api::{
 };
 use mayfly_core::documents::OperationState;
 use mayfly_core::error::Code;
+use mayfly_core::features::{Feature, FeatureSeen, LimitsChange};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_tungstenite::tungstenite::Message;
 use tower_service::Service as _;
@@ -138,19 +139,31 @@ async fn datasets_mounts_and_features_have_addresses() {
 
     let features = node.client.features("web1").await.unwrap();
     assert_eq!(features[0].state, FeatureState::Off);
-    let wish = SetFeatures {
+    let wish = |n: u32| SetFeatures {
         fuse: Some(true),
+        ppp: Some(n == 1),
+        limits: LimitsChange {
+            processes: Some(500),
+            ..LimitsChange::default()
+        },
         ..SetFeatures::default()
     };
-    assert_eq!(
-        refused(
-            node.client
-                .submit(&Change::set_features("web1", &wish))
-                .await
-        )
-        .code,
-        Code::FeatureUnavailable
-    );
+    node.host.set_feature(Feature::Ppp, FeatureSeen::NoDevice);
+    let refusal = node.failed(&Change::set_features("web1", &wish(1))).await;
+    assert_eq!(refusal.code, Code::FeatureUnavailable);
+    let features = node.client.features("web1").await.unwrap();
+    assert!(features.iter().all(|f| f.state != FeatureState::On));
+    node.done(&Change::set_features("web1", &wish(2))).await;
+    let features = node.client.features("web1").await.unwrap();
+    let states: Vec<_> = features
+        .iter()
+        .map(|f| (f.name.as_str(), f.state))
+        .collect();
+    assert!(states.contains(&("fuse", FeatureState::On)), "{states:?}");
+    assert!(states.contains(&("ppp", FeatureState::Unavailable)));
+    let shown = node.client.vps("web1").await.unwrap();
+    assert_eq!(shown.features, [Feature::Fuse].into());
+    assert_eq!(shown.limits.processes, Some(500));
     node.stop().await;
 }
 

@@ -6,18 +6,20 @@ use clap::{Args, Subcommand, ValueEnum};
 use mayfly_api::{Change, FeatureState, FeatureView, SetFeatures, SetImpermanence};
 use mayfly_core::bytes::Bytes;
 use mayfly_core::error::Code;
+use mayfly_core::features::{Feature, LimitsChange};
 use mayfly_core::template::RootKind;
 
 use super::change::ChangeArgs;
+use super::set::{self, Setting, parse_setting};
 use super::table::table;
 use super::words::parse_vps;
 use super::{Context, Failure};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum FeatureVerb {
-    /// Switch features; a VPS that runs is restarted
+    /// Switch features, and limits with them; a VPS that runs is restarted
     Set(SetArgs),
-    /// The features of a VPS
+    /// The features of a VPS, and what the host lacks for others
     List {
         /// Id or host name
         #[arg(value_parser = parse_vps)]
@@ -28,7 +30,11 @@ pub(crate) enum FeatureVerb {
 const EXAMPLES: &str = "\
 Examples:
   mayfly feature set web impermanence=on --root-quota 5G
-  mayfly feature set web impermanence=off";
+  mayfly feature set web tun=on fuse=on memory=4G
+  mayfly feature set web impermanence=off
+
+Limits (memory, swap, cpus, processes) may be set along with features. All of it is set, or nothing: where the
+VPS does not start with it, it is started as it was. What the host cannot give is refused; see `mayfly feature list`.";
 
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
@@ -36,9 +42,9 @@ pub(crate) struct SetArgs {
     /// Id or host name
     #[arg(value_parser = parse_vps)]
     vps: String,
-    /// What to switch, such as impermanence=on
-    #[arg(required = true, value_name = "FEATURE=on|off", value_parser = parse_switch)]
-    switches: Vec<(Feature, bool)>,
+    /// What to switch, such as impermanence=on; and limits, such as memory=4G
+    #[arg(required = true, value_name = "FEATURE=on|off", value_parser = parse_word)]
+    words: Vec<Word>,
     /// What one temporary root may hold [default: as it is, else 10G]
     #[arg(long, value_name = "SIZE")]
     root_quota: Option<Bytes>,
@@ -49,15 +55,15 @@ pub(crate) struct SetArgs {
     change: ChangeArgs,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Feature {
-    Impermanence,
-    Nesting,
-    Tun,
-    Fuse,
-    Kvm,
-    Ppp,
+/// One thing to set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Word {
+    Impermanence(bool),
+    Switch(Feature, bool),
+    Limit(Setting),
 }
+
+const LIMITS: [&str; 4] = ["memory", "swap", "cpus", "processes"];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Kind {
@@ -76,28 +82,29 @@ impl From<Kind> for RootKind {
     }
 }
 
-fn parse_switch(text: &str) -> Result<(Feature, bool), String> {
-    let names = || {
-        Feature::value_variants()
-            .iter()
-            .filter_map(ValueEnum::to_possible_value)
-    };
+fn parse_word(text: &str) -> Result<Word, String> {
     let (name, value) = text
         .split_once('=')
         .ok_or("write FEATURE=on or FEATURE=off")?;
-    let feature = Feature::from_str(name, false).map_err(|_| {
-        let known: Vec<_> = names().map(|n| n.get_name().to_owned()).collect();
-        format!(
-            "there is no feature `{}`; there are {}",
-            name.escape_debug(),
-            known.join(", ")
-        )
-    })?;
-    match value {
-        "on" => Ok((feature, true)),
-        "off" => Ok((feature, false)),
-        other => Err(format!("`{}` is neither on nor off", other.escape_debug())),
+    if LIMITS.contains(&name) {
+        return parse_setting(text).map(Word::Limit);
     }
+    let feature = match name {
+        "impermanence" => None,
+        _ => Some(name.parse::<Feature>().map_err(|why| {
+            let limits = LIMITS.join(", ");
+            format!("{why} and impermanence; limits that can be set with them are {limits}")
+        })?),
+    };
+    let on = match value {
+        "on" => true,
+        "off" => false,
+        other => return Err(format!("`{}` is neither on nor off", other.escape_debug())),
+    };
+    Ok(match feature {
+        None => Word::Impermanence(on),
+        Some(feature) => Word::Switch(feature, on),
+    })
 }
 
 pub(super) async fn run(context: &Context, verb: FeatureVerb) -> Result<ExitCode, Failure> {
@@ -122,29 +129,42 @@ pub(super) async fn run(context: &Context, verb: FeatureVerb) -> Result<ExitCode
 
 fn features(args: &SetArgs) -> Result<SetFeatures, Failure> {
     let mut wish = SetFeatures::default();
-    for (feature, on) in &args.switches {
-        let place = match feature {
-            Feature::Impermanence => {
+    let mut limits = Vec::new();
+    for word in &args.words {
+        let said_before = match word {
+            Word::Impermanence(on) => {
                 let impermanence = SetImpermanence {
                     on: *on,
                     root_quota_bytes: args.root_quota,
                     root_kind: args.root_kind.map(Into::into),
                 };
-                if wish.impermanence.replace(impermanence).is_some() {
-                    return Err(twice(*feature));
-                }
-                continue;
+                let before = wish.impermanence.replace(impermanence);
+                before.map(|_| "impermanence")
             }
-            Feature::Nesting => &mut wish.nesting,
-            Feature::Tun => &mut wish.tun,
-            Feature::Fuse => &mut wish.fuse,
-            Feature::Kvm => &mut wish.kvm,
-            Feature::Ppp => &mut wish.ppp,
+            Word::Switch(feature, on) => {
+                let before = wish.switch(*feature).replace(*on);
+                before.map(|_| feature.name())
+            }
+            Word::Limit(setting) => {
+                limits.push(setting.clone());
+                None
+            }
         };
-        if place.replace(*on).is_some() {
-            return Err(twice(*feature));
+        if let Some(name) = said_before {
+            return Err(Failure::refused(
+                Code::Invalid,
+                format!("{name} is set twice"),
+                "say it once",
+            ));
         }
     }
+    let limits = set::wish(&limits)?;
+    wish.limits = LimitsChange {
+        memory_bytes: limits.memory_bytes,
+        swap_bytes: limits.swap_bytes,
+        cpu_percent: limits.cpu_percent,
+        processes: limits.processes,
+    };
     if wish.impermanence.is_none() && (args.root_quota.is_some() || args.root_kind.is_some()) {
         return Err(Failure::refused(
             Code::Invalid,
@@ -152,15 +172,17 @@ fn features(args: &SetArgs) -> Result<SetFeatures, Failure> {
             "add impermanence=on",
         ));
     }
+    if wish.impermanence.is_none() && wish.switches().is_empty() {
+        return Err(Failure::refused(
+            Code::Invalid,
+            "there is no feature among what is to be set",
+            format!(
+                "limits alone change without a restart: mayfly set {} …",
+                args.vps
+            ),
+        ));
+    }
     Ok(wish)
-}
-
-fn twice(feature: Feature) -> Failure {
-    let name = feature
-        .to_possible_value()
-        .map(|n| n.get_name().to_owned())
-        .unwrap_or_default();
-    Failure::refused(Code::Invalid, format!("{name} is set twice"), "say it once")
 }
 
 fn render_list(all: &[FeatureView]) -> String {
@@ -170,7 +192,7 @@ fn render_list(all: &[FeatureView]) -> String {
             let state = match f.state {
                 FeatureState::On => "on",
                 FeatureState::Off => "off",
-                FeatureState::NotBuilt => "not built",
+                FeatureState::Unavailable => "unavailable",
             };
             vec![f.name.clone(), state.to_owned(), f.detail.clone()]
         })
@@ -182,10 +204,10 @@ fn render_list(all: &[FeatureView]) -> String {
 mod tests {
     use super::*;
 
-    fn args(switches: &[&str]) -> SetArgs {
+    fn args(words: &[&str]) -> SetArgs {
         SetArgs {
             vps: "web1".into(),
-            switches: switches.iter().map(|s| parse_switch(s).unwrap()).collect(),
+            words: words.iter().map(|s| parse_word(s).unwrap()).collect(),
             root_quota: None,
             root_kind: None,
             change: ChangeArgs::default(),
@@ -194,13 +216,18 @@ mod tests {
 
     #[test]
     fn switches_are_on_or_off() {
-        assert_eq!(
-            parse_switch("impermanence=on"),
-            Ok((Feature::Impermanence, true))
-        );
-        assert_eq!(parse_switch("tun=off"), Ok((Feature::Tun, false)));
-        for bad in ["impermanence", "impermanence=1", "Tun=on", "ipv6=on", "=on"] {
-            assert!(parse_switch(bad).is_err(), "{bad} was taken");
+        assert_eq!(parse_word("impermanence=on"), Ok(Word::Impermanence(true)));
+        assert_eq!(parse_word("tun=off"), Ok(Word::Switch(Feature::Tun, false)));
+        for bad in [
+            "impermanence",
+            "impermanence=1",
+            "Tun=on",
+            "ipv6=on",
+            "=on",
+            "memory=on",
+            "disk=10G",
+        ] {
+            assert!(parse_word(bad).is_err(), "{bad} was taken");
         }
     }
 
@@ -216,13 +243,23 @@ mod tests {
             (true, Some(Bytes::gib(5)), Some(RootKind::Empty))
         );
         assert_eq!((wish.fuse, wish.tun), (Some(true), None));
-        with.switches = args(&["fuse=on"]).switches;
+        with.words = args(&["fuse=on"]).words;
         assert!(features(&with).is_err());
         assert!(features(&args(&["tun=on", "tun=off"])).is_err());
     }
 
     #[test]
-    fn what_is_not_built_is_shown_as_such() {
+    fn limits_go_with_features_and_not_alone() {
+        let wish = features(&args(&["tun=on", "memory=4G", "cpus=none"])).unwrap();
+        assert_eq!(wish.limits.memory_bytes, Some(Bytes::gib(4)));
+        assert_eq!(wish.limits.cpu_percent, Some(None));
+        assert_eq!(wish.limits.processes, None);
+        assert!(features(&args(&["memory=4G"])).is_err());
+        assert!(features(&args(&["tun=on", "memory=4G", "memory=2G"])).is_err());
+    }
+
+    #[test]
+    fn what_the_host_lacks_is_shown_as_such() {
         let feature = |name: &str, state, detail: &str| FeatureView {
             name: name.into(),
             state,
@@ -234,14 +271,14 @@ mod tests {
                 FeatureState::On,
                 "root quota 10G, root kind template",
             ),
-            feature("nesting", FeatureState::NotBuilt, ""),
+            feature("ppp", FeatureState::Unavailable, "the host has no /dev/ppp"),
         ];
         assert_eq!(
             render_list(&all),
             "\
-FEATURE       STATE      DETAIL
-impermanence  on         root quota 10G, root kind template
-nesting       not built
+FEATURE       STATE        DETAIL
+impermanence  on           root quota 10G, root kind template
+ppp           unavailable  the host has no /dev/ppp
 "
         );
     }

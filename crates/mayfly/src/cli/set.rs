@@ -45,7 +45,7 @@ pub(crate) struct SetArgs {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Setting {
+pub(super) enum Setting {
     Memory(Bytes),
     Swap(Bytes),
     Cpus(Option<u32>),
@@ -73,7 +73,7 @@ impl Setting {
     }
 }
 
-fn parse_setting(text: &str) -> Result<Setting, String> {
+pub(super) fn parse_setting(text: &str) -> Result<Setting, String> {
     let (name, value) = text
         .split_once('=')
         .ok_or("write NAME=VALUE, such as memory=4G")?;
@@ -156,7 +156,7 @@ pub(super) async fn run(context: &Context, args: SetArgs) -> Result<ExitCode, Fa
         .await
 }
 
-fn wish(settings: &[Setting]) -> Result<SetVps, Failure> {
+pub(super) fn wish(settings: &[Setting]) -> Result<SetVps, Failure> {
     let mut body = SetVps::default();
     for setting in settings {
         let twice = match setting {

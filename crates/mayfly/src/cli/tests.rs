@@ -82,6 +82,7 @@ fn the_fixed_words_are_understood() {
         "mount remove 11327 /nix",
         "feature set 11327 impermanence=on --root-quota 10G --root-kind template",
         "feature set 11327 impermanence=off",
+        "feature set 11327 nesting=on tun=on fuse=off kvm=on ppp=off memory=4G",
         "feature list 11327",
         "operation list",
         "operation show 019a",

@@ -7,6 +7,7 @@ use clap::Args;
 use mayfly_api::{Change, CreateVps, RestartVps, StopVps, VpsState, VpsView};
 use mayfly_core::bytes::Bytes;
 use mayfly_core::documents::{Desired, Track};
+use mayfly_core::features::{Feature, listed};
 use mayfly_core::ids::{Digest, VpsId};
 use mayfly_core::names::{Hostname, PoolPath, TemplateName};
 use mayfly_core::network::SshKeys;
@@ -46,6 +47,9 @@ pub(crate) struct CreateArgs {
     /// Switch impermanence on whatever the template says
     #[arg(long)]
     impermanence: bool,
+    /// Features to switch on: nesting, tun, fuse, kvm, ppp
+    #[arg(long, value_name = "FEATURE,…", value_delimiter = ',')]
+    feature: Vec<Feature>,
     /// Public keys that may log in as root, as in authorized_keys
     #[arg(long, value_name = "FILE", value_parser = super::ssh::read_keys)]
     ssh_key: Option<SshKeys>,
@@ -121,6 +125,7 @@ pub(super) async fn create(context: &Context, args: CreateArgs) -> Result<ExitCo
         memory_bytes: args.memory,
         cpu_percent: args.cpus,
         impermanence: args.impermanence,
+        features: args.feature.iter().copied().collect(),
         ssh_keys: args.ssh_key.clone(),
         start: args.start,
     };
@@ -243,6 +248,9 @@ fn render_one(v: &VpsView, now_unix_ms: u64) -> String {
     rows.push(("template", v.template.to_string()));
     rows.push(("base", base(v)));
     rows.push(("impermanence", impermanence(v)));
+    if !v.features.is_empty() {
+        rows.push(("features", listed(&v.features)));
+    }
     if let Some(storage) = &v.storage {
         rows.push(("storage", storage.to_string()));
     }

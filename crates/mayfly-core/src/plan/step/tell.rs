@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::Step;
+use crate::features::listed;
 use crate::names::PoolPath;
 use crate::ports::TreePlan;
 use crate::trees::{TakeTo, TreeCopy};
@@ -70,6 +71,9 @@ impl fmt::Display for Step {
                         ", {dataset} at {path}{}",
                         if *read_only { " (read-only)" } else { "" }
                     )?;
+                }
+                if !launch.features.is_empty() {
+                    write!(f, ", with {}", listed(&launch.features))?;
                 }
                 if let Some(network) = &launch.network {
                     write!(f, ", plugged into {}", network.bridge)?;

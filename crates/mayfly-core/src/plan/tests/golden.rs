@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::hands::Hands;
+use super::hands::{Hands, impermanence};
 use super::{dataset, id, mount, name, path, restart, run, start, stop};
 use crate::bytes::Bytes;
 use crate::change::VpsChange;
@@ -60,7 +60,7 @@ fn stopped(template: &str) -> Hands {
 }
 
 #[track_caller]
-fn check(file: &str, hands: &mut Hands, request: &Request) {
+pub(super) fn check(file: &str, hands: &mut Hands, request: &Request) {
     let plan = hands.ask(id(11327), request).unwrap();
     golden(file, &plan);
     hands.assert_sound();
@@ -319,17 +319,14 @@ fn limits_of_a_vps_that_runs_and_of_one_that_does_not() {
 
 #[test]
 fn features_on_and_off() {
-    let on = |root_kind| Request::SetImpermanence {
-        want: Some(Impermanence {
+    let on = |root_kind| {
+        let want = Impermanence {
             root_quota_bytes: Bytes::gib(5),
             root_kind,
-        }),
-        run: run(2),
+        };
+        impermanence(Some(want), run(2))
     };
-    let off = |n| Request::SetImpermanence {
-        want: None,
-        run: run(n),
-    };
+    let off = |n| impermanence(None, run(n));
     let mut hands = running("debian-12");
     check("feature-on-running", &mut hands, &on(RootKind::Template));
     check("feature-on-again", &mut hands, &on(RootKind::Template));

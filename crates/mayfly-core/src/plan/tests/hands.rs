@@ -5,15 +5,16 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::bytes::Bytes;
-use crate::documents::{NewVps, Request, SCHEMA, TemplateDoc, VpsDoc};
+use crate::documents::{Impermanence, NewVps, Request, SCHEMA, TemplateDoc, VpsDoc};
 use crate::error::{Code, Refusal};
 use crate::fake::FakeHost;
+use crate::features::{Features, FeaturesChange};
 use crate::health::Judgement;
 use crate::ids::{Incarnation, OperationId, RunId, VpsId};
 use crate::names::{PoolPath, TemplateName};
 use crate::observed::{InitSeen, MarkSeen, Observed};
 use crate::plan::{
-    Busy, CreateInput, Plan, PlanContext, Step, Undo, needed_probe, needs_health,
+    Busy, CreateInput, Plan, PlanContext, Step, Undo, needed_features, needed_probe, needs_health,
     plan_template_build, plan_template_import, plan_template_pull, plan_template_remove, plan_vps,
     reinstall_probe, resolve_new_vps, run_mount, sort_leftovers,
 };
@@ -91,6 +92,7 @@ impl Hands {
             memory: None,
             cpu_percent: None,
             impermanence: false,
+            features: Features::new(),
             ssh_keys: None,
         }
     }
@@ -126,6 +128,7 @@ impl Hands {
             pending: Bytes(0),
             evidence: self.host.evidence(doc.id)?,
             init,
+            features: self.host.features(&needed_features(request, doc))?,
             declared: None,
             health: match doc.run.as_ref().filter(|_| needs_health(request)) {
                 Some(run) => Some(self.host.health(doc.id, &run.run)),
@@ -469,4 +472,13 @@ fn condemner(mark: &MarkSeen, now: OperationId) -> OperationId {
         MarkSeen::Local(mark) => mark.condemned_by.clone().unwrap_or(now),
         _ => now,
     }
+}
+
+/// Switches impermanence on or off.
+pub(super) fn impermanence(want: Option<Impermanence>, run: RunId) -> Request {
+    let change = FeaturesChange {
+        impermanence: Some(want),
+        ..FeaturesChange::default()
+    };
+    Request::SetFeatures { change, run }
 }

@@ -4,6 +4,7 @@
 
 mod bases;
 mod convert;
+mod features;
 mod giving_up;
 mod golden;
 mod hands;

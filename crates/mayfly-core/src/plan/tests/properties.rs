@@ -11,6 +11,7 @@ use crate::change::VpsChange;
 use crate::documents::{Impermanence, Mount, OnCrash, Request, VpsDoc};
 use crate::error::Code;
 use crate::fake::StartFault;
+use crate::features::{Feature, FeatureSeen, FeaturesChange, LimitsChange, Switches};
 use crate::ids::{NodeId, VpsId};
 use crate::observed::{Evidence, MarkSeen, Observed, Role};
 use crate::plan::{Plan, Step, StepKind, Undo, free_range, mount_order, plan_vps};
@@ -30,9 +31,11 @@ enum Move {
     Full(bool),
     RefuseLimits(bool),
     UseMemory(Bytes),
+    Lack(Feature, bool),
 }
 
 fn requests() -> impl Strategy<Value = Request> {
+    use proptest::option::of;
     let names = || prop_oneof![Just("srv"), Just("srv/data"), Just("nix"), Just("x")];
     let paths = || {
         prop_oneof![
@@ -57,11 +60,19 @@ fn requests() -> impl Strategy<Value = Request> {
         1 => (names(), paths()).prop_map(|(of, at)| Request::MountAdd { mount: mount(of, at) }),
         1 => paths().prop_map(|at| Request::MountRemove { path: path(at) }),
         2 => changes().prop_map(|change| Request::Set { change }),
-        2 => (proptest::option::of(kind), any::<u8>()).prop_map(|(kind, n)| Request::SetImpermanence {
-            want: kind.map(|root_kind| Impermanence { root_quota_bytes: Bytes::gib(2), root_kind }),
-            run: run(n),
-        }),
+        3 => (proptest::option::of(proptest::option::of(kind)), switches(), of(1..4u64), any::<u8>())
+            .prop_map(|(kind, switches, memory, n)| {
+                let on = |root_kind| Impermanence { root_quota_bytes: Bytes::gib(2), root_kind };
+                let limits = LimitsChange { memory_bytes: memory.map(Bytes::gib), ..LimitsChange::default() };
+                let impermanence = kind.map(|kind| kind.map(on));
+                Request::SetFeatures { change: FeaturesChange { impermanence, switches, limits }, run: run(n) }
+            }),
     ]
+}
+
+fn switches() -> impl Strategy<Value = Switches> {
+    let feature = proptest::sample::select(Feature::ALL.to_vec());
+    proptest::collection::btree_map(feature, any::<bool>(), 0..3)
 }
 
 fn changes() -> impl Strategy<Value = VpsChange> {
@@ -100,6 +111,7 @@ fn moves() -> impl Strategy<Value = Vec<(u32, Move)>> {
         1 => proptest::bool::weighted(0.3).prop_map(Move::Full),
         1 => any::<bool>().prop_map(Move::RefuseLimits),
         1 => (0..4u64).prop_map(|gib| Move::UseMemory(Bytes::gib(gib))),
+        1 => (proptest::sample::select(Feature::ALL.to_vec()), any::<bool>()).prop_map(|(of, lacks)| Move::Lack(of, lacks)),
     ];
     proptest::collection::vec((100..103u32, one), 0..25)
 }
@@ -129,6 +141,14 @@ fn play(hands: &mut Hands, vps: VpsId, this: &Move) {
             // No more than its limit.
             let most = host.limits_of(vps).and_then(|limits| limits.memory_bytes);
             host.use_memory(vps, most.map_or(*used, |most| most.min(*used)));
+        }
+        Move::Lack(feature, lacks) => {
+            let seen = if *lacks {
+                FeatureSeen::NoDriver
+            } else {
+                FeatureSeen::Usable
+            };
+            host.set_feature(*feature, seen);
         }
         Move::HostReboot => hands.host = host.reboot(),
         Move::Ask(request) if hands.vpses.contains_key(&vps) => drop(hands.ask(vps, request)),

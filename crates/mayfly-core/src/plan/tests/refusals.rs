@@ -1,6 +1,6 @@
 //! Every refusal of the planner: its code, and a hint that can be followed.
 
-use super::hands::Hands;
+use super::hands::{Hands, impermanence};
 use super::{dataset, id, mount, name, path, restart, run, start, stop};
 use crate::bytes::Bytes;
 use crate::change::VpsChange;
@@ -48,7 +48,7 @@ fn on(root_kind: RootKind) -> Request {
         root_quota_bytes: Bytes::gib(10),
         root_kind,
     });
-    Request::SetImpermanence { want, run: run(9) }
+    impermanence(want, run(9))
 }
 
 #[test]
@@ -129,10 +129,7 @@ fn a_feature_change_is_refused_unless_the_result_would_boot() {
     let mut hands = scene("nixos-shaped");
     let refusal = refused(
         &mut hands,
-        &Request::SetImpermanence {
-            want: None,
-            run: run(9),
-        },
+        &impermanence(None, run(9)),
         Code::VpsWouldNotBoot,
     );
     assert!(
@@ -145,10 +142,7 @@ fn a_feature_change_is_refused_unless_the_result_would_boot() {
     };
     refused(
         &mut hands,
-        &Request::SetImpermanence {
-            want: Some(small),
-            run: run(9),
-        },
+        &impermanence(Some(small), run(9)),
         Code::Invalid,
     );
 }

@@ -1,6 +1,6 @@
 //! Things that went wrong once, or that a reviewer would ask about.
 
-use super::hands::Hands;
+use super::hands::{Hands, impermanence};
 use super::{dataset, id, mount, name, restart, run, start, stop};
 use crate::bytes::Bytes;
 use crate::documents::{Desired, Impermanence, Request};
@@ -96,13 +96,7 @@ fn a_feature_change_whose_start_fails_is_taken_back() {
             root_kind: RootKind::Template,
         };
         hands
-            .ask(
-                vps(),
-                &Request::SetImpermanence {
-                    want: Some(want),
-                    run: run(2),
-                },
-            )
+            .ask(vps(), &impermanence(Some(want), run(2)))
             .unwrap_err();
         assert_eq!(hands.doc(vps()).impermanence, None);
         hands.assert_sound();
@@ -262,15 +256,7 @@ fn a_dead_run_that_nobody_settled_does_not_confuse_a_feature_change() {
         root_quota_bytes: Bytes::gib(1),
         root_kind: RootKind::Template,
     };
-    hands
-        .ask(
-            vps(),
-            &Request::SetImpermanence {
-                want: Some(want),
-                run: run(2),
-            },
-        )
-        .unwrap();
+    hands.ask(vps(), &impermanence(Some(want), run(2))).unwrap();
     let ended = Request::RunEnded {
         run: run(1),
         end: RunEnd::HostDown,

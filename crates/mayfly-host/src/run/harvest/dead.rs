@@ -187,6 +187,7 @@ mod tests {
             end,
             in_order: false,
             ended_unix_ms,
+            features: [].into(),
             persistence: None,
         }
     }

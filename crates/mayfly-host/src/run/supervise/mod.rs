@@ -32,6 +32,7 @@ use std::path::Path;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
+use mayfly_core::features::Features;
 use mayfly_core::run::{PROTOCOL, RunEnd, RunPhase, RunSpec, RunState};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
@@ -146,6 +147,7 @@ impl Supervisor {
             end: None,
             in_order: false,
             ended_unix_ms: None,
+            features: Features::new(),
             persistence: None,
         };
         let signals = signal_descriptor(&[libc::SIGTERM, libc::SIGINT, libc::SIGHUP])?;
@@ -199,6 +201,7 @@ impl Supervisor {
             .and_then(Pid::from_raw);
         let pid = pid.ok_or_else(|| io::Error::other("lxc-start has no process id"))?;
         self.state.lxc_pid = Some(pid.as_raw_pid());
+        self.state.features = self.spec.features.clone();
         let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
         self.save()?;
         crash_point("supervise.after_lxc_recorded");

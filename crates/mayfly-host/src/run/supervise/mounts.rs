@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use mayfly_core::run::{MountSource, RunSpec};
 use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_change, unmount};
 
+use crate::run::features::create_devices;
 use crate::run::lxc_config::{HANDOVER, handover};
 use crate::run::paths::RunDir;
 use crate::run::show::{Look, explained, show_dataset, show_directory, show_file};
@@ -29,6 +30,7 @@ pub(super) fn enter(spec: &RunSpec, dir: &RunDir) -> io::Result<()> {
     for (index, mount) in spec.mounts.iter().enumerate() {
         show_source(&mount.source, &dir.dataset(index), mount.read_only)?;
     }
+    create_devices(spec, dir)?;
     for name in handover(spec) {
         let source = match name {
             "guest" => PathBuf::from(&spec.guest_helper),
@@ -61,7 +63,7 @@ pub(super) fn leave(spec: &RunSpec, dir: &RunDir) -> Vec<String> {
     let datasets = (0..spec.mounts.len()).map(|index| dir.dataset(index));
     let handovers = HANDOVER.iter().map(|name| dir.handover(name));
     let mut stayed = Vec::new();
-    for path in datasets.chain(handovers).chain([dir.root()]) {
+    for path in datasets.chain(handovers).chain([dir.devices(), dir.root()]) {
         match unmount(&path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
             Ok(()) | Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOENT) => {}
             Err(e) => stayed.push(format!("cannot unmount {}: {e}", path.display())),
