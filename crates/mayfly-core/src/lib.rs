@@ -30,6 +30,7 @@ pub mod rebuild;
 pub mod recipe;
 pub mod remote;
 pub mod run;
+pub mod scaffold;
 #[cfg(feature = "schema")]
 mod schema;
 pub mod snapshots;
