@@ -5,6 +5,7 @@
 //! must never name the engine or the host: whoever has only this crate can write a client.
 
 mod client;
+mod doctor;
 mod error;
 mod event;
 mod exec;
@@ -23,6 +24,7 @@ mod vps;
 pub const OPENAPI: &str = include_str!("../openapi.json");
 
 pub use self::client::{Change, Client, ClientError, Lines, Pulled, Socket};
+pub use self::doctor::DoctorView;
 pub use self::error::{ErrorBody, ErrorInfo};
 pub use self::event::{EventLine, EventView};
 pub use self::exec::{

@@ -10,6 +10,7 @@ pub mod bytes;
 pub mod change;
 #[cfg(feature = "fake")]
 pub mod conformance;
+pub mod doctor;
 pub mod documents;
 pub mod error;
 #[cfg(feature = "fake")]

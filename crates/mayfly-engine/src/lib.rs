@@ -12,6 +12,7 @@
 mod autostart;
 mod background;
 mod deps;
+mod doctor;
 mod doing;
 mod engine;
 mod executor;
@@ -36,6 +37,7 @@ mod submit;
 mod templates;
 
 pub use self::deps::{CrashHook, Deps, KeepNode, no_crash};
+pub use self::doctor::Diagnosis;
 pub use self::engine::{Engine, PoolReport};
 pub use self::fsck::FsckReport;
 pub use self::held::refuse_older;

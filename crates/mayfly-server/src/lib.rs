@@ -14,6 +14,7 @@
 mod console;
 mod datasets;
 mod describe;
+mod doctor;
 mod error;
 mod events;
 mod exec;

@@ -12,8 +12,8 @@ use utoipa_axum::router::OpenApiRouter;
 
 use crate::error::ApiError;
 use crate::{
-    AppState, console, datasets, describe, events, exec, features, files, fsck, history, log,
-    mounts, network, node, operations, persist, reinstall, templates, vpses,
+    AppState, console, datasets, describe, doctor, events, exec, features, files, fsck, history,
+    log, mounts, network, node, operations, persist, reinstall, templates, vpses,
 };
 
 /// No request is larger.
@@ -91,6 +91,11 @@ pub(crate) const GROUPS: &[Group] = &[
         "persistence",
         "What of a VPS is declared to stay",
         persist::routes,
+    ),
+    group(
+        "doctor",
+        "What a VPS should be asked about before its next start",
+        doctor::routes,
     ),
     group("feature", "Features of a VPS", features::routes),
     group(
