@@ -6,6 +6,7 @@
 
 mod client;
 mod conversion;
+mod doctor;
 mod error;
 mod event;
 mod exec;
@@ -25,6 +26,7 @@ pub const OPENAPI: &str = include_str!("../openapi.json");
 
 pub use self::client::{Change, Client, ClientError, Lines, Pulled, Socket};
 pub use self::conversion::{ConvertVps, ConvertedView};
+pub use self::doctor::DoctorView;
 pub use self::error::{ErrorBody, ErrorInfo};
 pub use self::event::{EventLine, EventView};
 pub use self::exec::{

@@ -62,7 +62,7 @@ pub fn vps(which: &str) -> String {
 }
 
 /// Something of one VPS: `start`, `stop`, `restart`, `exec`, `file`, `password`, `console`, `log`, `history`, `datasets`, `mounts`, `features`,
-/// `persistence`.
+/// `persistence`, `doctor`.
 pub fn of_vps(which: &str, what: &str) -> String {
     format!("{}/{what}", vps(which))
 }

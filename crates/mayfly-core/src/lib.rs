@@ -10,6 +10,7 @@ pub mod bytes;
 pub mod change;
 #[cfg(feature = "fake")]
 pub mod conformance;
+pub mod doctor;
 pub mod documents;
 pub mod error;
 #[cfg(feature = "fake")]
@@ -32,6 +33,7 @@ pub mod rebuild;
 pub mod recipe;
 pub mod remote;
 pub mod run;
+pub mod scaffold;
 #[cfg(feature = "schema")]
 mod schema;
 pub mod snapshots;

@@ -13,6 +13,7 @@ mod autostart;
 mod background;
 mod convert;
 mod deps;
+mod doctor;
 mod doing;
 mod engine;
 mod executor;
@@ -37,6 +38,7 @@ mod submit;
 mod templates;
 
 pub use self::deps::{CrashHook, Deps, KeepNode, no_crash};
+pub use self::doctor::Diagnosis;
 pub use self::engine::{Engine, PoolReport};
 pub use self::fsck::FsckReport;
 pub use self::held::refuse_older;

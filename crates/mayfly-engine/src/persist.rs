@@ -68,7 +68,12 @@ impl Engine {
         self.declared(doc, &unknown).map(Some)
     }
 
-    fn declared(&self, doc: &VpsDoc, unknown: &[TreePath]) -> Result<DeclaredSeen, Refusal> {
+    /// What it declares, as it was found.
+    pub(crate) fn declared(
+        &self,
+        doc: &VpsDoc,
+        unknown: &[TreePath],
+    ) -> Result<DeclaredSeen, Refusal> {
         let mut look = Look {
             doc,
             storage: &*self.deps().storage,

@@ -15,6 +15,7 @@ mod console;
 mod conversion;
 mod datasets;
 mod describe;
+mod doctor;
 mod error;
 mod events;
 mod exec;

@@ -12,7 +12,7 @@ use utoipa_axum::router::OpenApiRouter;
 
 use crate::error::ApiError;
 use crate::{
-    AppState, console, conversion, datasets, describe, events, exec, features, files, fsck,
+    AppState, console, conversion, datasets, describe, doctor, events, exec, features, files, fsck,
     history, log, mounts, network, node, operations, persist, reinstall, templates, vpses,
 };
 
@@ -96,6 +96,11 @@ pub(crate) const GROUPS: &[Group] = &[
         "persistence",
         "What of a VPS is declared to stay",
         persist::routes,
+    ),
+    group(
+        "doctor",
+        "What a VPS should be asked about before its next start",
+        doctor::routes,
     ),
     group("feature", "Features of a VPS", features::routes),
     group(

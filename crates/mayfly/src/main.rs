@@ -10,6 +10,7 @@ mod consoles;
 mod fsck;
 mod init;
 mod network;
+mod nixos;
 mod node;
 mod recover;
 mod serve;
@@ -50,6 +51,7 @@ fn main() -> ExitCode {
         Verb::Completions(args) => cli::completions(&args),
         Verb::Manual(args) => cli::manual(&args),
         Verb::Recover(args) => recover::run(args, json, socket),
+        Verb::Nixos(verb) => nixos::run(verb, json),
         Verb::Fsck(args) => fsck::run(args, json, socket),
         verb => cli::run(verb, json, socket),
     };

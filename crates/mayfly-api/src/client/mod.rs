@@ -24,9 +24,9 @@ pub use self::change::Change;
 pub use self::files::Pulled;
 pub use self::lines::Lines;
 use crate::{
-    DatasetView, ErrorBody, ErrorInfo, FeatureView, FsckView, HistoryView, IfBusy, MountView,
-    NetworkRemoved, NodeView, OperationFilter, OperationView, PersistenceView, PlanBody, PoolView,
-    TemplateView, VpsView, paths,
+    DatasetView, DoctorView, ErrorBody, ErrorInfo, FeatureView, FsckView, HistoryView, IfBusy,
+    MountView, NetworkRemoved, NodeView, OperationFilter, OperationView, PersistenceView, PlanBody,
+    PoolView, TemplateView, VpsView, paths,
 };
 
 /// How long an answer may take where nothing waits on purpose.
@@ -178,6 +178,11 @@ impl Client {
     /// What a VPS declares to stay.
     pub async fn persistence(&self, which: &str) -> Result<PersistenceView, ClientError> {
         self.get(&paths::of_vps(which, "persistence")).await
+    }
+
+    /// What a VPS should be asked about before its next start.
+    pub async fn doctor(&self, which: &str) -> Result<DoctorView, ClientError> {
+        self.get(&paths::of_vps(which, "doctor")).await
     }
 
     /// The features of a VPS.

@@ -56,7 +56,7 @@ pub use self::leftovers::{Busy, Leftovers, sort_leftovers};
 pub use self::mounts::{Shown, mount_order, plan_mount_add, plan_mount_remove, run_mount};
 #[cfg(feature = "edit")]
 pub use self::persist::plan_persist_change;
-pub use self::places::{place_of, storage_inactive};
+pub use self::places::{mount_of, place_of, storage_inactive};
 pub use self::ports::{plan_port_add, plan_port_remove};
 pub use self::promises::promised;
 pub use self::reinstall::{plan_reinstall, plan_reinstall_undo};

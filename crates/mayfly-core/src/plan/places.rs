@@ -15,7 +15,7 @@ pub(super) fn mount_in<'a>(mounts: &'a [Mount], path: &TreePath) -> Option<&'a M
 }
 
 /// The innermost mount of the VPS that holds `path`.
-pub(super) fn mount_of<'a>(doc: &'a VpsDoc, path: &TreePath) -> Option<&'a Mount> {
+pub fn mount_of<'a>(doc: &'a VpsDoc, path: &TreePath) -> Option<&'a Mount> {
     mount_in(&doc.mounts, path)
 }
 

@@ -7,6 +7,7 @@ mod bases;
 mod cancel;
 mod clock;
 mod crash;
+mod doctor;
 mod features;
 mod fsck;
 mod held;

@@ -3,6 +3,7 @@
 mod change;
 mod console;
 mod dataset;
+mod doctor;
 mod events;
 mod exec;
 mod failure;
@@ -41,6 +42,7 @@ pub(crate) use self::screen::{Screen, escape};
 use crate::DEFAULT_STATE_DIR;
 use crate::fsck::FsckArgs;
 use crate::init::InitArgs;
+use crate::nixos::NixosVerb;
 use crate::recover::RecoverArgs;
 use crate::serve::ServeArgs;
 
@@ -143,6 +145,12 @@ pub(crate) enum Verb {
     /// Make a persistent VPS impermanent in one operation, or take that back
     #[command(subcommand)]
     Impermanence(impermanence::ImpermanenceVerb),
+    /// What a VPS should be asked about before its next start loses something
+    #[command(after_help = doctor::ABOUT)]
+    Doctor(VpsArgs),
+    /// What a NixOS in a VPS is made of; needs no daemon
+    #[command(subcommand)]
+    Nixos(NixosVerb),
     /// Switches of a VPS
     #[command(subcommand)]
     Feature(feature::FeatureVerb),
@@ -219,6 +227,7 @@ async fn dispatch(verb: Verb, context: &Context) -> Result<ExitCode, Failure> {
         | Verb::Enter
         | Verb::Fsck(_)
         | Verb::Recover(_)
+        | Verb::Nixos(_)
         | Verb::Completions(_)
         | Verb::Manual(_) => Err(Failure::mistake("a verb without a daemon got here")),
         Verb::Status => node::status(context).await,
@@ -246,6 +255,7 @@ async fn dispatch(verb: Verb, context: &Context) -> Result<ExitCode, Failure> {
         Verb::Network(verb) => network::run(context, verb).await,
         Verb::Ssh(args) => ssh::run(context, args).await,
         Verb::Persist(verb) => persist::run(context, verb).await,
+        Verb::Doctor(args) => doctor::run(context, &args.vps).await,
         Verb::Feature(verb) => feature::run(context, verb).await,
         Verb::Impermanence(verb) => impermanence::run(context, verb).await,
         Verb::Operation(verb) => operation::run(context, verb).await,

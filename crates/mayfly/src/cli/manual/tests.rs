@@ -26,10 +26,11 @@ fn all_verbs() -> Vec<(String, Command)> {
 }
 
 /// Verbs that change nothing on the node, or make no operation: `init` and `serve` are the node itself.
-const WITHOUT_PLAN: [&str; 28] = [
+const WITHOUT_PLAN: [&str; 30] = [
     "completions",
     "console",
     "dataset list",
+    "doctor",
     "events",
     "exec",
     "feature list",
@@ -39,6 +40,7 @@ const WITHOUT_PLAN: [&str; 28] = [
     "logs",
     "mount list",
     "network remove",
+    "nixos scaffold",
     "persist list",
     "operation cancel",
     "operation list",
