@@ -16,13 +16,14 @@ use std::process::{Command, Stdio};
 
 use mayfly_core::bytes::Bytes;
 use mayfly_core::conformance::given::{
-    burial_of_data, burial_of_root, condemned, exchange, operation, persistent, put_aside, root,
+    at, burial_of_data, burial_of_root, condemned, exchange, operation, persistent, put_aside, root,
 };
 use mayfly_core::mirror::MirrorKey;
 use mayfly_core::names::{PoolPath, TemplatePart};
 use mayfly_core::observed::MarkSeen;
-use mayfly_core::ports::{Origin, Storage};
+use mayfly_core::ports::{Cancel, Origin, Storage};
 use mayfly_core::proof::{Burial, ConfirmedDestroy};
+use mayfly_core::trees::{TakeTo, TakenOut, TreeCopy};
 use mayfly_host::crash::{CRASH_POINTS, CRASH_VARIABLE};
 use mayfly_host::runner::Runner;
 use mayfly_host::storage::btrfs::{BtrfsPool, PoolSource};
@@ -35,6 +36,39 @@ const POOL: &str = "MAYFLY_TEST_POOL";
 
 fn mirror_key() -> MirrorKey {
     MirrorKey::new("/vps/200").unwrap()
+}
+
+fn copy() -> TreeCopy {
+    let (from, to) = (persistent(&node(), 300, "", Bytes::mib(64)), "300/nix");
+    TreeCopy {
+        owner: from.mark.owner.unwrap(),
+        from: from.name,
+        below: at("/nix"),
+        to: PoolPath::from_pool(to).unwrap(),
+        without: Vec::new(),
+    }
+}
+
+fn taken() -> TakenOut {
+    TakenOut {
+        owner: copy().owner,
+        dataset: copy().from,
+        path: at("/nix"),
+        by: operation(4),
+    }
+}
+
+/// A VPS with something in `/nix` that lies deeper than what is destroyed in one go, and an empty dataset for it.
+fn fill(pool: &BtrfsPool) {
+    for name in ["", "nix"] {
+        pool.create_dataset(&persistent(&node(), 300, name, Bytes::mib(64)))
+            .unwrap();
+    }
+    let deep = private(pool, &copy().from)
+        .join("nix")
+        .join("d/".repeat(150));
+    fs::create_dir_all(&deep).unwrap();
+    fs::write(deep.join("file"), "precious").unwrap();
 }
 
 /// What the killed process of [`a_kill_anywhere_leaves_what_the_next_call_mends`] does.
@@ -61,6 +95,16 @@ fn act(action: &str, path: &Path) {
             open()
                 .exchange(&exchange(300, "", &aside, Some(5)))
                 .unwrap();
+        }
+        "copy" => {
+            let (mut told, cancel) = (|_: &str| {}, Cancel::default());
+            open().copy_tree(&copy(), &cancel, &mut told).unwrap();
+        }
+        "take_out" => {
+            let pool = open();
+            for to in [TakeTo::Aside, TakeTo::Back, TakeTo::Aside, TakeTo::Nothing] {
+                pool.take_out(&taken(), to).unwrap();
+            }
         }
         "bury" => {
             let pool = open();
@@ -92,6 +136,16 @@ fn act(action: &str, path: &Path) {
         }
         other => panic!("{other}"),
     }
+}
+
+/// What lies in a dataset, guests' things apart.
+fn beside(pool: &BtrfsPool, name: &PoolPath) -> Vec<String> {
+    let there = fs::read_dir(pool.path().join(name.as_str())).unwrap();
+    let mut names: Vec<_> = there
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
 }
 
 #[test]
@@ -282,6 +336,52 @@ fn a_kill_anywhere_leaves_what_the_next_call_mends() {
                     kill_at(point, action, pool.path());
                     act(action, pool.path());
                     assert_eq!(pool.generation(), Ok(Some(70)));
+                }
+                // Another driver keeps a base in these steps.
+                "copy" if ["copy.after_readonly", "copy.after_snapshot"].contains(point) => {}
+                "copy" => {
+                    fill(&pool);
+                    kill_at(point, action, pool.path());
+                    assert_eq!(finished(), 2);
+                    let below = "d/".repeat(150) + "file";
+                    let copied = private(&pool, &copy().to).join(&below);
+                    // Whole, or nothing.
+                    assert!(
+                        copied.is_file()
+                            || fs::read_dir(private(&pool, &copy().to)).unwrap().count() == 0,
+                        "{point}"
+                    );
+                    act(action, pool.path());
+                    assert_eq!(fs::read_to_string(copied).unwrap(), "precious", "{point}");
+                    let original = private(&pool, &copy().from).join("nix").join(&below);
+                    assert_eq!(fs::read_to_string(original).unwrap(), "precious", "{point}");
+                    assert_eq!(beside(&pool, &copy().to), [".copied", "private"], "{point}");
+                    empty();
+                }
+                "take_out" => {
+                    // Undone, where it was not to be destroyed yet, and destroyed.
+                    for back in [true, false] {
+                        fill(&pool);
+                        kill_at(point, action, pool.path());
+                        let tree = private(&pool, &copy().from);
+                        if back {
+                            let put = pool.take_out(&taken(), TakeTo::Back).unwrap();
+                            let begun = ["take_out.after_dropping", "take_out.after_moving_up"];
+                            let is_back = tree
+                                .join("nix")
+                                .join("d/".repeat(150))
+                                .join("file")
+                                .is_file();
+                            assert_eq!(is_back, !begun.contains(point), "{point}: {put:?}");
+                        }
+                        if tree.join("nix").is_dir() {
+                            pool.take_out(&taken(), TakeTo::Aside).unwrap();
+                        }
+                        pool.take_out(&taken(), TakeTo::Nothing).unwrap();
+                        assert_eq!(fs::read_dir(&tree).unwrap().count(), 0, "{point}");
+                        assert_eq!(beside(&pool, &copy().from), ["nix", "private"], "{point}");
+                        empty();
+                    }
                 }
                 // Where no driver is at work: test_import.py, test_recover.py and test_crash.py of tests/e2e.
                 "import" | "pull" | "recover" => {}

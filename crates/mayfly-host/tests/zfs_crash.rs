@@ -18,12 +18,14 @@ use std::process::{Command, Stdio};
 
 use mayfly_core::bytes::Bytes;
 use mayfly_core::conformance::given::{
-    burial_of_data, condemned, digest, exchange, operation, part, persistent, put_aside,
+    at, burial_of_data, burial_of_root, condemned, digest, exchange, operation, own_base, part,
+    persistent, put_aside, root,
 };
 use mayfly_core::names::{PoolPath, TemplatePart};
 use mayfly_core::observed::MarkSeen;
-use mayfly_core::ports::{NewDataset, Origin, Storage as _};
+use mayfly_core::ports::{Cancel, NewDataset, Origin, Storage as _, TreePlan};
 use mayfly_core::proof::{Burial, ConfirmedDestroy};
+use mayfly_core::trees::{TakeTo, TakenOut, TreeCopy};
 use mayfly_host::crash::{CRASH_POINTS, CRASH_VARIABLE};
 use mayfly_host::runner::Runner;
 use mayfly_host::storage::zfs::ZfsPool;
@@ -40,6 +42,9 @@ const SOURCES: &str = concat!(
     include_str!("../src/storage/zfs/exchange.rs"),
     include_str!("../src/storage/zfs/template.rs"),
     include_str!("../src/storage/zfs/format.rs"),
+    include_str!("../src/storage/zfs/trees.rs"),
+    include_str!("../src/storage/copy.rs"),
+    include_str!("../src/storage/taken.rs"),
 );
 
 /// The points that this driver passes, by what it does there.
@@ -59,6 +64,40 @@ fn data(name: &str) -> NewDataset {
 
 fn aside() -> NewDataset {
     put_aside(&node(), 300, "", 5, Origin::Empty)
+}
+
+fn copy() -> TreeCopy {
+    TreeCopy {
+        owner: data("").mark.owner.unwrap(),
+        from: data("").name,
+        below: at("/"),
+        to: own_base(&node(), 300, 4).name,
+        without: Vec::new(),
+    }
+}
+
+fn taken() -> TakenOut {
+    TakenOut {
+        owner: copy().owner,
+        dataset: data("").name,
+        path: at("/nix"),
+        by: operation(4),
+    }
+}
+
+/// A VPS with something in `/nix`.
+fn fill(pool: &ZfsPool) {
+    pool.create_dataset(&data("")).unwrap();
+    let tree = TreePlan {
+        directories: vec![at("/nix/store")],
+        files: vec![(at("/nix/store/file"), "precious".into())],
+        ..TreePlan::default()
+    };
+    pool.prepare_tree(&data("").name, &tree).unwrap();
+}
+
+fn read(pool: &ZfsPool, name: &PoolPath) -> Option<Vec<u8>> {
+    pool.read_file(name, &at("/nix/store/file"), 99).unwrap()
 }
 
 fn grave() -> PoolPath {
@@ -88,6 +127,15 @@ fn act(action: &str, dataset: &str, at: &Path) {
         "exchange" => {
             pool.exchange(&exchange(300, "", &aside().name, Some(5)))
                 .unwrap();
+        }
+        "copy" => {
+            let (mut told, cancel) = (|_: &str| {}, Cancel::default());
+            pool.copy_tree(&copy(), &cancel, &mut told).unwrap();
+        }
+        "take_out" => {
+            for to in [TakeTo::Aside, TakeTo::Back, TakeTo::Aside, TakeTo::Nothing] {
+                pool.take_out(&taken(), to).unwrap();
+            }
         }
         "bury" => {
             pool.bury(&burial_of_data(&pool, &node(), &data(""), 9), &grave())
@@ -212,6 +260,42 @@ fn a_kill_anywhere_leaves_what_the_next_call_mends() {
                     pool.reap(&condemned(&pool, &node(), &grave())).unwrap();
                     empty(&pool, dataset);
                 }
+            }
+            for point in points("copy") {
+                fill(&pool);
+                let base = own_base(&node(), 300, 4);
+                pool.create_dataset(&base).unwrap();
+                kill_at(point, dataset, &place);
+                assert_eq!(finished(&pool, dataset), 2, "{point}");
+                let (mut told, cancel) = (|_: &str| {}, Cancel::default());
+                pool.copy_tree(&copy(), &cancel, &mut told).unwrap();
+                let clone = root(&node(), 300, 1, Origin::Clone(base.name.clone()));
+                pool.create_dataset(&clone).unwrap();
+                assert_eq!(
+                    read(&pool, &clone.name).as_deref(),
+                    Some(&b"precious"[..]),
+                    "{point}"
+                );
+                pool.bury(&burial_of_root(&pool, &node(), &clone, 9), &grave())
+                    .unwrap();
+                pool.reap(&condemned(&pool, &node(), &grave())).unwrap();
+                pool.bury(&burial_of_data(&pool, &node(), &base, 9), &grave())
+                    .unwrap();
+                pool.reap(&condemned(&pool, &node(), &grave())).unwrap();
+                empty(&pool, dataset);
+            }
+            for point in points("take_out") {
+                fill(&pool);
+                kill_at(point, dataset, &place);
+                pool.take_out(&taken(), TakeTo::Back).unwrap();
+                let is_back = read(&pool, &data("").name).is_some();
+                assert_eq!(is_back, point != "take_out.after_dropping", "{point}");
+                if is_back {
+                    pool.take_out(&taken(), TakeTo::Aside).unwrap();
+                }
+                pool.take_out(&taken(), TakeTo::Nothing).unwrap();
+                assert_eq!(read(&pool, &data("").name), None, "{point}");
+                empty(&pool, dataset);
             }
             for point in points("bury").into_iter().chain(points("reap")) {
                 for name in ["", "nix", "nix/deep"] {

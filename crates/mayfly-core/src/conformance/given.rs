@@ -164,3 +164,12 @@ pub fn exchange(id: u32, name: &str, aside: &PoolPath, contents: Option<u8>) -> 
     let contents = contents.map(operation);
     Exchange::prove(&dataset, aside, (vps(id), &life(1)), contents.as_ref(), &[]).unwrap()
 }
+
+/// The base that a conversion makes of a VPS's own system, still empty; with a quota of 64 MiB.
+pub fn own_base(node: &NodeId, id: u32, by: u8) -> NewDataset {
+    let name = PoolPath::own_base(vps(id), &operation(by));
+    let mut new = persistent(node, id, "", Bytes::mib(64));
+    new.mark.role = Role::Base;
+    new.mark.made_as = name.clone();
+    NewDataset { name, ..new }
+}

@@ -13,6 +13,7 @@
 
 mod burial;
 mod clones;
+mod copies;
 mod create;
 mod exchange;
 pub mod given;
@@ -65,6 +66,20 @@ const CASES: &[(&str, Case)] = cases! {
         an_unknown_dataset_below_stops_the_exchange
         what_was_put_aside_is_buried_with_proof
         an_exchange_that_is_cut_off_is_finished_or_put_back;
+    copies:
+        a_tree_is_copied_whole_and_once
+        a_copy_leaves_out_what_it_is_told_to
+        a_copy_goes_only_into_what_is_empty
+        only_a_vps_s_own_trees_are_copied
+        a_copy_follows_nothing
+        a_copy_that_does_not_fit_leaves_nothing
+        a_copy_that_is_not_wanted_ends
+        a_base_is_cloned_once_it_is_whole
+        a_directory_is_taken_out_and_put_back
+        what_was_taken_out_counts_until_it_is_destroyed
+        only_a_vps_s_own_directories_are_taken_out
+        a_clone_has_nothing_of_what_was_taken_out
+        a_copy_that_is_cut_off_begins_anew;
     burial:
         burying_moves_and_condemns
         burying_takes_all_below_along

@@ -8,6 +8,8 @@
 //! .mayfly/intents/<staged>     what the thing of that name in the staging area is going to be
 //! .mayfly/staging/<staged>     datasets and templates that are not finished
 //! 11327/private  11327/nix/private  11327.impermanence-c5a8b7/private
+//! 11327/.copying .copied       a copy on its way into `private`; what `private` is a whole copy of
+//! 11327/.taken-<op> .dropped-<op>  what a conversion took out of `private`; what of it is being destroyed
 //! templates/<digest>/private   templates/<digest>/<dataset>/private
 //! trash/<grave>                condemned datasets
 //! ```
@@ -23,7 +25,7 @@
 //! and the kernel removes that group with the subvolume.
 //!
 //! This module never walks a guest's tree by path: below a `private` there are only openat2 without symlinks
-//! (`storage/tree`) and one component at a time without following (`storage/probe`).
+//! (`storage/tree`) and one component at a time without following (`storage/probe`, `storage/copy`, `storage/removal`).
 
 mod attach;
 mod bury;

@@ -14,7 +14,8 @@
 //!
 //! **ZFS mounts nothing**: every dataset has `mountpoint=legacy`, and renames are told not to mount. This driver mounts
 //! without a mount point (`mount`); the supervisor of a run mounts in the namespace of the run. Guests see the directory
-//! `private` of a dataset, never its top.
+//! `private` of a dataset, never its top: there a copy is made before it becomes the `private` (`.copying`, `.copied`), and there
+//! lies what a conversion took out (`.taken-<op>`, `.dropped-<op>`).
 //!
 //! **Quotas** are refquotas: what `df` shows inside, and what `du` counts. ZFS counts what a clone shares with its origin;
 //! for a temporary root that is added to the refquota and kept in a property of its own, so that it is not charged.

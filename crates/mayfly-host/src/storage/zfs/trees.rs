@@ -13,6 +13,7 @@ use mayfly_core::ports::{Cancel, HostResult, Outcome};
 use mayfly_core::trees::{TakeTo, TakenOut, TreeCopied, TreeCopy};
 
 use super::create::BASE;
+use super::marks;
 use super::mount::mount_detached;
 use super::pool::{ZfsPool, absent};
 use super::preflight::zpool_of;
@@ -47,7 +48,7 @@ impl ZfsPool {
             from: self.private(&copy.from)?,
             to: self.top(&copy.to)?,
             blocks: Blocks::Shared,
-            sync: &|| self.sync(),
+            sync: &|| self.sync_within_quota(copy),
             cancel,
             progress,
         };
@@ -68,6 +69,18 @@ impl ZfsPool {
             copied: bytes.saturating_sub(shared),
             shared,
         })
+    }
+
+    /// A quota holds from one transaction to the next: what was written within one may be more than it allows.
+    fn sync_within_quota(&self, copy: &TreeCopy) -> HostResult<()> {
+        self.sync()?;
+        let look = |e| LookFailed::new(format!("the usage of {}", copy.to), e);
+        let row = self.row_must(&copy.to)?;
+        let seen = marks::seen(&self.dataset, &row, Vec::new()).map_err(look)?;
+        match (seen.quota, seen.used) {
+            (Some(quota), Some(used)) if used > quota => Err(copy.too_large().into()),
+            _ => Ok(()),
+        }
     }
 
     /// Keeps the contents of a base as they are; whether it was so already.
