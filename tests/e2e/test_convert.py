@@ -1,10 +1,9 @@
 """C2, C3: a persistent VPS made impermanent by one command, and back; its data is the same all the while."""
 import re
 
-import images
-from harness import TOP, wait_for
+from harness import wait_for
 from nixos import PROFILE, at, check_df, inside, ordinary, user_data
-from persist import fates, manifest
+from persist import fates
 from truth import assert_no_orphans
 
 # It fails in a system whose root is temporary, and nowhere else.
@@ -61,7 +60,7 @@ def test_a_nixos_by_one_command_and_back(node):
         assert inside(node, vps, "ls -A /persistent/nix 2>/dev/null; true") == ""
         wait_for("what was copied is gone where it was", lambda: not node.show(vps)["converted"]["rest"], 60)
         with node.pool() as pool:
-            wait_for("nothing lies beside the tree", lambda: not [p for p in (pool / str(vps)).iterdir() if p.name.startswith("taken")], 30)
+            wait_for("nothing lies beside the tree", lambda: not [p for p in (pool / str(vps)).iterdir() if p.name.startswith((".taken", ".dropped"))], 30)
 
         node.run("impermanence", "revert", vps, timeout=300)
         assert [at(node, vps, path) for path in ("/", "/nix", "/persistent")] == [str(vps), f"{vps}/nix", str(vps)]

@@ -258,7 +258,7 @@ impl Request {
             Self::PersistChange { change } => change.verb(),
             Self::SetFeatures { .. } => "feature set",
             Self::Convert { .. } => "impermanence convert",
-            Self::ConvertRest {} => "impermanence convert (rest)",
+            Self::ConvertRest {} => "impermanence rest",
             Self::Revert { .. } => "impermanence revert",
             Self::TemplateBuild { .. } => "template build",
             Self::TemplateImport { .. } => "template import",
