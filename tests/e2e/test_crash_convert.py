@@ -67,6 +67,7 @@ def killed(node, name, is_nixos):
         verb = ["impermanence", "convert", vps, *(["--nix-quota", "64M"] if is_nixos else [])]
         points = of(step_points(node, *verb))
         node.run(*verb)
+        wait_for("nothing is left of it", lambda: not node.show(vps)["converted"]["rest"], 30)
         back = of(step_points(node, "impermanence", "revert", vps))
 
     def there(point):

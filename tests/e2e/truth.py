@@ -164,6 +164,7 @@ def accounted_for(said, there):
     for doc in said["vpses"].values():
         explained.update(d["dataset"] for d in doc["datasets"])
         explained.update(aside for one in doc["replaced"] for aside in one["datasets"])
+        explained.update(own for own in [doc["base"]["own"]] if own)
         explained.update(root for root in (doc["run"] and doc["run"]["root"], doc["last_root"]) if root)
         if doc["run"] and doc["run"]["rescue"]:
             # Parts of a rescue system lie below its root.

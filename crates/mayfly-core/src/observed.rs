@@ -1,5 +1,5 @@
 //! What was seen on a host, as plain data. "Absent" and "could not look" are different answers: a look that failed
-//! is a [`LookFailed`](crate::error::LookFailed), never an empty result.
+//! is a [`LookFailed`], never an empty result.
 
 use std::collections::BTreeMap;
 

@@ -132,6 +132,28 @@ impl Engine {
         }
     }
 
+    /// Asks for what is left of a conversion that has just ended. What comes between is found by [`Engine::see_to_converted`].
+    pub(crate) fn after_a_conversion(
+        &self,
+        op: &OperationDoc,
+        doc: &VpsDoc,
+    ) -> Result<(), Refusal> {
+        let left = doc
+            .converted
+            .as_ref()
+            .and_then(|one| one.taken_out.as_ref());
+        if !matches!(op.request, Request::Convert { .. }) || left.is_none() {
+            return Ok(());
+        }
+        let _accepting = self
+            .inner
+            .accepting
+            .lock()
+            .expect("no thread panics with it");
+        self.accept(Some(doc.id), Request::ConvertRest {}, BY_ITSELF)?;
+        Ok(())
+    }
+
     /// Asks for what is left of conversions that are done. True where something was asked for.
     pub fn see_to_converted(&self) -> Result<bool, Refusal> {
         if self.held().is_some() {
@@ -151,7 +173,7 @@ impl Engine {
                 .accepting
                 .lock()
                 .expect("no thread panics with it");
-            // Whatever is under way may be that very conversion, and its end leads here again.
+            // Whatever is under way may be that very conversion, whose end asks for it too.
             let busy = |op: &OperationDoc| op.vps == Some(doc.id) && !op.state.is_over();
             if self.operations()?.iter().any(busy) {
                 continue;

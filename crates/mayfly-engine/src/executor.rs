@@ -436,6 +436,7 @@ impl Engine {
         if op.state == OperationState::Cancelled {
             return self.after_cancelled(op, &doc);
         }
+        self.after_a_conversion(op, &doc)?;
         let by_us = op.by == BY_ITSELF;
         if let (true, OperationState::Failed, Request::Start { run }) =
             (by_us, op.state, &op.request)

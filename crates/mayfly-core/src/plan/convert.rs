@@ -18,6 +18,7 @@ use std::collections::BTreeSet;
 
 use serde_json::json;
 
+use super::convert_reasons::Reasons;
 use super::mounts::mount_order;
 use super::parts::{bury_data, check_quota, create_dataset, end_run, record, record_ended};
 use super::platform::{PROFILE_INIT, path};
@@ -47,7 +48,7 @@ const NIX_QUOTA: Bytes = Bytes::gib(20);
 /// What stays of a VPS with a base of its own, besides what the preset `base` has.
 const KEPT: [&str; 3] = ["/home", "/root", "/srv"];
 /// What no base has: it belongs to the kernel, or to one boot.
-const OF_ONE_BOOT: [&str; 5] = ["/dev", "/proc", "/run", "/sys", "/tmp"];
+pub(super) const OF_ONE_BOOT: [&str; 5] = ["/dev", "/proc", "/run", "/sys", "/tmp"];
 
 /// Where the system of a NixOS-shaped VPS is found.
 pub fn system_profile() -> GuestPath {
@@ -173,113 +174,7 @@ fn kind_of(seen: &Observed, want: &ConvertWant) -> Result<RootKind, Refusal> {
     }
 }
 
-/// Why it cannot be converted: all there is, with what helps.
-#[derive(Default)]
-struct Reasons(Vec<(String, String)>);
-
-impl Reasons {
-    fn add(&mut self, why: impl Into<String>, cure: impl Into<String>) {
-        self.0.push((why.into(), cure.into()));
-    }
-
-    fn unless(&mut self, done: Result<(), Refusal>) {
-        if let Err(refusal) = done {
-            self.add(refusal.message, refusal.hint);
-        }
-    }
-
-    fn of_the_run(&mut self, doc: &VpsDoc, seen: &Observed) {
-        let Some(run) = doc.run.as_ref().filter(|_| seen.is_alive()) else {
-            return self.add(
-                "it does not run, so that there is nothing to compare its health with afterwards",
-                format!("mayfly start {}", doc.id),
-            );
-        };
-        if run.rescue.is_some() {
-            return self.add(
-                "a rescue system runs, not its own",
-                format!("mayfly restart {}", doc.id),
-            );
-        }
-        match &seen.health {
-            Some(Ok(health)) if health.queued.is_empty() => {}
-            Some(Ok(health)) => {
-                let queued: Vec<&str> = health.queued.iter().take(5).map(String::as_str).collect();
-                self.add(
-                    format!("it is still on its way: {} is queued", queued.join(", ")),
-                    "wait until `systemctl is-system-running` inside says so, then try again",
-                );
-            }
-            Some(Err(why)) => self.add(
-                format!("nobody can tell how it is: {why}"),
-                "a system without systemd is converted by hand: see `mayfly feature set`, `mayfly dataset create` and `mayfly mount add`",
-            ),
-            None => {}
-        }
-    }
-
-    fn of_the_wish(&mut self, doc: &VpsDoc, want: &ConvertWant) {
-        if want.on.root_quota_bytes < Bytes::mib(16) {
-            let why = format!("a root quota of {} is too small", want.on.root_quota_bytes);
-            self.add(why, "ask for 16M at least");
-        }
-        match doc.mounts.iter().find(|m| m.path == want.storage) {
-            Some(mount) if !mount.dataset.is_root() || mount.read_only => self.add(
-                format!(
-                    "{} is to be where the root dataset is, and {} is mounted there{}",
-                    want.storage,
-                    shown(doc, &mount.dataset),
-                    if mount.read_only { ", read-only" } else { "" }
-                ),
-                "choose another path: --persistent PATH",
-            ),
-            Some(_) => {}
-            None => self.unless(super::mounts::check_mount(doc, &storage_mount(want))),
-        }
-        if let Some(other) = doc.storage.as_ref().filter(|one| **one != want.storage) {
-            self.add(
-                format!("its storage is {other} already"),
-                format!("--persistent {other}"),
-            );
-        }
-        for kept in &want.keep {
-            let taken = OF_ONE_BOOT.map(path);
-            if kept.is_top() || taken.iter().any(|one| kept.below(one).is_some()) {
-                self.add(
-                    format!("{kept} cannot stay: it belongs to the system"),
-                    "name directories below it, or others",
-                );
-            } else if kept.below(&want.storage).is_some() {
-                self.add(
-                    format!(
-                        "{kept} stays anyway: all that is below {} does",
-                        want.storage
-                    ),
-                    "leave it out",
-                );
-            }
-        }
-    }
-
-    fn told(self, doc: &VpsDoc) -> Result<(), Refusal> {
-        let (whys, mut cures): (Vec<_>, Vec<_>) = self.0.into_iter().unzip();
-        if whys.is_empty() {
-            return Ok(());
-        }
-        cures.dedup();
-        Err(Refusal::new(
-            Code::NotConvertible,
-            format!(
-                "VPS {} cannot be converted: {}",
-                doc.title(),
-                whys.join("; ")
-            ),
-            cures.join("; "),
-        ))
-    }
-}
-
-fn storage_mount(want: &ConvertWant) -> Mount {
+pub(super) fn storage_mount(want: &ConvertWant) -> Mount {
     Mount {
         dataset: DatasetName::root(),
         path: want.storage.clone(),

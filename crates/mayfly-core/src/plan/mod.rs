@@ -10,6 +10,7 @@
 
 mod bases;
 mod convert;
+mod convert_reasons;
 mod create;
 mod datasets;
 mod destroy;

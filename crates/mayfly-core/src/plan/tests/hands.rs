@@ -130,10 +130,11 @@ impl Hands {
             init,
             features: self.host.features(&needed_features(request, doc))?,
             declared: None,
-            health: match doc.run.as_ref().filter(|_| needs_health(request)) {
-                Some(run) => Some(self.host.health(doc.id, &run.run)),
-                None => None,
-            },
+            health: doc
+                .run
+                .as_ref()
+                .filter(|_| needs_health(request))
+                .map(|run| self.host.health(doc.id, &run.run)),
         })
     }
 
