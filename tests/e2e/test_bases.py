@@ -31,7 +31,7 @@ def test_pinned_stays_and_latest_follows(node):
                 node.run("restart", vps, "--force")
             assert (release(node, pinned), release(node, follows)) == ("1", "2")
             shown = node.show(follows)
-            assert (shown["base"], shown["run"]["base"]) == ({"template": new, "track": "latest"}, new)
+            assert (shown["base"], shown["run"]["base"]) == ({"template": new, "track": "latest", "own": None}, new)
             assert contents(old) in in_pool(node)
             # The pinned one is moved by hand, at its next start; what it had stays until its last root is given up.
             node.run("set", pinned, "base=moving")
