@@ -34,6 +34,8 @@ enum Open {
 /// One level of brackets.
 struct Level {
     open: Open,
+    /// What ends it; nothing does outside of all brackets.
+    closes: Option<SyntaxKind>,
     /// What began in the present entry.
     entry: usize,
     /// What goes on behind a semicolon.
@@ -41,9 +43,10 @@ struct Level {
 }
 
 impl Level {
-    fn new(open: Open) -> Self {
+    fn new(open: Open, closes: Option<SyntaxKind>) -> Self {
         Self {
             open,
+            closes,
             entry: 0,
             lasting: 0,
         }
@@ -53,7 +56,7 @@ impl Level {
 /// Whether the text surely nests no deeper than what can be read.
 pub(super) fn is_shallow(text: &str) -> bool {
     let mut outer: Vec<Level> = Vec::new();
-    let mut level = Level::new(Open::Other);
+    let mut level = Level::new(Open::Other, None);
     // Of all levels around the present one.
     let mut around = 0;
     for (kind, _) in tokenize(text) {
@@ -67,14 +70,24 @@ pub(super) fn is_shallow(text: &str) -> bool {
                     TOKEN_STRING_START => Open::Text,
                     _ => Open::Other,
                 };
-                outer.push(std::mem::replace(&mut level, Level::new(open)));
+                let closes = Some(match kind {
+                    TOKEN_L_PAREN => TOKEN_R_PAREN,
+                    TOKEN_L_BRACK => TOKEN_R_BRACK,
+                    TOKEN_STRING_START => TOKEN_STRING_END,
+                    TOKEN_INTERPOL_START => TOKEN_INTERPOL_END,
+                    _ => TOKEN_R_BRACE,
+                });
+                let inner = Level::new(open, closes);
+                outer.push(std::mem::replace(&mut level, inner));
             }
             TOKEN_R_PAREN | TOKEN_R_BRACE | TOKEN_R_BRACK | TOKEN_STRING_END
             | TOKEN_INTERPOL_END => {
-                if let Some(before) = outer.pop() {
-                    level = before;
-                    around -= 1 + level.entry + level.lasting;
-                }
+                // What closes nothing, or something else, is no Nix, and the reader would go on as if nothing had been closed.
+                let Some(before) = outer.pop().filter(|_| level.closes == Some(kind)) else {
+                    return false;
+                };
+                level = before;
+                around -= 1 + level.entry + level.lasting;
                 began(&mut level, kind);
             }
             TOKEN_SEMICOLON | TOKEN_COMMA => level.entry = 0,

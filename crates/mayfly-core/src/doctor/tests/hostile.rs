@@ -27,6 +27,10 @@ fn no_text_is_a_stack_overflow_or_takes_for_ever() {
     let pieces = [
         "(",
         "[",
+        "[(] a ",
+        "[)",
+        "++;",
+        "-;",
         "{a=",
         "{",
         "\"${",
