@@ -65,7 +65,8 @@ fn look_at_device(path: &Path, device: &Device) -> io::Result<FeatureSeen> {
             Ok(FeatureSeen::NoDriver)
         }
         Err(e) if is_absent(&e) => Ok(FeatureSeen::NoDevice),
-        Err(e) => Err(e),
+        // A device that nobody may open is none for a guest either, and no reason to know nothing of the others.
+        Err(e) => Ok(another(&format!("a device that cannot be opened ({e})"))),
     }
 }
 
