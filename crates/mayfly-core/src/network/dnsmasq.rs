@@ -30,6 +30,7 @@ dhcp-range={first},static,{mask},1h
 enable-ra
 dhcp-range={first6},static,64,{LEASE6}
 dhcp-authoritative
+dhcp-lease-max=65536
 dhcp-no-override
 dhcp-ignore-names
 dhcp-option=option:router,{gateway}
