@@ -4,12 +4,13 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use mayfly_core::documents::{
-    BY_ITSELF, ConvertWant, Impermanence, Lifecycle, OperationDoc, Request, VpsDoc,
+    BY_ITSELF, ConvertWant, Impermanence, Lifecycle, OperationDoc, OperationState, Request, VpsDoc,
 };
 use mayfly_core::error::{Code, LookFailed, Refusal};
 use mayfly_core::health::{Health, Judgement};
 use mayfly_core::ids::{OperationId, RunId, VpsId};
 use mayfly_core::names::GuestPath;
+use mayfly_core::persist::report::State;
 use mayfly_core::plan::{NewVpsDefaults, needs_health};
 use mayfly_core::ports::{Cancel, Outcome};
 use mayfly_core::trees::{TakeTo, TakenOut, TreeCopy};
@@ -19,6 +20,8 @@ use crate::intent::ConvertIntent;
 
 /// Where the root dataset of a converted VPS is, unless it is said or known otherwise.
 const STORAGE: &str = "/persistent";
+/// What could not be done of a rest is not tried again before that.
+const AGAIN: Duration = Duration::from_secs(300);
 /// How often a guest is asked how it is.
 const ASK: Duration = Duration::from_millis(500);
 
@@ -109,7 +112,10 @@ impl Engine {
         loop {
             let seen = self.deps().runtime.health(vps, run);
             let why = match seen.map(|health| health.beside(before)) {
-                Ok(Judgement::Well) => return Ok(Outcome::Unchanged),
+                Ok(Judgement::Well) => {
+                    self.check_all_stays(vps, run)?;
+                    return Ok(Outcome::Unchanged);
+                }
                 Ok(Judgement::Worse { failed }) => {
                     return Err(unhealthy(vps, format!("{} failed", listed(&failed))));
                 }
@@ -132,6 +138,22 @@ impl Engine {
         }
     }
 
+    /// Refuses a run in which something that is declared does not stay: its owner was told that it would.
+    fn check_all_stays(&self, vps: VpsId, run: &RunId) -> Result<(), Refusal> {
+        let state = self.deps().runtime.state(vps, run)?;
+        let told = state.and_then(|state| state.persistence);
+        match told.filter(|told| told.state == State::Degraded) {
+            None => Ok(()),
+            Some(told) => Err(unhealthy(
+                vps,
+                format!(
+                    "not all that is declared stays: {}",
+                    told.troubles.join("; ")
+                ),
+            )),
+        }
+    }
+
     /// Asks for what is left of a conversion that has just ended. What comes between is found by [`Engine::see_to_converted`].
     pub(crate) fn after_a_conversion(
         &self,
@@ -142,7 +164,8 @@ impl Engine {
             .converted
             .as_ref()
             .and_then(|one| one.taken_out.as_ref());
-        if !matches!(op.request, Request::Convert { .. }) || left.is_none() {
+        let is_done = op.state == OperationState::Done;
+        if !matches!(op.request, Request::Convert { .. }) || !is_done || left.is_none() {
             return Ok(());
         }
         let _accepting = self
@@ -173,9 +196,20 @@ impl Engine {
                 .accepting
                 .lock()
                 .expect("no thread panics with it");
-            // Whatever is under way may be that very conversion, whose end asks for it too.
-            let busy = |op: &OperationDoc| op.vps == Some(doc.id) && !op.state.is_over();
-            if self.operations()?.iter().any(busy) {
+            let by = doc.converted.as_ref().map(|one| &one.by);
+            let now = self.deps().clock.unix_ms();
+            let waits = |op: &OperationDoc| {
+                // Whatever is under way may be that very conversion, whose end asks for it too. One that failed after the
+                // guest had run on is there all the same, and its owner may want back what was before.
+                let under_way = op.vps == Some(doc.id) && !op.state.is_over();
+                let failed = Some(&op.id) == by && op.state != OperationState::Done;
+                let since = now.abs_diff(op.ended_unix_ms.unwrap_or_default());
+                let in_vain = op.vps == Some(doc.id)
+                    && matches!(op.request, Request::ConvertRest {})
+                    && Duration::from_millis(since) < AGAIN;
+                under_way || failed || in_vain
+            };
+            if self.operations()?.iter().any(waits) {
                 continue;
             }
             self.accept(Some(doc.id), Request::ConvertRest {}, BY_ITSELF)?;

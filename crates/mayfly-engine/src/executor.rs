@@ -308,7 +308,10 @@ impl Engine {
         self.end(
             op,
             OperationState::Failed,
-            "failed; what was done was put back",
+            match op.undo_down_to {
+                0 => "failed; what was done was put back",
+                _ => "failed; what the guest may have written to meanwhile was left as it is",
+            },
         )
     }
 
@@ -525,8 +528,8 @@ fn out_of_reach(op: &OperationDoc, plan: &Plan) -> usize {
             let exchanged = steps().rposition(|step| matches!(step, Step::Exchange { .. }));
             (steps().position(begun), exchanged.map(|at| at + 1))
         }
-        // A system that was converted, and started: what it wrote into its new datasets meanwhile stays.
-        Request::Convert { .. } => {
+        // A system that was converted, or reverted, and started: what it wrote into its new datasets meanwhile stays.
+        Request::Convert { .. } | Request::Revert { .. } => {
             let begun = |step: &Step| matches!(step, Step::Record { doc: Some(doc), .. } if doc.run.is_some());
             let begun = steps().position(begun);
             (begun, begun.map(|at| at + 1))

@@ -73,7 +73,7 @@ pub fn plan_convert(
     let kind = kind_of(seen, want)?;
     let mut reasons = Reasons::default();
     reasons.of_the_run(doc, seen);
-    reasons.of_the_wish(doc, want);
+    reasons.of_the_wish(doc, want, kind);
     let made = match kind {
         RootKind::Empty => Made::store(doc, seen, want, ctx, &mut reasons),
         RootKind::Template => Some(Made::base(doc, seen, want, ctx)),
@@ -282,10 +282,14 @@ impl Made {
         let of_template = ctx.templates.iter().find(|t| t.digest == doc.base.template);
         let shared = of_template.map_or(Bytes(0), |template| template.size_bytes);
         let used = seen.pool.datasets.get(&root).and_then(|d| d.used);
+        let may_take = used.unwrap_or_default().saturating_add(shared);
+        // A guest's files may be compressed, and their copies are not: what that comes to is bounded.
+        let room = Bytes(may_take.0 / 4).saturating_add(Bytes::mib(64));
+        let may_take = may_take.saturating_add(room);
         let new = NewDataset {
             name: name.clone(),
             mark,
-            quota: None,
+            quota: Some(may_take),
             origin: Origin::Empty,
         };
         let declared = Preset::Base.settings();
@@ -307,7 +311,7 @@ impl Made {
         Self {
             new,
             copy,
-            may_take: used.unwrap_or_default().saturating_add(shared),
+            may_take,
             listed: None,
         }
     }
@@ -384,7 +388,7 @@ fn store_quota(
 }
 
 /// Directories that stay of a VPS with a base of its own, each once and none in another.
-fn kept(want: &ConvertWant) -> Vec<GuestPath> {
+pub(super) fn kept(want: &ConvertWant) -> Vec<GuestPath> {
     let mut all: Vec<GuestPath> = KEPT.map(path).to_vec();
     all.extend(want.keep.iter().cloned());
     all.sort();

@@ -1,12 +1,13 @@
 //! Why a VPS cannot be converted: everything is looked for before anything is said.
 
-use super::convert::{OF_ONE_BOOT, storage_mount};
+use super::convert::{OF_ONE_BOOT, kept, storage_mount};
 use super::platform::path;
 use crate::bytes::Bytes;
 use crate::documents::{ConvertWant, VpsDoc};
 use crate::error::{Code, Refusal};
 use crate::observed::Observed;
 use crate::space::shown;
+use crate::template::RootKind;
 
 /// Why it cannot be converted: all there is, with what helps.
 #[derive(Default)]
@@ -53,7 +54,7 @@ impl Reasons {
         }
     }
 
-    pub(super) fn of_the_wish(&mut self, doc: &VpsDoc, want: &ConvertWant) {
+    pub(super) fn of_the_wish(&mut self, doc: &VpsDoc, want: &ConvertWant, kind: RootKind) {
         if want.on.root_quota_bytes < Bytes::mib(16) {
             let why = format!("a root quota of {} is too small", want.on.root_quota_bytes);
             self.add(why, "ask for 16M at least");
@@ -76,6 +77,30 @@ impl Reasons {
                 format!("its storage is {other} already"),
                 format!("--persistent {other}"),
             );
+        }
+        let (all, store) = match kind {
+            RootKind::Template => (kept(want), None),
+            RootKind::Empty => (want.keep.clone(), Some(path("/nix"))),
+        };
+        for one in &all {
+            if want.storage.below(one).is_some() && *one != want.storage {
+                self.add(
+                    format!(
+                        "{} lies in {one}, which is to stay as a whole",
+                        want.storage
+                    ),
+                    "choose another path: --persistent PATH",
+                );
+            }
+            if store
+                .as_ref()
+                .is_some_and(|store| one.below(store).is_some())
+            {
+                self.add(
+                    format!("{one} stays anyway: /nix is a dataset of its own"),
+                    "leave it out",
+                );
+            }
         }
         for kept in &want.keep {
             let taken = OF_ONE_BOOT.map(path);

@@ -72,7 +72,9 @@ pub fn needed_features(request: &Request, doc: &VpsDoc) -> Features {
         | Request::Restart { .. }
         | Request::Rescue { .. }
         | Request::Reinstall { .. }
-        | Request::ReinstallUndo { .. } => doc.features.clone(),
+        | Request::ReinstallUndo { .. }
+        | Request::Convert { .. }
+        | Request::Revert { .. } => doc.features.clone(),
         Request::SetFeatures { change, .. } => change.features(&doc.features),
         _ => Features::new(),
     }
@@ -84,6 +86,7 @@ fn check_impermanence(
     want: Option<&Impermanence>,
 ) -> Result<(), Refusal> {
     let Some(on) = want else {
+        check_not_converted(doc)?;
         return check_persistent_boots(doc, seen);
     };
     check_boots(doc, on, seen).map_err(|mut refusal| {
@@ -119,9 +122,21 @@ fn check_persistent_boots(doc: &VpsDoc, seen: &Observed) -> Result<(), Refusal> 
             "VPS {} would not boot from its root dataset: {why}",
             doc.title()
         ),
-        match &doc.converted {
-            Some(_) => format!("go back as it came: mayfly impermanence revert {}", doc.id),
-            None => "the root dataset holds data, not a system".to_owned(),
-        },
+        "the root dataset holds data, not a system",
     ))
+}
+
+/// Refuses to switch off by itself what a conversion switched on together with all else.
+fn check_not_converted(doc: &VpsDoc) -> Result<(), Refusal> {
+    match &doc.converted {
+        None => Ok(()),
+        Some(_) => Err(Refusal::new(
+            Code::NotConvertible,
+            format!(
+                "VPS {} was converted, and goes back as a whole",
+                doc.title()
+            ),
+            format!("mayfly impermanence revert {}", doc.id),
+        )),
+    }
 }

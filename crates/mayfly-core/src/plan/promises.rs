@@ -33,7 +33,9 @@ impl Plan {
     /// What the pool will have promised on top of `pool` once this is carried out; what it gives back does not count.
     pub fn pending_promises(&self, pool: &PoolSeen) -> Bytes {
         let more = |step: &Step| match step {
-            Step::CreateDataset { new } if new.mark.role == Role::Persistent => {
+            Step::CreateDataset { new }
+                if matches!(new.mark.role, Role::Persistent | Role::Base) =>
+            {
                 let is_there = pool.datasets.contains_key(&new.name);
                 new.quota.filter(|_| !is_there).unwrap_or_default()
             }

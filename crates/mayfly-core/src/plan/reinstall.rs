@@ -49,6 +49,21 @@ pub fn plan_reinstall(
         check_no_own(doc)?;
     }
     check_bound(doc)?;
+    // It lies beside the contents that would be put aside.
+    if doc
+        .converted
+        .as_ref()
+        .is_some_and(|one| one.taken_out.is_some())
+    {
+        return Err(Refusal::new(
+            Code::VpsBusy,
+            format!(
+                "what the conversion of VPS {} left is still to be destroyed",
+                doc.title()
+            ),
+            "try again in a moment; `mayfly operation list` says how far it is",
+        ));
+    }
     match (doc.impermanence.is_some(), scope.has_system()) {
         (true, true) => check_fits(doc, template, scope)?,
         // Its parts would have no dataset to go into.
@@ -128,10 +143,12 @@ pub fn plan_reinstall_undo(
     let stopped = record_ended(doc);
     let mut old = stopped.clone();
     let left = old.replaced.pop().filter(|_| !gone.is_empty());
-    old.replaced.extend(left.map(|left| Replaced {
+    // It is out of the way of the undo of what was before.
+    let left = left.map(|left| Replaced {
         datasets: gone.into_iter().cloned().collect(),
         ..left
-    }));
+    });
+    old.replaced.splice(0..0, left);
     // The base of a VPS whose data alone was replaced may be another by now, and stays.
     if entry.scope.has_system() {
         old.template = entry.template.clone();

@@ -13,10 +13,13 @@ use mayfly_core::run::RunPhase;
 
 use super::attach::{GUEST_PATH, attach_command};
 use super::runtime::LxcRuntime;
-use crate::runner::{Command, Runner};
+use crate::runner::{Command, RunEnd, RunFailure, Runner};
 
 /// How long an answer may take.
 const DEADLINE: Duration = Duration::from_secs(10);
+/// So often is it asked where the program that asks dies of itself, and how long after each time.
+const TRIES: usize = 3;
+const PAUSE: Duration = Duration::from_millis(100);
 /// How long it may be.
 const LIMIT: usize = 256 << 10;
 
@@ -45,7 +48,17 @@ impl LxcRuntime {
                 .args(attach.args)
                 .deadline(DEADLINE)
                 .output_limit(LIMIT);
-            let answer = Runner::default().run(&command);
+            let runner = Runner::default();
+            let mut answer = runner.run(&command);
+            for _ in 1..TRIES {
+                // lxc-attach copies itself into memory first, and dies where the kernel has not let go of the copy yet.
+                let died = |failure: &RunFailure| matches!(failure.end, RunEnd::Signal(_));
+                if !answer.as_ref().is_err_and(died) {
+                    break;
+                }
+                std::thread::sleep(PAUSE);
+                answer = runner.run(&command);
+            }
             answer
                 .map(|output| output.text())
                 .map_err(|failure| LookFailed::new(what(), failure))

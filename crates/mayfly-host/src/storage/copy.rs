@@ -86,6 +86,8 @@ impl Copying<'_> {
         let is_begun = self.look(is_there(&self.to, c".copying"))?;
         if record.as_ref() == Some(&wanted) {
             if !is_begun {
+                // An earlier call may not have come so far.
+                (self.sync)()?;
                 return Ok(None);
             }
             self.put_into_place()?;

@@ -480,3 +480,60 @@ fn a_dataset_for_the_store_finds_its_place_in_the_disk_space() {
     let plan = hands.plan(id(VPS), &convert(asked, 2)).unwrap();
     assert_eq!(plan.lines()[1], "make dataset 11327/nix, quota 50G");
 }
+
+#[test]
+fn a_conversion_goes_with_features_and_back_as_a_whole() {
+    let mut hands = lives(true);
+    let features = crate::features::FeaturesChange {
+        switches: [(crate::features::Feature::Tun, true)].into(),
+        ..Default::default()
+    };
+    let with_tun = Request::SetFeatures {
+        change: features,
+        run: run(2),
+    };
+    hands.ask(id(VPS), &with_tun).unwrap();
+    hands.ask(id(VPS), &convert(want(), 3)).unwrap();
+    hands.assert_sound();
+    let off = crate::features::FeaturesChange {
+        impermanence: Some(None),
+        ..Default::default()
+    };
+    let off = Request::SetFeatures {
+        change: off,
+        run: run(4),
+    };
+    let refusal = hands.plan(id(VPS), &off).unwrap_err();
+    assert!(refusal.hint.contains("impermanence revert"), "{refusal:?}");
+    // What lies beside the root dataset's contents is destroyed before those are put aside.
+    let reinstall = Request::Reinstall {
+        template: "nixos-shaped".parse().unwrap(),
+        scope: Some(crate::documents::ReinstallScope::Data),
+        run: run(4),
+        boot_ms: 1,
+    };
+    let refusal = hands.plan(id(VPS), &reinstall).unwrap_err();
+    assert_eq!(refusal.code, Code::VpsBusy, "{refusal:?}");
+    hands.ask(id(VPS), &revert(5)).unwrap();
+    hands.assert_sound();
+}
+
+#[test]
+fn what_stays_neither_holds_the_storage_nor_lies_in_the_store() {
+    let refused = |is_nixos: bool, want: ConvertWant, why: &str| {
+        let refusal = lives(is_nixos)
+            .plan(id(VPS), &convert(want, 2))
+            .unwrap_err();
+        assert!(refusal.message.contains(why), "{why}: {}", refusal.message);
+    };
+    let inside = ConvertWant {
+        storage: path("/srv/keep"),
+        ..want()
+    };
+    refused(false, inside, "/srv/keep lies in /srv");
+    let stored = ConvertWant {
+        keep: vec![path("/nix/var/x")],
+        ..want()
+    };
+    refused(true, stored, "/nix/var/x stays anyway");
+}

@@ -49,9 +49,8 @@ impl BtrfsPool {
         let dataset = self.subvolume_must(&what.dataset)?;
         what.check(&self.own_mark(&what.dataset, &dataset.uuid)?)?;
         let outcome = take_out(&dataset.fd, what, to)?;
-        if outcome == Outcome::Changed {
-            self.sync()?;
-        }
+        // Also where an earlier call did it: that one may not have come so far.
+        self.sync()?;
         Ok(outcome)
     }
 }

@@ -124,9 +124,8 @@ impl ZfsPool {
     pub(super) fn take(&self, what: &TakenOut, to: TakeTo) -> HostResult<Outcome> {
         what.check(&self.own_mark(&self.row_must(&what.dataset)?)?)?;
         let outcome = take_out(&self.top(&what.dataset)?, what, to)?;
-        if outcome == Outcome::Changed {
-            self.sync()?;
-        }
+        // Also where an earlier call did it: that one may not have come so far.
+        self.sync()?;
         Ok(outcome)
     }
 }
