@@ -130,9 +130,15 @@ def test_one_that_gets_worse_is_put_back(node):
             assert after[field] == before[field], field
         assert at(node, vps, "/") == str(vps) and user_data(node, vps, "/") == dear
         wait_for("nothing is left", lambda: sorted(n for n in node.in_pool() if n.startswith(str(vps))) == pool and not node.graves(), 60)
+        inside(node, vps, "systemctl disable --now ill; systemctl reset-failed")
+        # What was to stay and cannot is as bad: it would be gone at the next start.
+        refusal = node.refused("vps.unhealthy", "impermanence", "convert", vps, "--keep", "/etc/debian_version")
+        assert "/etc/debian_version" in refusal.message, refusal.message
+        node.wait_running(vps)
+        assert at(node, vps, "/") == str(vps) and user_data(node, vps, "/") == dear
         # One that had failed before may fail again.
         node.exec(vps, "sh", "-c", "sed -i 's/^ExecStart=.*/ExecStart=false/' /etc/systemd/system/ill.service; systemctl daemon-reload;"
-                                   "systemctl restart ill; true")
+                                   "systemctl enable ill; systemctl restart ill; true")
         node.run("impermanence", "convert", vps, timeout=600)
         assert_temporary(node, vps)
         node.run("impermanence", "revert", vps, timeout=300)
