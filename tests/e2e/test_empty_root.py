@@ -74,7 +74,7 @@ def test_what_would_not_boot_is_refused_and_left_as_it_was(node):
 
         # Without impermanence it would boot from the root dataset, which holds no system.
         refused = node.refused("vps.would_not_boot", "feature", "set", vps, "impermanence=off")
-        assert "root dataset" in refused.message and "revert" in refused.hint, (refused.message, refused.hint)
+        assert "root dataset" in refused.message and "holds data" in refused.hint, (refused.message, refused.hint)
         assert node.show(vps)["run"] == run and node.show(vps)["impermanence"]["root_kind"] == "empty"
 
         node.run("stop", vps)

@@ -98,7 +98,7 @@ def refusals(a, b):
         ("template.in_use", ["tiny"], ["template", "remove", "tiny"]),
         ("operation.not_found", ["ffff"], ["operation", "show", "ffff"]),
         ("operation.not_found", ["nonsense"], ["operation", "watch", "nonsense"]),
-        ("feature.unavailable", ["nesting"], ["feature", "set", b, "nesting=on"]),
+        ("input.invalid", ["twice"], ["feature", "set", b, "nesting=on", "nesting=off"]),
         ("vps.would_not_boot", [str(b)], ["feature", "set", b, "impermanence=on", "--root-kind", "empty"]),
     ]
 
