@@ -28,7 +28,7 @@ pub const FILES: usize = 32;
 
 /// How much a finding matters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema), schema(as = Weight))]
 #[serde(rename_all = "snake_case")]
 pub enum Severity {
     /// The VPS will not start so, or loses what its owner told it to keep.
