@@ -368,8 +368,7 @@ impl PoolPath {
     /// Where the contents of a dataset lie that a reinstall put aside: `11327.replaced-c5a8b7`, and of a subdataset
     /// `11327.replaced-c5a8b7:srv:data`, since nothing that is put aside lies in anything else.
     pub fn replaced(vps: VpsId, by: &crate::ids::OperationId, name: &DatasetName) -> Self {
-        let all = by.as_str();
-        let drawn = &all[all.len().saturating_sub(6)..];
+        let drawn = drawn(by);
         let of = match name.is_root() {
             true => String::new(),
             false => format!(":{}", name.as_str().replace('/', ":")),
@@ -387,11 +386,7 @@ impl PoolPath {
 
     /// The base that a conversion made of a VPS's own system: `11327.base-c5a8b7`.
     pub fn own_base(vps: VpsId, by: &crate::ids::OperationId) -> Self {
-        let all = by.as_str();
-        Self(format!(
-            "{vps}.base-{}",
-            &all[all.len().saturating_sub(6)..]
-        ))
+        Self(format!("{vps}.base-{}", drawn(by)))
     }
 
     /// Where one of two datasets is while they change places, on storage that cannot let them do so at once.
@@ -461,6 +456,12 @@ impl PoolPath {
             Some((vps.parse().ok()?, run.parse().ok()?))
         })
     }
+}
+
+/// What an operation's id ends with: what was drawn for it.
+fn drawn(by: &crate::ids::OperationId) -> &str {
+    let all = by.as_str();
+    &all[all.len().saturating_sub(6)..]
 }
 
 impl fmt::Display for PoolPath {

@@ -189,7 +189,8 @@ fn owned<'a>(
     }
 }
 
-fn nothing_alive(name: &PoolPath, vps: VpsId, evidence: &[Evidence]) -> Result<(), Refusal> {
+/// Refuses what is done to a dataset only while nothing of its VPS is alive.
+pub fn nothing_alive(name: &PoolPath, vps: VpsId, evidence: &[Evidence]) -> Result<(), Refusal> {
     match evidence.iter().find(|e| e.is_alive()) {
         None => Ok(()),
         Some(sign) => Err(Refusal::new(

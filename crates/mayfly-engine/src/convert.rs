@@ -9,10 +9,11 @@ use mayfly_core::documents::{
 use mayfly_core::error::{Code, LookFailed, Refusal};
 use mayfly_core::health::{Health, Judgement};
 use mayfly_core::ids::{OperationId, RunId, VpsId};
-use mayfly_core::names::GuestPath;
+use mayfly_core::names::{GuestPath, PoolPath};
 use mayfly_core::persist::report::State;
 use mayfly_core::plan::{NewVpsDefaults, needs_health};
 use mayfly_core::ports::{Cancel, Outcome};
+use mayfly_core::proof::nothing_alive;
 use mayfly_core::trees::{TakeTo, TakenOut, TreeCopy};
 
 use crate::engine::Engine;
@@ -61,7 +62,7 @@ impl Engine {
         copy: &TreeCopy,
         (op, cancel): (&OperationId, &Cancel),
     ) -> Result<Outcome, Refusal> {
-        self.prove_at_rest(copy.owner.0, &copy.from.to_string())?;
+        self.prove_at_rest(copy.owner.0, &copy.from)?;
         let mut progress = |text: &str| self.tell_progress(op, text);
         let done = self.deps().storage.copy_tree(copy, cancel, &mut progress)?;
         let below = match copy.below.is_top() {
@@ -83,21 +84,13 @@ impl Engine {
     pub(crate) fn take_out(&self, what: &TakenOut, to: TakeTo) -> Result<Outcome, Refusal> {
         // What is out of the tree already is in no guest's reach, so that one may run.
         if to != TakeTo::Nothing {
-            self.prove_at_rest(what.owner.0, &what.dataset.to_string())?;
+            self.prove_at_rest(what.owner.0, &what.dataset)?;
         }
         Ok(self.deps().storage.take_out(what, to)?)
     }
 
-    fn prove_at_rest(&self, vps: VpsId, dataset: &str) -> Result<(), Refusal> {
-        let signs = self.deps().runtime.evidence(vps)?;
-        match signs.iter().find(|sign| sign.is_alive()) {
-            None => Ok(()),
-            Some(sign) => Err(Refusal::new(
-                Code::StillAlive,
-                format!("dataset {dataset} is in use: {sign}"),
-                format!("stop the VPS first: mayfly stop {vps} --force"),
-            )),
-        }
+    fn prove_at_rest(&self, vps: VpsId, dataset: &PoolPath) -> Result<(), Refusal> {
+        nothing_alive(dataset, vps, &self.deps().runtime.evidence(vps)?)
     }
 
     /// Waits until nothing is queued in a guest and nothing failed but what had before.
@@ -109,6 +102,7 @@ impl Engine {
         (op, cancel): (&OperationId, &Cancel),
     ) -> Result<Outcome, Refusal> {
         let end = Instant::now() + deadline;
+        let mut told = String::new();
         loop {
             let seen = self.deps().runtime.health(vps, run);
             let why = match seen.map(|health| health.beside(before)) {
@@ -133,7 +127,10 @@ impl Engine {
                 let waited = format!("after {} s {why}", deadline.as_secs());
                 return Err(unhealthy(vps, waited));
             }
-            self.tell_progress(op, &format!("waiting for the guest: {why}"));
+            if why != told {
+                self.tell_progress(op, &format!("waiting for the guest: {why}"));
+                told = why;
+            }
             std::thread::sleep(ASK.min(end.saturating_duration_since(Instant::now())));
         }
     }
@@ -160,12 +157,8 @@ impl Engine {
         op: &OperationDoc,
         doc: &VpsDoc,
     ) -> Result<(), Refusal> {
-        let left = doc
-            .converted
-            .as_ref()
-            .and_then(|one| one.taken_out.as_ref());
         let is_done = op.state == OperationState::Done;
-        if !matches!(op.request, Request::Convert { .. }) || !is_done || left.is_none() {
+        if !matches!(op.request, Request::Convert { .. }) || !is_done || doc.taken_out().is_none() {
             return Ok(());
         }
         let _accepting = self
@@ -182,13 +175,7 @@ impl Engine {
         if self.held().is_some() {
             return Ok(false);
         }
-        let is_due = |doc: &VpsDoc| {
-            let left = doc
-                .converted
-                .as_ref()
-                .and_then(|one| one.taken_out.as_ref());
-            doc.lifecycle == Lifecycle::Ready && left.is_some()
-        };
+        let is_due = |doc: &VpsDoc| doc.lifecycle == Lifecycle::Ready && doc.taken_out().is_some();
         let mut asked = false;
         for doc in self.vpses()?.iter().filter(|doc| is_due(doc)) {
             let _accepting = self

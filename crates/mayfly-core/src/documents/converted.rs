@@ -51,6 +51,11 @@ impl VpsDoc {
         self.knows_replaced(name) || self.base.own.as_ref() == Some(name)
     }
 
+    /// What a conversion took out of the root dataset's tree and is still to be destroyed.
+    pub fn taken_out(&self) -> Option<&TakenOut> {
+        self.converted.as_ref()?.taken_out.as_ref()
+    }
+
     /// What each of its roots is cloned from.
     pub fn base_path(&self) -> PoolPath {
         let of_template = || crate::plan::base_path(&self.base.template);

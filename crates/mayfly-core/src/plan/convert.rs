@@ -101,7 +101,7 @@ pub fn plan_convert(
         let copy = Step::CopyTree { copy: copy.clone() };
         steps.push(copy.final_because("it goes with the dataset that it was made for"));
     }
-    if let Some(what) = new.converted.as_ref().and_then(|c| c.taken_out.clone()) {
+    if let Some(what) = new.taken_out() {
         let to = |to| Step::TakeOut {
             what: what.clone(),
             to,

@@ -50,11 +50,7 @@ pub fn plan_reinstall(
     }
     check_bound(doc)?;
     // It lies beside the contents that would be put aside.
-    if doc
-        .converted
-        .as_ref()
-        .is_some_and(|one| one.taken_out.is_some())
-    {
+    if doc.taken_out().is_some() {
         return Err(Refusal::new(
             Code::VpsBusy,
             format!(
