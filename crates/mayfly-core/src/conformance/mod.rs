@@ -168,13 +168,26 @@ pub fn check(rig: &dyn Rig) -> Report {
     scene::run(rig, CASES, &[false, true])
 }
 
-/// All cases, only with each changing call done a second time: for a storage whose calls take long. What this leaves out
-/// is what a first call does that a second one mends.
+/// What is done with each case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Passes {
+    /// As it stands, and once more with each changing call done a second time.
+    Both,
+    /// The latter alone, for a storage whose calls take long: what this leaves out is what a first call does that a second
+    /// one mends.
+    Repeated,
+}
+
+/// Every `of`th case from the case `part` on: the suite in processes beside each other.
 ///
 /// # Panics
 /// Where the implementation does not do what it should.
-pub fn check_twice(rig: &dyn Rig) -> Report {
-    scene::run(rig, CASES, &[true])
+pub fn check_part(rig: &dyn Rig, part: usize, of: usize, passes: Passes) -> Report {
+    let cases: Vec<_> = CASES.iter().skip(part).step_by(of).copied().collect();
+    match passes {
+        Passes::Both => scene::run(rig, &cases, &[false, true]),
+        Passes::Repeated => scene::run(rig, &cases, &[true]),
+    }
 }
 
 /// One case by its name, for whoever hunts something down.
