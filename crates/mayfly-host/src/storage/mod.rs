@@ -18,7 +18,7 @@ mod taken;
 mod template;
 mod tree;
 
-pub(crate) use contained::open_below;
+pub(crate) use contained::{open_below, open_regular};
 pub use identity::{KernelIdentity, Shown};
 pub use open::{OpenPool, format_pool, open_pool};
 pub use template::{TemplatePool, TemplateStaging};

@@ -18,7 +18,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 use rustix::process::{Gid, Uid};
 
-use super::contained::{make_directory, open_below};
+use super::contained::{make_directory, open_below, open_regular};
 use super::refusals::failed;
 
 const PLACE: OFlags = OFlags::PATH
@@ -84,29 +84,18 @@ pub(super) fn read_from_tree(
             format!("look at what is at {path} of the VPS, and put a plain file there"),
         )))
     };
-    let relative = path.relative();
-    // Only looked at first: to open a FIFO or a device for reading is to do something to it.
-    let looked = match open_below(top, relative, OFlags::PATH | OFlags::NOFOLLOW) {
-        Ok(looked) => fstat(&looked),
+    let failed = |e: &dyn std::fmt::Display| {
+        HostError::failed(format!("reading {path} of dataset {name}"), e)
+    };
+    let file = match open_regular(top, path.relative()) {
+        Ok(Ok(file)) => file,
+        Ok(Err(_)) => return refuse("is no regular file".to_owned()),
         Err(Errno::NOENT) => return Ok(None),
         Err(Errno::LOOP | Errno::NOTDIR | Errno::XDEV) => {
             return refuse("cannot be reached: something on the way is no directory".to_owned());
         }
-        Err(errno) => Err(errno),
+        Err(errno) => return Err(failed(&errno)),
     };
-    let failed = |e: &dyn std::fmt::Display| {
-        HostError::failed(format!("reading {path} of dataset {name}"), e)
-    };
-    let looked = looked.map_err(|e| failed(&e))?;
-    if FileType::from_raw_mode(looked.st_mode) != FileType::RegularFile {
-        return refuse("is no regular file".to_owned());
-    }
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
-    let file = File::from(open_below(top, relative, flags).map_err(|e| failed(&e))?);
-    let opened = fstat(&file).map_err(|e| failed(&e))?;
-    if (opened.st_dev, opened.st_ino) != (looked.st_dev, looked.st_ino) {
-        return refuse("was replaced while it was looked at".to_owned());
-    }
     let mut bytes = Vec::new();
     file.take(limit as u64 + 1)
         .read_to_end(&mut bytes)

@@ -5,7 +5,6 @@
 //! then stood still from one look to the next, the confined harvester is started; the loop of events goes on meanwhile.
 //! Each look leaves a time on the run's lock: where nobody is left to write when the guest died, it was alive then.
 
-use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -15,8 +14,8 @@ use mayfly_core::names::GuestPath;
 use mayfly_core::persist::path::TreePath;
 use mayfly_core::run::RunSpec;
 use rustix::fs::{
-    AtFlags, CWD, FileType, OFlags, Stat, StatxAttributes, StatxFlags, Timespec, Timestamps, fstat,
-    statx, utimensat,
+    AtFlags, CWD, OFlags, Stat, StatxAttributes, StatxFlags, Timespec, Timestamps, fstat, statx,
+    utimensat,
 };
 use rustix::io::Errno;
 use serde::Deserialize;
@@ -26,7 +25,7 @@ use crate::run::harvest::child::Harvester;
 use crate::run::harvest::order::{Dataset, Order, Source, When, innermost, record_path};
 use crate::run::paths::RunDir;
 use crate::run::show::open;
-use crate::storage::open_below;
+use crate::storage::{open_below, open_regular};
 
 /// From one look to the next.
 const LOOK: Duration = Duration::from_secs(1);
@@ -333,22 +332,14 @@ fn read_record(dataset: &Path, below: &str) -> io::Result<Option<Placed>> {
         path: TreePath,
     }
     let top = open(dataset, OFlags::DIRECTORY)?;
-    // Only looked at first: to open a FIFO for reading is to do something to it.
-    let looked = match open_below(&top, below, OFlags::PATH | OFlags::NOFOLLOW) {
-        Ok(looked) => fstat(&looked)?,
+    let wrong = |what: &str| io::Error::other(format!("the record of what was placed {what}"));
+    let file = match open_regular(&top, below) {
+        Ok(Ok(file)) => file,
+        Ok(Err(_)) => return Err(wrong("is no file")),
         Err(Errno::NOENT) => return Ok(None),
         Err(e) => return Err(e.into()),
     };
-    let wrong = |what: &str| io::Error::other(format!("the record of what was placed {what}"));
-    if FileType::from_raw_mode(looked.st_mode) != FileType::RegularFile {
-        return Err(wrong("is no file"));
-    }
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
-    let file = File::from(open_below(&top, below, flags)?);
     let seen = fstat(&file)?;
-    if (seen.st_dev, seen.st_ino) != (looked.st_dev, looked.st_ino) {
-        return Err(wrong("was replaced while it was looked at"));
-    }
     let mut text = Vec::new();
     file.take(RECORD_BYTES + 1).read_to_end(&mut text)?;
     if text.len() as u64 > RECORD_BYTES {
