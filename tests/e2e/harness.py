@@ -51,7 +51,8 @@ class Refused(Exception):
 
 def wait_for(what, condition, seconds=30.0, every=0.05):
     """Waits until `condition()` is true and answers with what it gave."""
-    seconds *= SLOW
+    # What is asked for at each turn is a process, which slows down what is waited for.
+    seconds, every = seconds * SLOW, every * SLOW
     end = time.monotonic() + seconds
     while True:
         got = condition()
