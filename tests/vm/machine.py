@@ -69,6 +69,8 @@ class Machine:
         return self
 
     def __exit__(self, *_):
+        # Asked once more, it tidies up all the same.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         self.remove()
 
     # -- power
