@@ -102,7 +102,8 @@ def test_what_cannot_be_put_or_pulled_is_refused_and_leaves_nothing(node):
 
 def test_a_file_that_does_not_fit_leaves_nothing(node):
     with node.vps(template="debian-12-impermanence", start=False) as vps, tempfile.TemporaryDirectory() as here:
-        assert "vps.not_running" in node.run("push", vps, "-", "/srv/x", input="x", check=False).stderr
+        done = node.run("push", vps, "-", "/srv/x", input="x", check=False)
+        assert "vps.not_running" in done.stderr, done
         node.run("dataset", "set", vps, "quota=512M")
         node.run("dataset", "create", f"{vps}/small", "--quota", "16M", "--mount", "/small")
         node.run("start", vps)

@@ -25,6 +25,7 @@ mod feed;
 mod files;
 mod fsck;
 mod history;
+mod linger;
 mod log;
 mod mounts;
 mod network;

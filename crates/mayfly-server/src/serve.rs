@@ -17,6 +17,7 @@ use tokio::task::JoinSet;
 use tower_service::Service as _;
 
 use crate::AppState;
+use crate::linger::Lingering;
 
 /// How long a peer may take to say what it wants.
 const HEAD_DEADLINE: Duration = Duration::from_secs(30);
@@ -102,7 +103,7 @@ async fn connection(
         async move {
             Ok::<_, Infallible>(
                 router
-                    .call(request.map(Body::new))
+                    .call(request.map(|body| Body::new(Lingering::from(body))))
                     .await
                     .unwrap_or_else(|never| match never {}),
             )

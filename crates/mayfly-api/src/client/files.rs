@@ -62,11 +62,12 @@ impl Client {
             });
         let body = StreamBody::new(Box::pin(pieces.map(|piece| piece.map(Frame::data))));
         // As long as it takes: nobody knows how long the file is.
-        let response = self
+        let (response, connection) = self
             .send(Method::PUT, &path, Some("application/octet-stream"), body)
             .await?;
-        let bytes = self.body(response).await?;
-        serde_json::from_slice(&bytes).map_err(|e| self.broken(e))
+        let bytes = self.body(response).await;
+        connection.abort();
+        serde_json::from_slice(&bytes?).map_err(|e| self.broken(e))
     }
 
     /// A file of a running VPS.

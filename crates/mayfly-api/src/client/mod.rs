@@ -17,6 +17,7 @@ use mayfly_core::names::TemplateName;
 use mayfly_core::network::Forward;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
+use tokio::task::AbortHandle;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 
@@ -347,17 +348,19 @@ impl Client {
     ) -> Result<Response<Incoming>, ClientError> {
         let content_type = body.as_ref().map(|_| "application/json");
         let body = Full::new(Bytes::from(body.unwrap_or_default()));
-        self.send(method, path, content_type, body).await
+        let (response, _) = self.send(method, path, content_type, body).await?;
+        Ok(response)
     }
 
-    /// The same with any body.
+    /// The same with any body, and the task of its connection: it ends with the body of the answer and that of the request,
+    /// which may be longer than anyone listens.
     async fn send<B>(
         &self,
         method: Method,
         path: &str,
         content_type: Option<&str>,
         body: B,
-    ) -> Result<Response<Incoming>, ClientError>
+    ) -> Result<(Response<Incoming>, AbortHandle), ClientError>
     where
         B: hyper::body::Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: std::error::Error + Send + Sync,
@@ -366,8 +369,7 @@ impl Client {
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
             .map_err(|e| self.broken(e))?;
-        // The connection ends with the body of the answer.
-        tokio::spawn(connection);
+        let connection = tokio::spawn(connection).abort_handle();
         let mut request = Request::builder()
             .method(method)
             .uri(path)
@@ -381,11 +383,12 @@ impl Client {
             .await
             .map_err(|e| self.broken(e))?;
         if response.status().is_success() {
-            return Ok(response);
+            return Ok((response, connection));
         }
         let status = response.status();
-        let bytes = self.body(response).await?;
-        Err(self.refused(status, &bytes))
+        let bytes = self.body(response).await;
+        connection.abort();
+        Err(self.refused(status, &bytes?))
     }
 
     async fn connect(&self) -> Result<UnixStream, ClientError> {

@@ -5,6 +5,8 @@ use std::io;
 use futures_util::stream;
 use mayfly_api::{PutFile, SetPassword};
 use mayfly_core::error::Code;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::UnixStream;
 use tokio_tungstenite::tungstenite::Bytes;
 
 use crate::harness::{Node, create, refused};
@@ -48,6 +50,33 @@ async fn what_is_put_is_told_with_its_fate() {
     for bad in ["etc/motd", ""] {
         assert_eq!(refused(put(bad, "").await).code, Code::Invalid);
     }
+    node.stop().await;
+}
+
+/// A node that closed as soon as it has answered would fail the next write of a client that has more to send, which then never
+/// reads why.
+#[tokio::test]
+async fn a_refusal_is_heard_by_whoever_still_sends() {
+    let node = Node::start().await;
+    node.template("debian-12-impermanence").await;
+    node.done(&create("debian-12-impermanence", false)).await;
+
+    let mut slow = UnixStream::connect(node.client.socket()).await.unwrap();
+    let head = "PUT /v1/vps/web1/file?path=/x HTTP/1.1\r\nhost: x\r\n\
+                content-type: application/octet-stream\r\ntransfer-encoding: chunked\r\n\r\n";
+    slow.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    while !String::from_utf8_lossy(&answer).contains("vps.not_running") {
+        assert!(slow.read_buf(&mut answer).await.unwrap() > 0);
+    }
+    for _ in 0..100 {
+        let chunk = [b"1000\r\n".as_slice(), &[0; 0x1000], b"\r\n"].concat();
+        slow.write_all(&chunk).await.unwrap();
+    }
+
+    let endless = stream::repeat_with(|| Ok(Bytes::from_static(&[0; 0x1000])));
+    let info = refused(node.client.put_file("web1", &wish("/x"), endless).await);
+    assert_eq!(info.code, Code::VpsNotRunning);
     node.stop().await;
 }
 

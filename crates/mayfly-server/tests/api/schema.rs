@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use axum::body::{Body, to_bytes};
+use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::Request;
 use axum::http::header::CONTENT_TYPE;
 use axum::middleware::Next;
@@ -118,6 +118,8 @@ fn escape(word: &str) -> String {
     word.replace('~', "~0").replace('/', "~1")
 }
 
+const RAW: &str = "application/octet-stream";
+
 /// Ends the test where an answer, or a body that was taken, is not as described.
 pub(crate) async fn hold(described: Arc<Description>, request: Request, next: Next) -> Response {
     let (method, path) = (
@@ -125,14 +127,16 @@ pub(crate) async fn hold(described: Arc<Description>, request: Request, next: Ne
         request.uri().path().to_owned(),
     );
     let (head, body) = request.into_parts();
-    let is_raw = head
-        .headers
-        .get(CONTENT_TYPE)
-        .is_some_and(|v| v == "application/octet-stream");
-    let sent = to_bytes(body, 1 << 20).await.unwrap_or_default();
-    let answer = next
-        .run(Request::from_parts(head, Body::from(sent.clone())))
-        .await;
+    let is_raw = head.headers.get(CONTENT_TYPE).is_some_and(|v| v == RAW);
+    // What is raw goes on as it comes.
+    let (sent, body) = match is_raw {
+        true => (Bytes::new(), body),
+        false => {
+            let sent = to_bytes(body, 1 << 20).await.unwrap_or_default();
+            (sent.clone(), Body::from(sent))
+        }
+    };
+    let answer = next.run(Request::from_parts(head, body)).await;
     let status = answer.status().as_u16();
     let what = format!("{method} {path}: {status}");
     let Some(of) = described.operation_of(&method, &path) else {
@@ -146,14 +150,20 @@ pub(crate) async fn hold(described: Arc<Description>, request: Request, next: Ne
     let Some(place) = described.answer(&of, status) else {
         panic!("{what}: this status is not in the description");
     };
-    if (200..300).contains(&status) && !sent.is_empty() {
+    if (200..300).contains(&status) && (is_raw || !sent.is_empty()) {
         let place = format!(
             "/paths/{}/{}/requestBody",
             escape(&of.0),
             method.to_lowercase()
         );
-        let raw = format!("{place}/content/{}", escape("application/octet-stream"));
-        if !is_raw || described.document.pointer(&raw).is_none() {
+        let raw = format!("{place}/content/{}", escape(RAW));
+        if is_raw {
+            let known = described.document.pointer(&raw);
+            assert!(
+                known.is_some(),
+                "{what}: a raw body is not in the description"
+            );
+        } else {
             let schema = described.schema(&place, "application/json");
             let schema =
                 schema.unwrap_or_else(|| panic!("{what}: its body is not in the description"));
