@@ -30,7 +30,7 @@ def absent(install):
     """Why there is none; none where there is one."""
     if daemon() is None and install:
         packages = ["incus-base", "incus-client"]
-        done = subprocess.run(["apt-get", "install", "-y", "-qq", "--no-install-recommends", *packages],
+        done = subprocess.run(["apt-get", "install", "-y", "-qq", "--no-install-recommends", "--no-remove", *packages],
                               env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"}, capture_output=True, text=True)
         if done.returncode != 0:
             done = subprocess.run([TOP / "tests/vm/install-from-backports", *packages], capture_output=True, text=True)
