@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use mayfly_host::budgets::ensure_budgets;
+use mayfly_host::memory::share_arenas;
 use mayfly_server::AppState;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -36,6 +37,7 @@ pub(crate) struct ServeArgs {
 
 /// Serves until it is asked to end. Called before any other thread exists. VPSes go on when it ends.
 pub(crate) fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
+    share_arenas();
     start_log();
     let state = StateDir::new(&args.state_dir)?;
     let Daemon {

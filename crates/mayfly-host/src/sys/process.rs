@@ -1,4 +1,4 @@
-//! Processes and signals of the supervisor, which has one thread.
+//! This process itself: signals and forks of the supervisor, which has one thread, and the allocator of the daemon.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -41,6 +41,18 @@ pub(crate) fn fork() -> io::Result<Fork> {
 pub(crate) fn leave_now(status: i32) -> ! {
     // SAFETY: _exit takes an integer and does not return.
     unsafe { libc::_exit(status) }
+}
+
+/// How many arenas the allocator of the C library may have. What it does with a value that it does not take is its own affair:
+/// memory is allocated as before.
+pub(crate) fn set_most_arenas(most: i32) {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: mallopt takes two integers and locks what it changes.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, most);
+    }
+    #[cfg(not(target_env = "gnu"))]
+    let _ = most;
 }
 
 /// Blocks `signals` and gives a descriptor that is readable when one of them arrives.
