@@ -55,6 +55,14 @@ class Machine:
             self.image = image.readlink()
             return
         self.dir.mkdir(exist_ok=True)
+        try:
+            self.make_disks(image)
+        except BaseException:
+            # Nobody has a machine that could be removed.
+            shutil.rmtree(self.dir)
+            raise
+
+    def make_disks(self, image):
         built = subprocess.run([HERE / "image"], check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
         self.image = pathlib.Path(built)
         image.symlink_to(built)
