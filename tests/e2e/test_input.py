@@ -8,7 +8,7 @@ import subprocess
 
 from backends import only
 from harness import MAYFLY, Node, sh, wait_for
-from truth import differences, ensure_tiny, operations_over, own_node, pool_path, snapshot, subvolumes
+from truth import assert_unchanged, differences, ensure_tiny, operations_over, own_node, pool_path, snapshot, subvolumes
 
 
 def ask(node, *words, env=None):
@@ -193,7 +193,7 @@ def test_a_dry_run_of_anything_changes_nothing(node):
             assert node.run(*words, "--dry-run").stdout.count("\n") == len(plan["lines"])
         for code, _, words in refusals(a, b)[:6]:
             node.refused(code, *words, "--dry-run")
-        assert not differences(before, snapshot(node))
+        assert_unchanged(node, before)
         assert len(node.json("operation", "list")) == count, "a dry run left an operation"
 
 
@@ -212,7 +212,7 @@ def test_a_stranger_is_told_nothing(node):
             error = json.loads(done.stdout.splitlines()[-1])["error"]
             assert error["code"] == "auth.forbidden" and error["hint"], f"{words}: {error}"
             assert "vps" not in error["message"] and str(vps) not in error["message"], error
-        assert not differences(before, snapshot(node))
+        assert_unchanged(node, before)
 
 
 def test_strangers_cannot_keep_others_out(node):
@@ -269,7 +269,7 @@ def test_without_a_daemon_the_command_line_says_so(node):
         assert not (fresh / "node.json").exists()
         shutil.rmtree(fresh, ignore_errors=True)
         assert not list(node.dir.glob("huge*")) and not (node.dir / "no").exists()
-    assert not differences(before, snapshot(node))
+    assert_unchanged(node, before)
     assert node.answers()
 
 

@@ -146,6 +146,13 @@ def differences(before, after):
     return [f"{key}: {before[key]} before, {after[key]} after" for key in before if before[key] != after[key]]
 
 
+def assert_unchanged(node, before, besides=()):
+    """The node is as `snapshot` found it, but for what is named in `besides`."""
+    after = snapshot(node)
+    found = differences({key: before[key] for key in before if key not in besides}, after)
+    assert not found, "\n".join(found)
+
+
 def template_contents(said):
     """What lies below `templates` for templates that have a name, and for what was cloned from contents of others."""
     named = {template["digest"][:16] for template in said["templates"]}

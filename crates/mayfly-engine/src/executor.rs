@@ -418,9 +418,8 @@ impl Engine {
         Ok(())
     }
 
-    /// What follows an operation: the lasting goal of its VPS, and the graves that it filled.
+    /// What follows an operation: the lasting goal of its VPS.
     fn after(&self, op: &OperationDoc) -> Result<(), Refusal> {
-        self.wake_reaper();
         let Some(id) = op.vps else { return Ok(()) };
         let Some(doc) = self.vps_by_id(id)? else {
             return Ok(());

@@ -149,7 +149,10 @@ impl Engine {
                 std::thread::sleep(STUCK_PAUSE);
                 continue;
             }
-            if !self.inner.lanes.advance(lane) {
+            let goes_on = self.inner.lanes.advance(lane);
+            // Only now: the reaper passes over what lanes may be at work on.
+            self.wake_reaper();
+            if !goes_on {
                 return;
             }
         }
