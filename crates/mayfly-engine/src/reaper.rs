@@ -94,7 +94,8 @@ impl Engine {
         let (mut graves, mut burials) = (leftovers.graves, leftovers.burials);
         {
             let left = burials.iter().filter_map(buried_by);
-            let there: BTreeSet<_> = graves.iter().chain(left).collect();
+            let passed_over = &leftovers.passed_over;
+            let there: BTreeSet<_> = graves.iter().chain(left).chain(passed_over).collect();
             let mut known = self.graves();
             known.retain(|name, _| there.contains(name));
             graves.retain(|grave| is_due(known.get(grave)));

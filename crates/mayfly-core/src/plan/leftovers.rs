@@ -19,6 +19,8 @@ pub struct Leftovers {
     pub graves: Vec<PoolPath>,
     /// What is left alone, and why.
     pub reports: Vec<String>,
+    /// What may be a leftover, and is not judged as long as its VPS, or a template, is being worked at.
+    pub passed_over: Vec<PoolPath>,
 }
 
 /// Whose work is going on: what they make is their business.
@@ -123,7 +125,7 @@ fn ours(
         return;
     }
     match (&mark.role, &mark.owner) {
-        (Role::Template, _) if busy.templates || busy.all => {}
+        (Role::Template, _) if busy.templates || busy.all => out.passed_over.push(name.clone()),
         (Role::Template, _) => {
             let known = templates
                 .iter()
@@ -145,11 +147,10 @@ fn ours(
         }
         (Role::Temporary, Some((id, life))) => {
             match vpses.iter().find(|v| v.id == *id && v.incarnation == *life) {
-                None if busy.has(*id) => {}
+                _ if busy.has(*id) => out.passed_over.push(name.clone()),
                 None => out.reports.push(format!(
                     "{name}: VPS {id} of incarnation {life} is not known here; left alone"
                 )),
-                Some(_) if busy.has(*id) => {}
                 // It goes with the root that it lies in.
                 Some(_) if goes_with_its_root(name, pool) => {}
                 Some(doc) => {
@@ -183,7 +184,7 @@ fn ours(
             .push(format!("{name}: its mark names no VPS; left alone")),
         (Role::Replaced | Role::Base, Some((id, life))) => {
             match vpses.iter().find(|v| v.id == *id && v.incarnation == *life) {
-                _ if busy.has(*id) => {}
+                _ if busy.has(*id) => out.passed_over.push(name.clone()),
                 None => out.reports.push(format!(
                     "{name}: VPS {id} of incarnation {life} is not known here; left alone"
                 )),
