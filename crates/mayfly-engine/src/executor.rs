@@ -25,7 +25,6 @@ use mayfly_core::run::RunEnd;
 
 use crate::doing::{Doing, Next, PUT_BACK, cancelled};
 use crate::engine::Engine;
-use crate::intent::Intent;
 use crate::keys;
 use crate::lanes::Lane;
 use crate::store::{Txn, Write};
@@ -465,15 +464,8 @@ impl Engine {
             }
             return Ok(());
         }
-        // Somebody may have asked for a stop meanwhile, which waits; its own end leads here again.
-        let waiting = self.inner.lanes.waiting(Lane::Vps(id)).into_iter();
-        let mut waiting = waiting.filter_map(|one| self.operation_by_id(&one).ok());
-        let is_to_rest = waiting.any(|one| {
-            let rests = matches!(one.request, Request::Stop { .. } | Request::Destroy { .. });
-            rests && one.id != op.id
-        });
-        if should_start(&doc) && !is_to_rest && !self.is_in_boot_queue(id) {
-            self.submit(Some(id), Intent::Start, BY_ITSELF)?;
+        if should_start(&doc) && !self.is_in_boot_queue(id) {
+            self.start_again(id, &op.id)?;
         }
         Ok(())
     }
@@ -489,7 +481,7 @@ impl Engine {
                 && should_start(doc)
                 && !self.is_in_boot_queue(doc.id) =>
             {
-                self.submit(Some(doc.id), Intent::Start, BY_ITSELF)?;
+                self.start_again(doc.id, &op.id)?;
             }
             _ => {}
         }

@@ -4,7 +4,7 @@ use mayfly_core::documents::{
     BY_ITSELF, OperationDoc, OperationState, Request, SCHEMA, TemplateDoc, VpsDoc,
 };
 use mayfly_core::error::{Code, Refusal};
-use mayfly_core::ids::{Incarnation, RunId, VpsId};
+use mayfly_core::ids::{Incarnation, OperationId, RunId, VpsId};
 use mayfly_core::names::TemplateName;
 use mayfly_core::plan::{
     Plan, plan_run_ended, plan_template_build, plan_template_import, plan_template_pull,
@@ -59,6 +59,31 @@ impl Engine {
             self.preempt(Lane::of(op.vps), &op.id);
         }
         Ok(op)
+    }
+
+    /// Asks for the start that a lasting goal wants after the operation `after`, unless somebody has asked for a stop
+    /// meanwhile: the end of that one leads here again.
+    pub(crate) fn start_again(&self, vps: VpsId, after: &OperationId) -> Result<(), Refusal> {
+        self.refuse_if_held()?;
+        // A stop is either seen here, or comes behind the start.
+        let _accepting = self
+            .inner
+            .accepting
+            .lock()
+            .expect("no thread panics with it");
+        let lane = Lane::Vps(vps);
+        let waiting = self.inner.lanes.waiting(lane).into_iter();
+        let mut waiting = waiting.filter_map(|one| self.operation_by_id(&one).ok());
+        let is_to_rest = waiting.any(|one| {
+            let rests = matches!(one.request, Request::Stop { .. } | Request::Destroy { .. });
+            rests && one.id != *after
+        });
+        if !is_to_rest {
+            let (vps, request) = self.draw(Some(vps), Intent::Start)?;
+            self.refuse_behind_overdue(lane)?;
+            self.accept(vps, request, BY_ITSELF)?;
+        }
+        Ok(())
     }
 
     fn refuse_busy(&self, lane: Lane) -> Result<(), Refusal> {
