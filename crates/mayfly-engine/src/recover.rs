@@ -20,6 +20,9 @@ use crate::store::{BadDoc, Txn, TypedStore, Write};
 /// So many operations that are over are remembered.
 const KEEP_OPERATIONS: usize = 1000;
 
+/// So many of what is forgotten are one transaction, which is synced.
+const PRUNED_AT_ONCE: usize = 100;
+
 /// What was found.
 #[derive(Clone, Debug, Default)]
 pub struct Recovered {
@@ -158,11 +161,12 @@ impl Engine {
         // By the store's own order: ids begin with the time of a clock that may have been set back.
         over.sort_by_key(|op| op.create_revision);
         let surplus = over.len().saturating_sub(KEEP_OPERATIONS);
-        for op in over.iter().take(surplus) {
-            let writes = vec![Write::Delete(op.key.clone())];
+        // Few at a time: who wants to write meanwhile waits for one of them.
+        for some in over[..surplus].chunks(PRUNED_AT_ONCE) {
+            let writes = some.iter().map(|op| Write::Delete(op.key.clone()));
             self.commit(Txn {
                 conditions: Vec::new(),
-                writes,
+                writes: writes.collect(),
             })?;
         }
         Ok(())
