@@ -399,8 +399,15 @@ impl Runtime for LxcRuntime {
                 ));
             }
         }
-        match client::wait_ended(&dir, SETTLE) {
-            Err(CallError::Late(_)) => Ok(Outcome::Unchanged),
+        let mut ended = client::wait_ended(&dir, SETTLE);
+        if matches!(ended, Err(CallError::Late(_))) {
+            // An init that died at once may still be swept up after. A supervisor that is busy with that answers nobody.
+            match client::status(&dir) {
+                Ok(state) if state.ended_unix_ms.is_none() => return Ok(Outcome::Unchanged),
+                _ => ended = client::wait_ended(&dir, SWEEP),
+            }
+        }
+        match ended {
             Ok(state) if wished(&state.end) => Ok(Outcome::Unchanged),
             Ok(state) => Err(start_failed(vps, state.end.as_ref())),
             Err(_) => Err(start_failed(vps, None)),
