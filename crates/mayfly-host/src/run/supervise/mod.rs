@@ -249,8 +249,9 @@ impl Supervisor {
             }
         }
         crash_point("supervise.after_cgroups_removed");
-        self.console.print(&ring::note(&describe(end)));
         self.console.take_the_rest();
+        self.flush_console();
+        self.console.print(&ring::note(&describe(end)));
         self.flush_console();
         for path in [
             self.dir.control_socket(),
