@@ -27,8 +27,10 @@ use tokio::task::JoinSet;
 
 use crate::AttachCommand;
 
-/// A program that is over may have left others behind that hold its output open: after so long a silence it is over.
-const SILENCE: Duration = Duration::from_millis(250);
+/// A program that is over may have left others behind that hold its output open: after so many silences in a row of such a
+/// length it is over. One long silence would be none: a daemon that was held up finds it over before it has looked.
+const SILENCES: u32 = 5;
+const SILENCE: Duration = Duration::from_millis(50);
 /// What ends input at a terminal.
 const END_OF_TRANSMISSION: u8 = 4;
 
@@ -120,16 +122,16 @@ impl Process {
     pub(crate) async fn finished(mut self) -> io::Result<i32> {
         let status = self.child.wait().await?;
         self.over = true;
-        loop {
+        let mut silences = 0;
+        while silences < SILENCES {
             let before = self.traffic.pieces.load(Ordering::SeqCst);
             let silence = tokio::time::sleep(SILENCE);
             tokio::select! {
                 done = self.pumps.join_next() => if done.is_none() { break },
                 () = silence => {
                     let held = self.traffic.holding.load(Ordering::SeqCst);
-                    if held == 0 && before == self.traffic.pieces.load(Ordering::SeqCst) {
-                        break;
-                    }
+                    let is_silent = held == 0 && before == self.traffic.pieces.load(Ordering::SeqCst);
+                    silences = if is_silent { silences + 1 } else { 0 };
                 }
             }
         }
