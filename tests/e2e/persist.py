@@ -81,7 +81,8 @@ def restart(node, vps, *words):
     node.run("restart", vps, *words)
 
 
-def await_stored(node, vps, path, text, seconds=15):
+def await_stored(node, vps, path, text, seconds=60):
+    """After a harvest that took long the next one waits fifty times as long."""
     wait_for(f"{path} is stored as {text!r}", lambda: stored(node, vps, path) == text, seconds)
 
 

@@ -51,6 +51,7 @@ def test_subdatasets_at_any_depth(node):
     """D2: nested names, on a running VPS; what they hold first; reserved names."""
     with node.vps(wait=False) as vps:
         node.run("dataset", "set", vps, "quota=512M")
+        wait_for("the graves are gone", lambda: not node.graves())
         before = node.in_pool()
         for name in ("private", "trash", "a/private", f"{vps}.impermanence-abcdef", "a.rescue-1", ".x", "a//b", "../x"):
             done = node.run("dataset", "create", f"{vps}/{name}", "--quota", "16M", check=False)

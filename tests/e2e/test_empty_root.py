@@ -2,6 +2,7 @@
 import json
 
 from harness import wait_for
+from truth import documents
 
 SKELETON = {"boot", "dev", "etc", "proc", "run", "sbin", "sys", "var"}
 MOUNT_POINTS = {"nix", "persistent"}
@@ -79,10 +80,11 @@ def test_what_would_not_boot_is_refused_and_left_as_it_was(node):
 
         node.run("stop", vps)
         node.run("mount", "remove", vps, "/nix")
-        before = node.show(vps), node.in_pool()
+        wait_for("the graves are gone", lambda: not node.graves())
+        before = documents(node)["vpses"][vps], node.in_pool()
         refused = node.refused("vps.would_not_boot", "start", vps)
         assert "/nix" in refused.message and "mount" in refused.hint, (refused.message, refused.hint)
-        assert (node.show(vps), node.in_pool()) == before
+        assert (documents(node)["vpses"][vps], node.in_pool()) == before
         refused = node.refused("vps.would_not_boot", "start", vps, "--dry-run")
         node.run("mount", "add", f"{vps}/nix", "/nix")
         node.run("start", vps)

@@ -56,8 +56,7 @@ def test_events_and_logs_tell_how_runs_begin_and_end(node):
     """A1, F3: start, restart, poweroff inside, a crash of init, a refused operation; after a destroy, nothing of it."""
     with node.vps("tiny", start=False, wait=False) as vps, node.vps("tiny", "--start", start=False, wait=False) as other:
         name = node.show(vps)["hostname"]
-        with followed(node, "events", "--vps", name) as lines:
-            time.sleep(0.3)
+        with followed(node, "events", "--vps", name, "--since", revision(node, vps)) as lines:
             node.run("start", vps)
             first = node.show(vps)["run"]
             node.run("restart", vps, "--force")

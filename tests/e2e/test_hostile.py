@@ -209,6 +209,7 @@ def test_no_request_of_a_guest_makes_a_subvolume(node):
     with node.vps("tiny", "--feature", "nesting", wait=False) as vps, node.vps("tiny", start=False) as neighbour:
         listed = sh("btrfs", "subvolume", "list", pool_path(node)).stdout
         group = re.search(rf"^ID (\d+) .* path {neighbour}$", listed, re.M).group(1)
+        wait_for("the graves are gone", lambda: not node.graves())
         before = set(subvolumes(node))
         program = put(node, vps, SUBVOLUMES, "subvolumes")
         for place in ("/persistent", "/", "/tmp"):

@@ -48,7 +48,8 @@ def test_names_that_are_no_text_do_not_hide_whose_a_process_is(node):
     fill = (f"cd /; i=0; while [ $i -lt 15 ]; do mkdir {deep}; cd {deep}; i=$((i+1)); done; mount -t tmpfs x . ; "
             f"cd /{deep}; cd {'/'.join([deep] * 14)}; mkdir a b; mount --bind a b; mount --make-rshared /; i=0; "
             "while [ $i -lt 12 ]; do mount --rbind a a || break; i=$((i+1)); done; "
-            "unshare -m /persistent/attacks mute-names 1 > /tmp/mute 2>&1 < /dev/null & sleep 1; cat /tmp/mute")
+            "unshare -m /persistent/attacks mute-names 1 > /tmp/mute 2>&1 < /dev/null & "
+            "n=0; while [ ! -s /tmp/mute ] && [ $n -lt 300 ]; do sleep 0.1; n=$((n+1)); done; cat /tmp/mute")
     with besieged(node) as (vps, other):
         assert "mute-names 1" in node.exec(vps, "sh", "-c", fill)
         other.feels_nothing()

@@ -123,7 +123,7 @@ def test_everything_is_there_at_the_first_act_of_init(node):
             assert f" {path} " in seen, (path, seen)
         assert re.search(r"/etc/linked -> /persistent/etc/linked", seen), seen
         assert seen.rstrip().endswith("copied"), seen
-        assert " /opt/with\\040space " in node.run("logs", vps).stdout, "it was its first act"
+        wait_for("the console has its first act", lambda: " /opt/with\\040space " in node.run("logs", vps).stdout, 10)
 
 
 PACKAGE = """\

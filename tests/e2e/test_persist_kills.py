@@ -13,9 +13,8 @@ from truth import kill, own_node
 
 KILLS = int(os.environ.get("MAYFLY_COPY_KILLS", "12"))
 SEED = int(os.environ.get("MAYFLY_SEED", random.SystemRandom().randrange(1 << 32)))
-# Left alone for a second it has settled; it is looked at about each second, and what was seen is being copied for a moment.
+# Left alone for a second it has settled.
 SETTLED = 1.0
-NOTICED = 2.5
 
 # Versions in bursts with pauses; each is whole by rename, or written in place in two halves. When each was finished is
 # noted, by the clock that the host has too.
@@ -59,15 +58,10 @@ def written(node, vps):
 
 
 def last_settled(all_written, begun, died, is_heard):
-    """The newest version that must be stored. One that was there at the end counts once it had settled, if somebody heard
-    of the end; one that was replaced since had to be noticed while it was there."""
-    best = 0
-    for at, (n, finished) in enumerate(all_written):
-        is_there = is_heard and n == begun
-        following = all_written[at + 1][1] - 0.1 if at + 1 < len(all_written) else died
-        if min(following, died) - finished >= SETTLED + (0.02 if is_there else NOTICED):
-            best = n
-    return best
+    """The newest version that must be stored: the one that was there at the end, if it had settled and somebody heard of the
+    end. One that was replaced since may never have been noticed: after a harvest that took long the next one waits."""
+    settled = [n for n, finished in all_written if n == begun and died - finished >= SETTLED + 0.02]
+    return max(settled, default=0) if is_heard else 0
 
 
 def begin(node, vps):

@@ -59,9 +59,9 @@ def assert_there(node, hashes):
 
 
 def assert_reported(node, names):
-    reports = node.json("pool", "show")["reports"]
-    silent = [name for name in names if not any(name in report for report in reports)]
-    assert not silent, f"`pool show` does not speak of {silent}: {reports}"
+    # What is being worked at is passed over for a moment.
+    wait_for(f"`pool show` speaks of {names}", lambda: all(
+        any(name in report for report in node.json("pool", "show")["reports"]) for name in names), 10)
     plain = node.run("pool", "show").stdout
     assert all(name in plain for name in names)
 

@@ -9,7 +9,7 @@ import subprocess
 import time
 
 import backends
-from harness import MAYFLY, Node, alive, sh, wait_for
+from harness import MAYFLY, Node, alive, find_processes, sh, wait_for
 
 BACKENDS = [backends.NAME] if os.environ.get("MAYFLY_SERVICE") else ["an installed package with systemd (tests/vm)"]
 PACKAGE = "/payload/mayfly.deb"
@@ -135,8 +135,8 @@ def test_apparmor_is_in_force_and_lets_a_system_work(_node):
         assert "(enforce)" in label and f"-{vps}" in label, label
         program = subprocess.Popen([MAYFLY, "exec", str(vps), "--", "sleep", "987"], stdin=subprocess.DEVNULL)
         try:
-            found = wait_for("it runs inside", lambda: [p for p in one.processes(vps) if pathlib.Path(
-                f"/proc/{p}/cmdline").read_bytes().startswith(b"sleep\x00987")], 10)
+            found = wait_for("it runs inside", lambda: sorted(set(one.processes(vps)) & set(
+                find_processes(lambda words: words[:2] == ["sleep", "987"]))), 10)
             assert pathlib.Path(f"/proc/{found[0]}/attr/current").read_text().strip() == label
         finally:
             program.kill()

@@ -105,7 +105,9 @@ def operations_over(node, seconds=60):
             raise AssertionError(f"the daemon ended: {node.log_end()}")
         if any(op["state"] not in ("done", "failed", "cancelled") for op in node.json("operation", "list")):
             return False
-        return all(v["state"] in ("stopped", "running", "needs_operator") for v in node.json("list"))
+        # What was to run is started again, or told to rest, a moment after the end of its run.
+        return all(v["state"] in ("running", "needs_operator") or v["state"] == v["desired"] == "stopped"
+                   for v in node.json("list"))
     return wait_for("all operations are over", over, seconds)
 
 
@@ -123,8 +125,17 @@ def documents(node):
             "waiting": pool["waiting"]}
 
 
+def cleared(node):
+    """Whether nothing is left to be destroyed, nor a mark of what was."""
+    return not node.json("pool", "show")["waiting"] and set(marks(node)) <= set(subvolumes(node).values())
+
+
 def snapshot(node):
-    """The host's state as far as a refused request must leave it alone."""
+    """The host's state as far as a refused request must leave it alone, once all that was asked for before is over."""
+    operations_over(node)
+    # What waits for ever is part of it.
+    with contextlib.suppress(AssertionError):
+        wait_for("the graves are gone", lambda: cleared(node), 20)
     intents = sorted(os.listdir(pool_path(node) / ".mayfly/intents"))
     node.backend.release()
     return {
@@ -137,7 +148,8 @@ def snapshot(node):
         "runs": sorted(os.listdir(node.state / "runs")),
         "consoles": sorted(os.listdir(node.state / "consoles")),
         "inits": sorted(inits(node)),
-        "carried out": sum(op["state"] == "done" for op in node.json("operation", "list")),
+        # Not all: the oldest are forgotten now and then.
+        "carried out": [op["id"] for op in node.json("operation", "list") if op["state"] == "done"][-100:],
     }
 
 
@@ -186,7 +198,8 @@ def assert_no_orphans(node, spare=(), seconds=40):
     # What could not be buried at once, for a look that took too long, is buried by the reaper. What stays is told below.
     with contextlib.suppress(AssertionError):
         wait_for("leftovers are buried", lambda: not node.graves() and not set(subvolumes(node)) - set(spare)
-                 - accounted_for(documents(node), subvolumes(node)), seconds, 0.2)
+                 - accounted_for(documents(node), subvolumes(node))
+                 and set(marks(node)) <= set(subvolumes(node).values()), seconds, 0.2)
     said = documents(node)
     there = {path: uuid for path, uuid in subvolumes(node).items() if path not in spare}
     running = {}

@@ -333,7 +333,7 @@ impl Drop for Bench {
 
 /// Repeats a look until it is true.
 pub(crate) fn until(what: &str, mut look: impl FnMut() -> bool) {
-    let end = Instant::now() + WITHIN;
+    let end = Instant::now() + 3 * WITHIN;
     while !look() {
         assert!(Instant::now() < end, "still not: {what}");
         std::thread::sleep(Duration::from_millis(5));

