@@ -35,6 +35,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use bench::{Bench, WITHIN, must, unable, until};
+use mayfly_core::ports::{Outcome, Runtime as _};
 use mayfly_core::run::{RunEnd, RunPhase, RunState};
 use mayfly_host::run::client;
 use mayfly_host::run::evidence::Evidence;
@@ -396,6 +397,36 @@ fn a_start_without_a_usable_init_fails_and_says_why() {
         &|init| bench.script(init, "#!/no/such/shell\n"),
         "interpreter or loader is missing",
     );
+}
+
+/// The end of a run is told when all of it is swept up, which may take longer than its init had to live.
+#[test]
+fn an_init_that_dies_at_once_fails_its_start_however_long_its_end_takes() {
+    needs_host!();
+    let bench = Bench::new(90114);
+    let spec = bench.spec(&[]);
+    let init = Bench::root(&spec).join("sbin/init");
+    bench.script(
+        &init,
+        "#!/bin/sh\nyes 0123456789 | head -c 600000; echo the-e''nd; while :; do sleep 60; done\n",
+    );
+    let (dir, state) = bench.start(&spec);
+    let runtime = bench.runtime();
+    let alive = runtime.await_init(bench.vps, &spec.run, WITHIN).unwrap();
+    assert_eq!(alive, Outcome::Unchanged);
+    // A viewer that does not read, and has more to read than it can be sent, is waited for at the end.
+    let viewer = UnixStream::connect(dir.console_socket()).unwrap();
+    until("it has printed all", || {
+        String::from_utf8_lossy(&read_ring(&bench.path("console")).unwrap()).contains("the-end")
+    });
+    kill9(state.init_pid.unwrap());
+    let failed = runtime
+        .await_init(bench.vps, &spec.run, WITHIN)
+        .unwrap_err();
+    assert!(failed.to_string().contains("init was killed by signal 9"), "{failed}");
+    drop(viewer);
+    client::wait_ended(&dir, WITHIN).unwrap();
+    bench.assert_nothing_left();
 }
 
 #[test]
