@@ -423,7 +423,10 @@ fn an_init_that_dies_at_once_fails_its_start_however_long_its_end_takes() {
     let failed = runtime
         .await_init(bench.vps, &spec.run, WITHIN)
         .unwrap_err();
-    assert!(failed.to_string().contains("init was killed by signal 9"), "{failed}");
+    assert!(
+        failed.to_string().contains("init was killed by signal 9"),
+        "{failed}"
+    );
     drop(viewer);
     client::wait_ended(&dir, WITHIN).unwrap();
     bench.assert_nothing_left();

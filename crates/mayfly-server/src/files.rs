@@ -1,6 +1,8 @@
 //! Files into a VPS and out of it, and its passwords: by programs that run inside, with its rights and under its limits.
 //! What comes back from there is a guest's word.
 
+use std::time::Duration;
+
 use axum::Json;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
@@ -39,6 +41,8 @@ const TOLD_BYTES: u64 = 16 << 10;
 const COMPLAINT_BYTES: u64 = 2 << 10;
 /// A piece of a file on its way.
 const PIECE_BYTES: usize = 64 << 10;
+/// How long a helper that has told all may take to end.
+const LEAVE: Duration = Duration::from_secs(2);
 /// The helper's status where nothing is there.
 const ABSENT: i32 = 3;
 
@@ -153,10 +157,12 @@ pub(crate) async fn get(
         line.push(byte[0]);
     }
     let head: FileHead = serde_json::from_slice(&line).map_err(|e| nonsense(&doc, &e))?;
-    let body = stream::unfold((program, head.bytes), async |(mut program, left)| {
-        if left == 0 {
-            return None;
-        }
+    if head.bytes == 0 {
+        program.leave(LEAVE).await;
+        return Ok((headers(&head), Body::empty()).into_response());
+    }
+    let body = stream::unfold(Some((program, head.bytes)), async |under_way| {
+        let (mut program, left) = under_way?;
         let mut piece = vec![0; PIECE_BYTES.min(usize::try_from(left).unwrap_or(PIECE_BYTES))];
         let read = match program.stdout.read(&mut piece).await {
             Ok(0) => Err(std::io::Error::other("the file ended before its length")),
@@ -167,14 +173,22 @@ pub(crate) async fn get(
             Err(e) => Err(e),
         };
         let left = read.as_ref().map_or(0, |piece| left - piece.len() as u64);
-        Some((read, (program, left)))
+        if left > 0 {
+            return Some((read, Some((program, left))));
+        }
+        // Before the last piece: who has that may stop the VPS at once.
+        program.leave(LEAVE).await;
+        Some((read, None))
     });
-    let headers = [
+    Ok((headers(&head), Body::from_stream(body)).into_response())
+}
+
+fn headers(head: &FileHead) -> [(&'static str, String); 3] {
+    [
         (CONTENT_TYPE.as_str(), RAW.to_owned()),
         (CONTENT_LENGTH.as_str(), head.bytes.to_string()),
         (MODE_HEADER, format!("{:04o}", head.mode & 0o7777)),
-    ];
-    Ok((headers, Body::from_stream(body)).into_response())
+    ]
 }
 
 /// Sets a password in a running VPS.

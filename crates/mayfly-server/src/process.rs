@@ -186,6 +186,12 @@ impl Piped {
         self.over = true;
         Ok(exit_code(status))
     }
+
+    /// Lets it end by itself for so long; then it is killed. Whoever is killed from outside leaves what ran inside without
+    /// a parent there: a guest that halts at that moment waits for it.
+    pub(crate) async fn leave(mut self, within: Duration) {
+        let _ = tokio::time::timeout(within, self.end()).await;
+    }
 }
 
 impl Drop for Piped {

@@ -92,6 +92,16 @@ async fn what_is_pulled_is_whole_or_an_error() {
         text.extend_from_slice(&piece);
     }
     assert_eq!(text, b"abc");
+    // The helper was let end by itself, and had ended before the file was whole.
+    let dir = tempfile::tempdir().unwrap();
+    let ends = dir.path().join("ends");
+    let mut pulled = node
+        .client
+        .pull_file("web1", ends.to_str().unwrap())
+        .await
+        .unwrap();
+    while pulled.next_bytes().await.unwrap().is_some() {}
+    assert!(ends.try_exists().unwrap());
     // Where the beginning and the end of the connection come at once, the beginning may not be seen.
     let short = node.client.pull_file("web1", "/short").await;
     let cut = match short {

@@ -99,6 +99,7 @@ case "$1 $3" in
     "put /persistent/x") cat > /dev/null; echo '{"path":"/persistent/x","bytes":0,"ground":"elsewhere"}' ;;
     "put /lie") cat > /dev/null; echo '{"path":"../x"}' ;;
     "get /three") printf '{"bytes":3,"mode":384}\nabc' ;;
+    "get "*/ends) printf '{"bytes":3,"mode":384}\nabc'; sleep 0.3; : > "$3" ;;
     "get /short") printf '{"bytes":7,"mode":384}\nabcd' ;;
     "get /lie") echo nothing ;;
     *) printf 'there is no file \033[2J%s\n' "$3" >&2; exit 3 ;;
