@@ -36,6 +36,8 @@ pub(crate) struct Waiting {
     is_held: bool,
     pause: Duration,
     again_boot_ms: u64,
+    /// Its VPS, or a template, is being worked at: it is not tried meanwhile, and at once when that is over.
+    is_passed_over: bool,
 }
 
 /// Graves and leftovers that were tried in vain.
@@ -94,10 +96,17 @@ impl Engine {
         let (mut graves, mut burials) = (leftovers.graves, leftovers.burials);
         {
             let left = burials.iter().filter_map(buried_by);
-            let passed_over = &leftovers.passed_over;
-            let there: BTreeSet<_> = graves.iter().chain(left).chain(passed_over).collect();
+            let passed_over: BTreeSet<_> = leftovers.passed_over.iter().collect();
+            let there: BTreeSet<_> = graves.iter().chain(left).collect();
             let mut known = self.graves();
-            known.retain(|name, _| there.contains(name));
+            known.retain(|name, _| there.contains(name) || passed_over.contains(name));
+            for (name, waiting) in known.iter_mut() {
+                let was =
+                    std::mem::replace(&mut waiting.is_passed_over, passed_over.contains(name));
+                if was && !waiting.is_passed_over {
+                    waiting.again_boot_ms = 0;
+                }
+            }
             graves.retain(|grave| is_due(known.get(grave)));
             burials.retain(|step| is_due(buried_by(step).and_then(|name| known.get(name))));
         }
@@ -176,6 +185,7 @@ impl Engine {
             is_held: matches!(error, HostError::Busy { .. }),
             pause,
             again_boot_ms,
+            is_passed_over: false,
         };
         graves.insert(grave.clone(), waiting);
     }
@@ -183,7 +193,8 @@ impl Engine {
     fn until_next_try(&self) -> Duration {
         let now = self.deps().clock.boot_ms();
         let graves = self.graves();
-        let next = graves.values().map(|one| one.again_boot_ms).min();
+        let tried = graves.values().filter(|one| !one.is_passed_over);
+        let next = tried.map(|one| one.again_boot_ms).min();
         // At least a moment: a grave that is due stays due where nobody can look.
         next.map_or(LOOK, |at| {
             Duration::from_millis(at.saturating_sub(now)).clamp(PAUSES.0, LOOK)
