@@ -18,7 +18,7 @@ use mayfly_core::documents::{
     BY_ITSELF, Desired, Lifecycle, OperationDoc, OperationState, Request, VpsDoc,
 };
 use mayfly_core::error::{Code, Refusal};
-use mayfly_core::ids::OperationId;
+use mayfly_core::ids::{OperationId, VpsId};
 use mayfly_core::observed::Evidence;
 use mayfly_core::plan::{Plan, Step, Undo, should_start};
 use mayfly_core::run::RunEnd;
@@ -90,7 +90,10 @@ impl Engine {
 
     fn carry_on(&self, mut op: OperationDoc, doing: &Doing) -> Result<Option<OperationDoc>, Stuck> {
         if op.state.is_over() {
-            // It was cancelled while it waited.
+            // It was cancelled while it waited. A start may have been left to its end.
+            if let (true, Some(id)) = (op.request.is_a_rest(), op.vps) {
+                self.start_if_wanted(id, &op.id)?;
+            }
             return Ok(None);
         }
         if op.state == OperationState::Queued && op.cancelled_by.is_some() {
@@ -353,7 +356,7 @@ impl Engine {
 
     pub(crate) fn change_vps(
         &self,
-        id: mayfly_core::ids::VpsId,
+        id: VpsId,
         change: impl Fn(&mut VpsDoc),
     ) -> Result<(), Refusal> {
         if let Some(mut doc) = self.vps_by_id(id)? {
@@ -464,8 +467,13 @@ impl Engine {
             }
             return Ok(());
         }
-        if should_start(&doc) && !self.is_in_boot_queue(id) {
-            self.start_again(id, &op.id)?;
+        self.start_if_wanted(id, &op.id)
+    }
+
+    fn start_if_wanted(&self, vps: VpsId, after: &OperationId) -> Result<(), Refusal> {
+        let doc = self.vps_by_id(vps)?;
+        if doc.is_some_and(|doc| should_start(&doc)) && !self.is_in_boot_queue(vps) {
+            self.start_again(vps, after)?;
         }
         Ok(())
     }
@@ -477,12 +485,7 @@ impl Engine {
             Some(run) if !signs.iter().any(Evidence::is_alive) => {
                 self.submit_run_ended(doc.id, run.run.clone(), RunEnd::Killed)?;
             }
-            None if !op.request.is_a_start()
-                && should_start(doc)
-                && !self.is_in_boot_queue(doc.id) =>
-            {
-                self.start_again(doc.id, &op.id)?;
-            }
+            None if !op.request.is_a_start() => self.start_if_wanted(doc.id, &op.id)?,
             _ => {}
         }
         Ok(())

@@ -75,8 +75,10 @@ impl Engine {
         let waiting = self.inner.lanes.waiting(lane).into_iter();
         let mut waiting = waiting.filter_map(|one| self.operation_by_id(&one).ok());
         let is_to_rest = waiting.any(|one| {
-            let rests = matches!(one.request, Request::Stop { .. } | Request::Destroy { .. });
-            rests && one.id != *after
+            one.id != *after
+                && one.request.is_a_rest()
+                && one.cancelled_by.is_none()
+                && !one.state.is_over()
         });
         if !is_to_rest {
             let (vps, request) = self.draw(Some(vps), Intent::Start)?;

@@ -170,4 +170,9 @@ impl Request {
             Self::Start { .. } | Self::Restart { .. } | Self::Rescue { .. }
         )
     }
+
+    /// Whether the VPS is not to run when this is done.
+    pub fn is_a_rest(&self) -> bool {
+        matches!(self, Self::Stop { .. } | Self::Destroy { .. })
+    }
 }

@@ -180,6 +180,28 @@ fn what_waits_for_its_turn_is_cancelled_at_once() {
 }
 
 #[test]
+fn a_stop_that_was_cancelled_in_the_queue_keeps_nothing_from_being_started_again() {
+    let world = World::new(&Arc::default());
+    let engine = world.engine(Death::Never);
+    for cancelled in [false, true] {
+        there(&world, &engine, "debian-12-impermanence", true);
+        world.host.guest_crash(vps());
+        assert!(engine.settle_ends(Duration::ZERO));
+        let waits = engine
+            .submit(Some(vps()), stop(false, false), "test")
+            .unwrap();
+        if cancelled {
+            engine.cancel(waits.id.as_str(), "uid 7").unwrap();
+        }
+        settle(&engine);
+        assert_eq!(world.host.is_running(vps()), cancelled);
+        ask(&engine, Intent::Destroy { now: true });
+        settle(&engine);
+    }
+    world.assert_sound("a stop that waited");
+}
+
+#[test]
 fn what_is_busy_is_refused_where_that_was_asked_for() {
     let world = World::new(&Arc::default());
     let engine = world.engine(Death::Never);
