@@ -24,6 +24,8 @@ use crate::run::ring::Ring;
 const INPUT_LIMIT: usize = 64 << 10;
 /// How often the pty is read for one event.
 const CONSOLE_READS: usize = 16;
+/// So many turns of that at the end of a run; a terminal holds less.
+const REST_TURNS: usize = 16;
 /// More viewers than this are turned away, so that descriptors remain for the run itself.
 const MOST_VIEWERS: usize = 256;
 
@@ -92,9 +94,15 @@ impl Console {
         pace.pause(now)
     }
 
-    /// From here on everything is taken at once: nobody prints any more.
+    /// Takes all that was printed, and from here on at once: nobody prints any more, or little.
     pub(super) fn take_the_rest(&mut self) {
         self.pace = None;
+        for _ in 0..REST_TURNS {
+            if self.hung_up_or_empty() {
+                break;
+            }
+            self.on_console();
+        }
     }
 
     fn may_take(&self) -> usize {

@@ -220,7 +220,12 @@ impl<'g> Watch<'g> {
 
     /// Init is the child of lxc-start that is process 1 of its own namespace.
     fn find_init(&mut self, own: &mut Supervisor) {
-        for pid in children(self.lxc_pid) {
+        let children = children(self.lxc_pid);
+        if children.as_ref().is_ok_and(Vec::is_empty) {
+            // It was reaped already. Its monitor may take a while to end.
+            own.note_death();
+        }
+        for pid in children.unwrap_or_default() {
             let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty()) else {
                 continue;
             };
@@ -407,14 +412,11 @@ fn send_halt(init: &OwnedFd, own: &Supervisor) {
 }
 
 /// The children of a process with one thread.
-fn children(of: Pid) -> Vec<Pid> {
+fn children(of: Pid) -> io::Result<Vec<Pid>> {
     let pid = of.as_raw_pid();
-    let list =
-        std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-    list.split_whitespace()
-        .filter_map(|word| word.parse().ok())
-        .filter_map(Pid::from_raw)
-        .collect()
+    let list = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))?;
+    let numbers = list.split_whitespace().filter_map(|word| word.parse().ok());
+    Ok(numbers.filter_map(Pid::from_raw).collect())
 }
 
 fn is_init_of(pid: Pid, parent: Pid) -> bool {

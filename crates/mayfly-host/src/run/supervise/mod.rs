@@ -250,7 +250,6 @@ impl Supervisor {
         }
         crash_point("supervise.after_cgroups_removed");
         self.console.take_the_rest();
-        self.flush_console();
         self.console.print(&ring::note(&describe(end)));
         self.flush_console();
         for path in [
