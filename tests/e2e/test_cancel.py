@@ -115,6 +115,8 @@ def test_a_start_that_hangs_is_cancelled_or_stopped(node):
         for how in ("cancel", "stop", "sigterm"):
             start = asked(node, "start", vps)
             wait_for("it waits for init", lambda: (node.run_state(vps) or {}).get("phase") == "starting", 20)
+            # Until it is not the launch any more that is given up.
+            time.sleep(0.5)
             assert operation(node, start)["state"] == "running", operation(node, start)
             began = time.monotonic()
             if how == "cancel":
@@ -173,7 +175,8 @@ def test_a_template_build_is_cancelled_with_all_that_it_started(node):
         assert own.json("operation", "cancel", waits)["state"] == "cancelled"
         assert own.json("operation", "cancel", build)["state"] == "cancelled"
         soon("the cancelling of a build", began)
-        wait_for("what it started ends", lambda: not sleepers(), 10)
+        # Killed they are, and gone a moment later.
+        wait_for("what it started ends", lambda: not sleepers(), 1)
         assert operation(own, build)["error"]["code"] == "operation.cancelled"
         assert [t["name"] for t in own.json("template", "list")] == ["tiny"]
         assert {pathlib.Path(name) for name in own.in_pool()} == before

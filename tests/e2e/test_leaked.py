@@ -7,14 +7,14 @@ import re
 import subprocess
 import time
 
-from harness import MAYFLY, Node, alive, sh, wait_for
+from harness import MAYFLY, SLOW, Node, alive, sh, wait_for
 from test_alive import in_namespace_of, put_something, run_of
 from truth import (assert_no_orphans, ensure_tiny, gone, inits, kill, operations_over, own_node, pool_path,
                    tree_hash)
 
 # What a stop, a start, a restart, a destroy take at most where nothing is in the way, on a slow machine too. The daemon
 # used to wait 30 s for holders.
-USUAL = 28.0
+USUAL = 25.0
 
 
 @contextlib.contextmanager
@@ -137,7 +137,7 @@ def test_holders_of_a_killed_run_are_no_guests(node):
                 kill(state["supervisor_pid"])
                 gone(state["init_pid"])
                 wait_for("another run", lambda: (r := node.show(vps)["run"]) and r["root"] != root
-                         and r["phase"] == "running", USUAL)
+                         and r["phase"] == "running", USUAL / SLOW)
                 operations_over(node)
                 timed(node, "restart", vps, "--force")
                 held = how == "the guest's"
@@ -167,7 +167,7 @@ def test_a_destroy_that_waits_says_for_whom_and_goes_on(node):
         with leaked(node, vps) as holder:
             destroy = subprocess.Popen([MAYFLY, "--socket", node.state / "api.sock", "destroy", str(vps), "--yes", "--now"],
                                        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            wait_for("the record is gone", lambda: all(v["id"] != vps for v in node.json("list")), USUAL)
+            wait_for("the record is gone", lambda: all(v["id"] != vps for v in node.json("list")), USUAL / SLOW)
             time.sleep(1)
             assert destroy.poll() is None and node.graves(), "it does not wait"
         assert destroy.wait(10) == 0
