@@ -175,6 +175,28 @@ pub fn wait_ended(dir: &RunDir, within: Duration) -> Result<RunState, CallError>
     }
 }
 
+/// How a run ended whose init was executed and has not lived for `settle`; none where that lives. Sweeping up after it may
+/// take `sweep`.
+pub fn ended_at_once(
+    dir: &RunDir,
+    settle: Duration,
+    sweep: Duration,
+) -> Result<Option<RunState>, CallError> {
+    let mut ended = wait_ended(dir, settle);
+    for _ in 0..2 {
+        if !matches!(ended, Err(CallError::Late(_))) {
+            break;
+        }
+        // A dead init may still be swept up after, and a supervisor that is busy with that answers nobody; nor does one that
+        // is held up for another reason.
+        if status(dir).is_ok_and(|state| state.ended_unix_ms.is_none()) {
+            return Ok(None);
+        }
+        ended = wait_ended(dir, sweep);
+    }
+    ended.map(Some)
+}
+
 /// Waits until the supervisor that a state names has exited.
 fn wait_gone(state: &RunState, within: Duration) -> bool {
     let Some(Ok(pidfd)) =

@@ -243,23 +243,6 @@ fn call_failed(action: &str, error: CallError) -> HostError {
     HostError::failed(action, why)
 }
 
-/// How a run ended whose init had not lived for [`SETTLE`]; none where that lives.
-fn ended_at_once(dir: &RunDir) -> Result<Option<RunState>, CallError> {
-    let mut ended = client::wait_ended(dir, SETTLE);
-    for _ in 0..2 {
-        if !matches!(ended, Err(CallError::Late(_))) {
-            break;
-        }
-        // A dead init may still be swept up after, and a supervisor that is busy with that answers nobody; nor does one that
-        // is held up for another reason.
-        if client::status(dir).is_ok_and(|state| state.ended_unix_ms.is_none()) {
-            return Ok(None);
-        }
-        ended = client::wait_ended(dir, SWEEP);
-    }
-    ended.map(Some)
-}
-
 impl Runtime for LxcRuntime {
     fn evidence(&self, vps: VpsId) -> Result<Vec<Sign>, LookFailed> {
         let mut signs = Vec::new();
@@ -416,7 +399,7 @@ impl Runtime for LxcRuntime {
                 ));
             }
         }
-        match ended_at_once(&dir) {
+        match client::ended_at_once(&dir, SETTLE, SWEEP) {
             Ok(None) => Ok(Outcome::Unchanged),
             Ok(Some(state)) if wished(&state.end) => Ok(Outcome::Unchanged),
             Ok(Some(state)) => Err(start_failed(vps, state.end.as_ref())),
