@@ -6,7 +6,7 @@ import os
 from harness import sh, wait_for
 from test_crash import persistent
 from test_set import agreed
-from truth import ensure_tiny, operations_over, pool_path, static_program
+from truth import documents, ensure_tiny, operations_over, pool_path, static_program
 
 
 def test_impermanence_goes_on_and_off_on_a_running_debian(node):
@@ -57,18 +57,10 @@ def listed(node, vps):
     return {f["name"]: (f["state"], f["detail"]) for f in node.json("feature", "list", vps)}
 
 
-def shown(node, vps):
-    """What `show` says, without the bytes in use, which the pool counts in its own time."""
-    whole = node.show(vps)
-    for one in whole["datasets"]:
-        del one["used_bytes"]
-    return whole
-
-
 def test_a_feature_that_the_host_has_not_is_refused(node):
     """F1, E1: with the reason; nothing is changed, also not what the host has."""
     with node.vps("debian-12", start=False) as vps:
-        before = shown(node, vps)
+        before = documents(node)["vpses"][vps]
         said = listed(node, vps)
         assert set(said) == {"impermanence", "nesting", *DEVICES} and said["nesting"] == ("off", "")
         for feature, device in DEVICES.items():
@@ -81,7 +73,7 @@ def test_a_feature_that_the_host_has_not_is_refused(node):
             print("  this host has all devices: that one is refused is not shown here")
         node.refused("input.invalid", "feature", "set", vps, "impermanence=on", "nesting=on", "--root-quota", "1M")
         node.refused("input.invalid", "feature", "set", vps, "nesting=on", "memory=1M")
-        assert shown(node, vps) == before
+        assert documents(node)["vpses"][vps] == before
 
 
 # Each line: what was tried, and `done` or the error.
